@@ -1,0 +1,1 @@
+"""The command, `hubgate`: the one place that knows both programs."""

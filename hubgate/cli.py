@@ -1,0 +1,166 @@
+"""One command with lazy subcommands: `hubgate proxy` never imports what only the backend needs."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from runtime.config import ConfigError, load
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The YAML file; every key is explained in config/proxy.yaml and config/backend.yaml.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hubgate")
+def main() -> None:
+    r"""Put vLLM behind the Hugging Face tokens of its callers.
+
+    \b
+    A first try, without a GPU or an account:   make run
+    In production:   hubgate keygen proxy --out keys && hubgate keygen backend --out keys
+                     hubgate check-config --config proxy.yaml
+                     hubgate proxy --config proxy.yaml      (the edge)
+                     hubgate backend --config backend.yaml  (beside the GPUs)
+
+    Exit codes: 0 fine, 2 wrong usage or configuration, 1 anything else.
+    """
+
+
+@main.command()
+@CONFIG
+def proxy(config: Path) -> None:
+    """Run the edge: authenticates callers and relays their requests."""
+    from proxy import cli  # noqa: PLC0415 - lazy
+    from proxy.settings import ProxySettings  # noqa: PLC0415
+
+    try:
+        sys.exit(cli.run(load(ProxySettings, config)))
+    except ConfigError as error:
+        _refuse(config, error)
+
+
+@main.command()
+@CONFIG
+def backend(config: Path) -> None:
+    """Run the GPU side: downloads models, runs and feeds vLLM."""
+    from backend import cli  # noqa: PLC0415 - lazy
+    from backend.settings import BackendSettings  # noqa: PLC0415
+
+    try:
+        sys.exit(cli.run(load(BackendSettings, config)))
+    except ConfigError as error:
+        _refuse(config, error)
+
+
+@main.command("check-config")
+@CONFIG
+@click.option("--backend", "is_backend", is_flag=True, help="The file is a backend's, not a proxy's.")
+def check_config(config: Path, is_backend: bool) -> None:
+    """Say every fault of a configuration, key files included, and start nothing."""
+    try:
+        if is_backend:
+            from backend import app as backend_app  # noqa: PLC0415
+            from backend.settings import BackendSettings  # noqa: PLC0415
+
+            backend_app.check(load(BackendSettings, config))
+        else:
+            from proxy import app as proxy_app  # noqa: PLC0415
+            from proxy.settings import ProxySettings  # noqa: PLC0415
+
+            proxy_app.check(load(ProxySettings, config))
+    except ConfigError as error:
+        _refuse(config, error)
+    click.echo(f"{config}: fine")
+
+
+@main.command()
+@click.argument("side", type=click.Choice(["proxy", "backend"]))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write to."
+)
+def keygen(side: str, out: Path) -> None:
+    """Make the key pair of a proxy or a backend.
+
+    The `.key` file (mode 0600) stays where it is used; the `.pub` file goes to the other side:
+    a proxy's to the backends' `seal.proxies_file`, a backend's to the proxies' `public_key_file`.
+    """
+    from wire import keys  # noqa: PLC0415
+
+    generate = keys.generate_proxy if side == "proxy" else keys.generate_backend
+    try:
+        private, public = generate(out)
+    except (keys.KeyFileError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{private}  keep it here, show it to nobody\n{public}  hand it to the other side")
+
+
+@main.group()
+def audit() -> None:
+    """Look at an audit trail."""
+
+
+AUDIT_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+
+
+@audit.command()
+@AUDIT_FILE
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration of the proxy that wrote it, for its key. [default: proxy.yaml beside FILE]",
+)
+def verify(file: Path, config: Path | None) -> None:
+    """Find changed, missing, reordered or cut-off records in FILE."""
+    from proxy import audit as trail  # noqa: PLC0415
+    from proxy.settings import ProxySettings  # noqa: PLC0415
+    from wire.keys import KeyFileError, load_proxy_keys  # noqa: PLC0415
+
+    config = config or file.with_name("proxy.yaml")
+    try:
+        key_file = load(ProxySettings, config).seal.key_file
+        verdict = trail.verify(file, load_proxy_keys(key_file).derive("audit"))
+    except ConfigError as error:
+        _refuse(config, error)
+    except KeyFileError as error:
+        raise click.ClickException(str(error)) from None
+    for fault in verdict.faults:
+        click.echo(f"{file}: {fault}", err=True)
+    if verdict.faults:
+        sys.exit(1)
+    click.echo(f"{file}: {verdict.records} records, whole; checked with the key in {key_file}")
+
+
+@audit.command()
+@AUDIT_FILE
+def report(file: Path) -> None:
+    """Sum up FILE per user and per model."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from proxy import audit as trail  # noqa: PLC0415
+
+    tallies: dict[str, Counter[tuple[Any, ...]]] = {"user": Counter(), "model": Counter()}
+    for record in trail.records(file):
+        if record.get("event") not in ("auth.denied", "request.done"):
+            continue
+        for key, tally in tallies.items():
+            tally[record.get(key, "-"), record.get("reason", "-")] += 1
+    for key, tally in tallies.items():
+        table = Table(key, "outcome", "requests")
+        for (name, outcome), count in sorted(tally.items()):
+            table.add_row(str(name), str(outcome), str(count))
+        Console().print(table)
+
+
+def _refuse(config: Path, error: ConfigError) -> NoReturn:
+    click.echo(f"{config} cannot be used:", err=True)
+    for fault in error.faults:
+        click.echo(f"  {fault}", err=True)
+    sys.exit(2)

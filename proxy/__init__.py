@@ -1,0 +1,1 @@
+"""The edge: authenticates, authorizes, audits and relays. Imports neither torch nor vllm."""

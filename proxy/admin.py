@@ -1,0 +1,31 @@
+"""The operator's port: liveness, readiness, metrics."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.auth.ages import OverAge
+from proxy.metrics import Metrics
+
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' exposition format
+
+
+def app(metrics: Metrics, over_age: OverAge, unready: Callable[[], str | None]) -> web.Application:
+    """Routes of the admin port; `unready` says why the proxy should get no traffic, if so."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        reason = unready()
+        return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
+
+    async def expose(_: web.Request) -> web.Response:
+        metrics.tokens_over_age.set(over_age.count())
+        return web.Response(body=metrics.expose(), headers={"Content-Type": _TEXT})
+
+    admin = web.Application()
+    admin.router.add_get("/livez", livez)
+    admin.router.add_get("/readyz", readyz)
+    admin.router.add_get("/metrics", expose)
+    return admin

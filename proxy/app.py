@@ -1,0 +1,302 @@
+"""The composition root: builds every part of the proxy from its settings, and runs them."""
+
+import asyncio
+import os
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import http_parser, web
+
+from proxy import admin
+from proxy.audit import Audit, AuditFileError
+from proxy.auth.ages import OverAge
+from proxy.auth.authorization import Authorizer
+from proxy.auth.cache import Cache
+from proxy.auth.hub import HubClient
+from proxy.auth.identity import Identities, LocalKey
+from proxy.auth.revisions import Revisions
+from proxy.body import Bodies
+from proxy.errors import Denied
+from proxy.gateway import Gateway
+from proxy.limits import Limits
+from proxy.metrics import Metrics
+from proxy.models import Listing
+from proxy.policy import CallerPolicy, ModelPolicy
+from proxy.settings import KeyTokenFile, ProxySettings, Tls
+from proxy.settings import Upstream as UpstreamSettings
+from proxy.upstream.control import Control
+from proxy.upstream.grants import Grants
+from proxy.upstream.pool import Pool, Upstream
+from proxy.upstream.relay import Relay
+from runtime import service_token
+from runtime.config import ConfigError
+from runtime.service_token import TokenFile
+from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
+
+log = structlog.get_logger("proxy")
+
+CALLERS_CACHED = 100_000
+ENGINE_KEEPALIVE = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The key files of one start, read and checked."""
+
+    own: ProxyKeys
+    backends: Mapping[str, BackendPublic]
+    local: Mapping[bytes, LocalKey]
+
+
+def check(settings: ProxySettings) -> Keys:
+    """Read every file that the settings name. Raises `ConfigError` with all faults at once."""
+    faults: list[str] = []
+    backends: dict[str, BackendPublic] = {}
+    own: ProxyKeys | None = None
+    try:
+        own = load_proxy_keys(settings.seal.key_file)
+    except KeyFileError as error:
+        faults.append(f"seal.key_file: {error}")
+    for index, upstream in enumerate(settings.upstreams):
+        try:
+            backends[upstream.name] = load_backend_public(upstream.public_key_file)
+        except KeyFileError as error:
+            faults.append(f"upstreams.{index}.public_key_file: {error}")
+    local = _local_keys(settings, faults)
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
+        faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
+    if faults or own is None:
+        raise ConfigError(faults)
+    return Keys(own, backends, local)
+
+
+@asynccontextmanager
+async def running(settings: ProxySettings, keys: Keys) -> AsyncIterator["Proxy"]:
+    """The whole proxy, listening; leaving lets requests under way end for `timeouts.drain` seconds."""
+    async with AsyncExitStack() as stack:
+        proxy = await _build(stack, settings, keys)
+        yield proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A running proxy: where it listens, and the task whose end means that something broke."""
+
+    port: int
+    admin_port: int
+    poller: "asyncio.Task[None]"
+
+
+async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> Proxy:
+    metrics = Metrics()
+    over_age = OverAge(time.time)
+    audit = _audit(settings, keys.own, metrics)
+    stack.callback(audit.close)
+
+    hub = HubClient(await _hub_session(stack, settings), settings.hub.url, metrics, time.monotonic)
+    identities = Identities(
+        hub,
+        keys.own,
+        keys.local,
+        cache=_cache(settings, settings.hub.identity_ttl),
+        digest_key=secrets.token_bytes(32),
+    )
+    grants = Grants(lambda: keys.own, time.time)
+    pool = await _pool(stack, settings, keys, grants, metrics)
+    policy = ModelPolicy(settings.models)
+    authorizer = Authorizer(
+        hub,
+        identities,
+        _revisions(hub, settings),
+        policy,
+        accesses=_cache(settings, settings.hub.access_ttl),
+        running=pool.running,
+        aliases=settings.models.aliases,
+        base_map=settings.models.base_map,
+        require_base_access=settings.models.require_base_access,
+    )
+    gateway = Gateway(
+        settings=settings,
+        identities=identities,
+        caller_policy=CallerPolicy(settings.callers, settings.tokens),
+        over_age=over_age,
+        limits=Limits(settings.limits),
+        bodies=Bodies(settings.request, settings.timeouts.body_idle),
+        authorizer=authorizer,
+        listing=Listing(authorizer, policy, settings.models.aliases),
+        pool=pool,
+        grants=grants,
+        relay=Relay(await _engine_session(stack, settings), settings.timeouts, metrics),
+        audit=audit,
+        metrics=metrics,
+        now=time.time,
+    )
+    poller = await _background(stack, pool)
+    unready = partial(_unready, pool, audit)
+    admin_port = await _listen_admin(stack, settings, admin.app(metrics, over_age, unready))
+    return Proxy(await _listen(stack, settings, gateway), admin_port, poller)
+
+
+def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics) -> Audit:
+    try:
+        key = keys.derive("audit")
+        audit = Audit(settings.audit.path, key, metrics, required=settings.audit.required, now=time.time)
+    except AuditFileError as error:
+        raise ConfigError([f"audit.path: {error}"]) from None
+    except OSError as error:
+        raise ConfigError([f"audit.path: {settings.audit.path}: {error.strerror}"]) from None
+    audit.start()
+    return audit
+
+
+def _local_keys(settings: ProxySettings, faults: list[str]) -> dict[bytes, LocalKey]:
+    service = service_token.find(os.environ)
+    keys: dict[bytes, LocalKey] = {}
+    for index, key in enumerate(settings.keys):
+        source = TokenFile(key.token.file) if isinstance(key.token, KeyTokenFile) else service
+        if source is None:
+            names = ", ".join(service_token.NAMES)
+            faults.append(f"keys.{index}.token: no service token is set ({names}, or one of them with _FILE)")
+        else:
+            keys[bytes.fromhex(key.sha256)] = LocalKey(key.name, key.models, source.read)
+    return keys
+
+
+def _cache(settings: ProxySettings, ttl: float) -> "Cache[Any, Any]":
+    """A cache of answers: refusals live shorter, an outage is never kept."""
+
+    def life(value: object) -> float:
+        if not isinstance(value, Denied):
+            return ttl
+        return 0 if value.code == "hub_unavailable" else min(ttl, settings.hub.denial_ttl)
+
+    return Cache(capacity=CALLERS_CACHED, ttl=life, clock=time.monotonic)
+
+
+def _revisions(hub: HubClient, settings: ProxySettings) -> Revisions:
+    def life(fact: object) -> float:
+        # A refusal came of one caller's token; the fact is everybody's.
+        return 0 if isinstance(fact, Denied) else settings.hub.revision_ttl
+
+    return Revisions(
+        hub,
+        settings.models.revisions,
+        snapshots=Cache(capacity=CALLERS_CACHED, ttl=life, clock=time.monotonic),
+        lineages=Cache(capacity=CALLERS_CACHED, ttl=life, clock=time.monotonic),
+    )
+
+
+async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohttp.ClientSession:
+    return await stack.enter_async_context(
+        aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=settings.hub.timeout),
+            connector=aiohttp.TCPConnector(limit=64),
+            headers={"User-Agent": "hubgate"},
+        )
+    )
+
+
+async def _engine_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohttp.ClientSession:
+    return await stack.enter_async_context(
+        aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.timeouts.connect),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=ENGINE_KEEPALIVE),
+            headers={"User-Agent": "hubgate"},
+        )
+    )
+
+
+async def _pool(
+    stack: AsyncExitStack, settings: ProxySettings, keys: Keys, grants: Grants, metrics: Metrics
+) -> Pool:
+    session = await _engine_session(stack, settings)
+
+    def upstream(entry: UpstreamSettings) -> Upstream:
+        control = Control(
+            session,
+            entry.name,
+            entry.url,
+            backend=lambda: keys.backends[entry.name],
+            keys=lambda: keys.own,
+            grants=grants,
+            now=time.time,
+        )
+        return Upstream(entry.name, entry.url, control)
+
+    return Pool([upstream(entry) for entry in settings.upstreams], metrics)
+
+
+async def _background(stack: AsyncExitStack, pool: Pool) -> "asyncio.Task[None]":
+    task = asyncio.create_task(pool.poll(), name="poll")
+
+    async def stop() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(stop)
+    return task
+
+
+def _unready(pool: Pool, audit: Audit) -> str | None:
+    if not pool.ready:
+        return "no upstream is up"
+    return None if audit.admits() else "the audit trail cannot be written"
+
+
+async def _listen(stack: AsyncExitStack, settings: ProxySettings, gateway: Gateway) -> int:
+    server = web.Server(
+        gateway.handle,
+        # A caller who leaves ends the handler, which closes the engine's connection.
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=75,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=settings.timeouts.drain)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    listen = settings.listen
+    site = web.TCPSite(runner, listen.host, listen.port, ssl_context=_tls(listen.tls), backlog=1024)
+    return await _start(site, runner, "listen")
+
+
+async def _listen_admin(stack: AsyncExitStack, settings: ProxySettings, app: web.Application) -> int:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return await _start(web.TCPSite(runner, settings.admin.host, settings.admin.port), runner, "admin")
+
+
+async def _start(site: web.TCPSite, runner: web.BaseRunner, section: str) -> int:
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError([f"{section}.port: {error.strerror or error}"]) from None
+    port: int = runner.addresses[0][1]
+    return port
+
+
+def _tls(tls: Tls | None) -> ssl.SSLContext | None:
+    if tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        raise ConfigError([f"listen.tls: {error.strerror or 'is no certificate with its key'}"]) from None
+    return context

@@ -1,0 +1,264 @@
+"""The audit trail: JSON lines, each bound to the one before it by an HMAC.
+
+A line is `{"seq":…, …,"mac":"<64 hex>"}`, where mac = HMAC-SHA256(key, previous mac + the line up to
+`,"mac"`). A changed, missing or reordered line breaks the chain. `<path>.head` holds the last seq and
+mac, so that a cut tail shows as well. A thread writes in groups; a SIGKILL loses at most one.
+"""
+
+import hmac
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from proxy.metrics import Metrics
+
+GROUP_SECONDS: Final = 0.05
+MAX_QUEUED: Final = 20_000  # records; about 20 MB
+
+_MAC_MARK: Final = b',"mac":"'
+_GENESIS: Final = b"\x00" * 32
+_TAIL: Final = 256 * 1024  # bytes; two records are about 2 KiB
+
+
+class AuditFileError(Exception):
+    """The file that is there cannot be continued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain."""
+
+    seq: int
+    mac: bytes
+
+
+class Audit:
+    """Takes records without waiting, and writes them in order on a thread of its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        key: bytes,
+        metrics: Metrics,
+        *,
+        required: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._key = key
+        self._metrics = metrics
+        self._required = required
+        self._now = now
+        self._queue: deque[dict[str, Any]] = deque()
+        self._healthy = True
+        self._wake = threading.Event()
+        self._closing = False
+        self._file, self._head = _open(path, key)
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def admits(self) -> bool:
+        """Whether a request may be taken: its record will find room and a healthy disk."""
+        return not self._required or (self._healthy and len(self._queue) < MAX_QUEUED)
+
+    def record(self, event: str, fields: dict[str, Any]) -> None:
+        """Queue one record; `None` values are left out."""
+        self._metrics.audit_records.labels(event).inc()
+        time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+        self._queue.append(
+            {"time": time, "event": event, **{k: v for k, v in fields.items() if v is not None}}
+        )
+        self._wake.set()
+
+    def close(self) -> None:
+        """Write what is queued and end the thread. Blocks for at most a few seconds."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=5)
+        self._file.close()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._wake.wait()
+            if not self._closing:
+                pause.wait(GROUP_SECONDS)  # let a group gather
+            self._wake.clear()
+            self._drain()
+            if self._closing and (not self._queue or not self._healthy):
+                return
+            if not self._healthy:
+                pause.wait(1)  # the disk is full, say; the records wait and the caller is refused
+                self._wake.set()
+
+    def _drain(self) -> None:
+        batch = list(self._queue)  # atomic, while the event loop's thread goes on appending
+        lines: list[bytes] = []
+        head = self._head
+        for record in batch:
+            line, head = _chain(record, head, self._key)
+            lines.append(line)
+        if not lines:
+            return
+        start = self._file.tell()
+        try:
+            self._file.write(b"".join(lines))
+            self._file.flush()
+            _write_head(self._path, head)
+        except OSError:
+            self._healthy = False
+            _cut(self._file, start)
+            return
+        self._healthy = True
+        self._head = head
+        for _ in batch:
+            self._queue.popleft()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `hubgate audit verify` found. `faults` is empty if the trail is whole."""
+
+    records: int
+    head: Head
+    faults: tuple[str, ...]
+
+
+def verify(path: Path, key: bytes) -> Verdict:
+    """Check each line's place and HMAC, and the exported head. Raises `OSError` if unreadable."""
+    faults: list[str] = []
+    head = Head(0, _GENESIS)
+    macs: dict[int, bytes] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        found = _read_line(line)
+        if found is None:
+            faults.append(f"line {number}: is no audit record")
+            continue
+        seq, payload, mac = found
+        if seq != head.seq + 1:
+            faults.append(f"line {number}: record {head.seq + 1} is due, {seq} stands here")
+        elif not hmac.compare_digest(mac, _mac(key, head.mac, payload)):
+            faults.append(f"line {number}: record {seq} was changed, or the key is another one")
+        head = Head(seq, mac)
+        macs[seq] = mac
+    exported = _read_head(path)
+    if exported is None:
+        faults.append(f"{path.name}.head: is missing, so a cut tail would not show")
+    elif exported.seq and macs.get(exported.seq) != exported.mac:
+        faults.append(
+            f"the head names record {exported.seq}, which the file does not end with: its tail was cut"
+        )
+    return Verdict(len(macs), head, tuple(faults))
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a trail, oldest first; lines that are none are passed over."""
+    for line in _lines(path):
+        try:
+            yield msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.DecodeError:
+            continue
+
+
+def _chain(record: dict[str, Any], head: Head, key: bytes) -> tuple[bytes, Head]:
+    payload = msgspec.json.encode({"seq": head.seq + 1, **record})[:-1]
+    # JSON allows U+2028 and U+2029 in strings; some tools split lines there.
+    payload = payload.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    mac = _mac(key, head.mac, payload)
+    return payload + _MAC_MARK + mac.hex().encode() + b'"}\n', Head(head.seq + 1, mac)
+
+
+def _mac(key: bytes, previous: bytes, payload: bytes) -> bytes:
+    return hmac.digest(key, previous + payload, "sha256")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file
+
+
+def _read_line(line: bytes) -> tuple[int, bytes, bytes] | None:
+    payload, mark, rest = line.rpartition(_MAC_MARK)
+    if not mark or len(rest) != 67 or not rest.endswith(b'"}\n'):
+        return None
+    try:
+        return int(msgspec.json.decode(payload + b"}")["seq"]), payload, bytes.fromhex(rest[:64].decode())
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _open(path: Path, key: bytes) -> tuple[BinaryIO, Head]:
+    """Open a trail to go on with it after its last whole record. Raises `AuditFileError`.
+
+    Only half a line that a kill left behind is cut off; anything else that does not fit is
+    evidence, and stops the start.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.fdopen(fd, "r+b")
+    try:
+        head, end = _resume(file, key)
+        _compare(head, _read_head(path))
+    except AuditFileError as error:
+        file.close()
+        raise AuditFileError(
+            f"{path}: {error}. Look with `hubgate audit verify`, then move it and its .head away."
+        ) from None
+    _cut(file, end)
+    return file, head
+
+
+def _compare(head: Head, exported: Head | None) -> None:
+    """A head that is behind comes of a kill; one that is ahead, of a cut tail."""
+    if exported is not None and exported != head and exported.seq >= head.seq:
+        raise AuditFileError(f"its head names record {exported.seq}, which it does not end with")
+
+
+def _resume(file: BinaryIO, key: bytes) -> tuple[Head, int]:
+    """The head that a file ends with, and the offset after it, from its last two whole lines."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - _TAIL)
+    file.seek(start)
+    tail = file.read()
+    whole = tail[: tail.rfind(b"\n") + 1]
+    end = start + len(whole)
+    lines = whole.splitlines(keepends=True)[-2:]
+    if not lines:
+        return Head(0, _GENESIS), end
+    found = [_read_line(line) for line in lines]
+    previous, last = (found[0] if len(found) == 2 else (0, b"", _GENESIS)), found[-1]
+    if previous is None or last is None:
+        raise AuditFileError("its last lines are no audit records")
+    seq, payload, mac = last
+    if not hmac.compare_digest(mac, _mac(key, previous[2], payload)):
+        raise AuditFileError("its last record was changed, or written with another key")
+    return Head(seq, mac), end
+
+
+def _cut(file: BinaryIO, end: int) -> None:
+    file.seek(end)
+    file.truncate()
+
+
+def _write_head(path: Path, head: Head) -> None:
+    target = path.with_name(path.name + ".head")
+    scratch = path.with_name(path.name + ".head.new")
+    scratch.write_bytes(msgspec.json.encode({"seq": head.seq, "mac": head.mac.hex()}) + b"\n")
+    scratch.replace(target)
+
+
+def _read_head(path: Path) -> Head | None:
+    try:
+        data = msgspec.json.decode(path.with_name(path.name + ".head").read_bytes())
+        return Head(int(data["seq"]), bytes.fromhex(data["mac"]))
+    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return None

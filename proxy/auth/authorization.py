@@ -1,0 +1,142 @@
+"""Decides, for one caller and one model, on every request, what may be used: at which commits."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy.auth.cache import Cache, Source
+from proxy.auth.hub import MAX_HOPS, Allowed, HubClient, Moved, Snapshot
+from proxy.auth.identity import Caller, Identities
+from proxy.auth.revisions import Revisions
+from proxy.errors import Denied
+from proxy.policy import ModelPolicy
+from wire.repo import InvalidRepoError, RepoRef
+
+AccessKey = tuple[bytes, str]  # digest of the token, org/name
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Leave for one caller to use a base, or an adapter on its base, each pinned to a commit."""
+
+    base: RepoRef
+    adapter: RepoRef | None = None
+
+    @property
+    def model(self) -> str:
+        """The name it is served and answered under: `org/name@sha`."""
+        return str(self.adapter or self.base)
+
+
+class Authorizer:
+    """Asks the Hub with the caller's own token; what happens to be loaded never counts."""
+
+    def __init__(
+        self,
+        hub: HubClient,
+        identities: Identities,
+        revisions: Revisions,
+        policy: ModelPolicy,
+        *,
+        accesses: "Cache[AccessKey, Allowed | Moved | Denied]",
+        running: Callable[[str], str | None],
+        aliases: Mapping[str, str],
+        base_map: Mapping[str, str],
+        require_base_access: bool,
+    ) -> None:
+        self._hub = hub
+        self._identities = identities
+        self._revisions = revisions
+        self._policy = policy
+        self._accesses = accesses
+        self._running = running  # org/name of a base → the sha that an engine runs
+        self._aliases = aliases
+        self._base_map = base_map
+        self._require_base_access = require_base_access
+
+    def name(self, text: str) -> RepoRef | Denied:
+        """The repo that a request's `model` means: an alias, or `org/name[@revision]`."""
+        try:
+            return RepoRef.parse(self._aliases.get(text, text))
+        except InvalidRepoError as error:
+            return Denied("invalid_request", f"Bad model name: {error}.", "model")
+
+    async def authorize(self, caller: Caller, asked: RepoRef) -> tuple[Access | Denied, Source]:
+        """Grant or refuse. The order of questions is the same for missing and for private repos."""
+        repo, source = await self._reachable(caller, asked)
+        if isinstance(repo, Denied):
+            return repo, source
+        running = self._running(repo.id) if repo.revision in (None, "main") else None
+        if running is not None:
+            # An unpinned base stays on the commit that the GPU holds; see docs/design.md.
+            return Access(repo.at(running)), source
+        snapshot = await self._revisions.snapshot(caller.token, repo)
+        if isinstance(snapshot, Denied):
+            return snapshot, "hub"
+        if not snapshot.adapter:
+            return Access(snapshot.repo), source
+        base = await self._base_of(caller, snapshot)
+        if isinstance(base, Denied):
+            return base, "hub"
+        return Access(base, snapshot.repo), source
+
+    async def may_read(self, caller: Caller, repo: RepoRef) -> bool:
+        """Whether this caller may read the repo at all: what listings are filtered by."""
+        reachable, _ = await self._reachable(caller, repo)
+        return not isinstance(reachable, Denied)
+
+    async def _reachable(self, caller: Caller, asked: RepoRef) -> tuple[RepoRef | Denied, Source]:
+        """The repo under its present name, if policy and the Hub both allow it to this caller."""
+        repo = asked
+        source: Source = "cache"
+        for _ in range(MAX_HOPS):
+            refused = self._policy.check(caller.identity, repo) or self._revisions.refuse(repo)
+            if refused is not None:
+                return refused, source
+            answer, source = await self._ask(caller, repo)
+            match answer:
+                case Allowed():
+                    return repo, source
+                case Moved(target):
+                    repo = target if repo.revision is None else target.at(repo.revision)
+                case Denied():
+                    return answer, source
+        return Denied("hub_unavailable", "The Hub moves this model in circles.", retry_after=60), source
+
+    async def _ask(self, caller: Caller, repo: RepoRef) -> tuple[Allowed | Moved | Denied, Source]:
+        name = RepoRef(repo.org, repo.name)
+        answer, source = await self._accesses.get(
+            (caller.digest, name.id), lambda: self._hub.auth_check(caller.token, name)
+        )
+        if isinstance(answer, Denied) and answer.status == 401:
+            self._identities.forget(caller)
+        return answer, source
+
+    async def _base_of(self, caller: Caller, adapter: Snapshot) -> RepoRef | Denied:
+        """The base that the adapter's own config names, pinned, and checked like any other repo."""
+        named = self._base_map.get(adapter.base or "", adapter.base or "")
+        try:
+            base = RepoRef.parse(named)
+        except InvalidRepoError:
+            return Denied(
+                "adapter_rejected",
+                f"{adapter.repo.id} names no base model on the Hub in its adapter_config.json; "
+                "the operator can map the name it gives in models.base_map.",
+                "model",
+            )
+        if self._require_base_access:
+            reachable, _ = await self._reachable(caller, base)
+            if isinstance(reachable, Denied):
+                return reachable
+            base = reachable
+        elif refused := self._policy.check(caller.identity, base):
+            return refused
+        if base.revision is None and (running := self._running(base.id)):
+            return base.at(running)
+        snapshot = await self._revisions.snapshot(caller.token, base)
+        if isinstance(snapshot, Denied):
+            return snapshot
+        if snapshot.adapter:
+            return Denied(
+                "adapter_rejected", f"{base.id} is an adapter itself and cannot be a base.", "model"
+            )
+        return snapshot.repo

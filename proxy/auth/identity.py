@@ -1,0 +1,163 @@
+"""Turns a credential into an identity: who is calling, and with what kind of token."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from proxy.auth import bearer
+from proxy.auth.cache import Cache, Source
+from proxy.auth.hub import HubClient, WhoAmI
+from proxy.errors import Denied
+from wire.keys import ProxyKeys
+from wire.secret import Secret
+
+TokenKind = Literal["access_token", "oauth", "other", "key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller as the Hub (or a local key) names them. Holds no credential."""
+
+    sub: str  # pseudonym: HMAC of `user:<Hub id>` or `key:<name>`
+    user: str
+    orgs: frozenset[str]
+    kind: TokenKind
+    token_name: str
+    role: str  # read, write, god, fineGrained; "" where the Hub gives none
+    permissions: frozenset[str]  # of a fine-grained token, scoped and global together
+    created_at: float | None  # seconds since the epoch
+    expires_at: float | None  # OAuth only
+    fingerprint: str  # tells two tokens of one user apart in the audit; cannot be turned back
+    salt: str  # cache_salt of this identity's prompts in the engine's prefix cache
+    models: tuple[str, ...] = ()  # globs that a local key is bound to; empty: no such bound
+
+    def age_days(self, now: float) -> float | None:
+        """How old the token is at `now`, in days."""
+        return None if self.created_at is None else (now - self.created_at) / 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One request's identity, with the token that the Hub is asked with on its behalf."""
+
+    identity: Identity
+    token: Secret
+    digest: bytes  # HMAC of that token: what caches are keyed with
+
+
+@dataclass(frozen=True, slots=True)
+class LocalKey:
+    """An API key of the proxy's own: its token is read anew for each use, since it may rotate."""
+
+    name: str
+    models: tuple[str, ...]
+    read_token: Callable[[], Secret | None]
+
+
+class Identities:
+    """Resolves credentials, asking the Hub at most once per token and `identity_ttl`."""
+
+    def __init__(
+        self,
+        hub: HubClient,
+        keys: ProxyKeys,
+        local_keys: Mapping[bytes, LocalKey],
+        *,
+        cache: Cache[bytes, Identity | Denied],
+        digest_key: bytes,
+    ) -> None:
+        self._hub = hub
+        self._local_keys = local_keys  # by sha256 of the key
+        self._cache = cache
+        self._digest_key = digest_key
+        self._sub_key = keys.derive("sub")
+        self._salt_key = keys.derive("salt")
+        self._fingerprint_key = keys.derive("fingerprint")
+
+    async def resolve(self, secret: Secret) -> tuple[Caller | Denied, Source | Literal["key"]]:
+        """Who holds this credential, and where we know it from."""
+        if not bearer.is_hub_token(secret):
+            return self._local(secret), "key"
+        digest = secret.digest(self._digest_key)
+        identity, source = await self._cache.get(digest, lambda: self._ask(secret))
+        if isinstance(identity, Denied):
+            return identity, source
+        return Caller(identity, secret, digest), source
+
+    def forget(self, caller: Caller) -> None:
+        """Drop a cached identity, because the Hub just said that its token is no longer good."""
+        self._cache.forget(caller.digest)
+
+    def _local(self, secret: Secret) -> Caller | Denied:
+        # Looking up a sha256 leaks nothing useful through time: to come near a stored hash, one
+        # would have to find preimages.
+        key = self._local_keys.get(hashlib.sha256(secret.reveal().encode()).digest())
+        if key is None:
+            return Denied("invalid_api_key", "This is not a Hugging Face token: one begins with hf_.")
+        token = key.read_token()
+        if token is None or not bearer.is_hub_token(token):
+            return Denied("hub_unavailable", "The token behind this key is not in place.", retry_after=10)
+        identity = Identity(
+            sub=self._hmac(self._sub_key, f"key:{key.name}"),
+            user=f"key:{key.name}",
+            orgs=frozenset(),
+            kind="key",
+            token_name=key.name,
+            role="",
+            permissions=frozenset(),
+            created_at=None,
+            expires_at=None,
+            fingerprint=secret.digest(self._fingerprint_key).hex()[:16],
+            salt=self._hmac(self._salt_key, f"key:{key.name}"),
+            models=key.models,
+        )
+        return Caller(identity, token, token.digest(self._digest_key))
+
+    async def _ask(self, secret: Secret) -> Identity | Denied:
+        facts = await self._hub.whoami(secret)
+        if isinstance(facts, Denied):
+            return facts
+        return self._identity(facts, secret)
+
+    def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:
+        token = facts.auth.access_token
+        kinds: dict[str, TokenKind] = {"access_token": "access_token", "app_token_as_user": "oauth"}
+        subject = f"{facts.type}:{facts.id}"
+        return Identity(
+            sub=self._hmac(self._sub_key, subject),
+            user=facts.name,
+            orgs=frozenset(org.name for org in facts.orgs),
+            kind=kinds.get(facts.auth.type, "other"),
+            token_name=token.display_name if token else "",
+            role=token.role if token else "",
+            permissions=_permissions(facts),
+            created_at=_timestamp(token.created_at) if token else None,
+            expires_at=_timestamp(facts.auth.expires_at),
+            fingerprint=secret.digest(self._fingerprint_key).hex()[:16],
+            salt=self._hmac(self._salt_key, subject),
+        )
+
+    @staticmethod
+    def _hmac(key: bytes, text: str) -> str:
+        return Secret(text).digest(key).hex()[:32]
+
+
+def _permissions(facts: WhoAmI) -> frozenset[str]:
+    token = facts.auth.access_token
+    if token is None or token.fine_grained is None:
+        return frozenset()
+    found = set(token.fine_grained.global_)
+    for scope in token.fine_grained.scoped:
+        permissions: Any = scope.get("permissions", ["malformed"])
+        found.update(str(permission) for permission in permissions)
+    return frozenset(found)
+
+
+def _timestamp(text: str | None) -> float | None:
+    """Seconds since the epoch of an ISO 8601 time as the Hub writes it; `None` if it is not one."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,106 @@
+"""Finds the commit that a revision means, and whether this proxy allows that revision.
+
+Both are facts about the repo, not about a caller, and shared between callers. They are asked for
+only after a caller's own auth-check passed, and with that caller's token.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from proxy.auth.cache import Cache
+from proxy.auth.hub import HubClient, Refs, Snapshot
+from proxy.errors import Denied
+from wire.repo import RepoRef, is_sha
+from wire.secret import Secret
+
+Fact = TypeVar("Fact")
+Factory = Callable[[], "Cache[str, Snapshot | Denied]"]
+
+
+def shareable(fact: object) -> bool:
+    """A refusal that came of one caller's token is theirs alone; an outage is everybody's."""
+    return not isinstance(fact, Denied) or fact.code == "hub_unavailable"
+
+
+class Revisions:
+    """Resolves `org/name[@revision]` to a commit, within `models.revisions`."""
+
+    def __init__(
+        self,
+        hub: HubClient,
+        allowed: frozenset[str],
+        *,
+        snapshots: "Cache[str, Snapshot | Denied]",
+        lineages: "Cache[str, bool | Denied]",
+    ) -> None:
+        self._hub = hub
+        self._allowed = allowed
+        self._snapshots = snapshots
+        self._lineages = lineages
+
+    def refuse(self, repo: RepoRef) -> Denied | None:
+        """Refuse at once, asking nobody, what no answer of the Hub could make right.
+
+        Anyone can open a pull request on a trusted repo, so `refs/…` is never served.
+        """
+        revision = repo.revision
+        if revision is None or revision == "main":
+            return None
+        if revision.startswith("refs/"):
+            return _not_allowed(repo)
+        if is_sha(revision) or self._allowed & {"tags", "branches", "any"}:
+            return None
+        return _not_allowed(repo)
+
+    async def snapshot(self, token: Secret, repo: RepoRef) -> Snapshot | Denied:
+        """What the repo is at its revision, once that revision is known to be an allowed one."""
+        if repo.revision not in (None, "main"):
+            held = await self._held(token, repo)
+            if isinstance(held, Denied):
+                return held
+            if not held:
+                return _not_allowed(repo)
+        found, _ = await self._snapshots.get(
+            str(repo), lambda: self._hub.snapshot(token, repo), shareable=shareable
+        )
+        return found
+
+    async def _held(self, token: Secret, repo: RepoRef) -> bool | Denied:
+        held, _ = await self._lineages.get(str(repo), lambda: self._ask(token, repo), shareable=shareable)
+        return held
+
+    async def _ask(self, token: Secret, repo: RepoRef) -> bool | Denied:
+        """Whether the revision is an allowed ref, or a commit in the history of one."""
+        revision = repo.revision or "main"
+        if is_sha(revision) and "main" in self._allowed | ({"main"} if "any" in self._allowed else set()):
+            held = await self._hub.in_history(token, repo.at("main"), revision)
+            if held:  # True, or a Denied that ends it here
+                return held
+        if not self._allowed & {"tags", "branches", "any"}:
+            return False
+        refs = await self._hub.refs(token, repo)
+        if isinstance(refs, Denied):
+            return refs
+        return await self._among(refs, token, repo, revision)
+
+    async def _among(self, refs: Refs, token: Secret, repo: RepoRef, revision: str) -> bool | Denied:
+        tags = refs.tags if self._allowed & {"tags", "any"} else []
+        branches = refs.branches if self._allowed & {"branches", "any"} else []
+        if not is_sha(revision):
+            return any(ref.name == revision for ref in (*tags, *branches))
+        if any(ref.target_commit == revision for ref in (*tags, *branches)):
+            return True
+        for ref in branches:
+            held = await self._hub.in_history(token, repo.at(ref.name), revision)
+            if held:
+                return held
+        return False
+
+
+def _not_allowed(repo: RepoRef) -> Denied:
+    return Denied(
+        "model_not_allowed",
+        f"The revision {repo.revision} of {repo.id} is not served here: only commits of its allowed "
+        "branches and tags are.",
+        "model",
+    )

@@ -1,0 +1,69 @@
+"""Reads request bodies: only after the caller is known, within a limit each and one for all."""
+
+import asyncio
+
+from aiohttp import web
+
+from proxy import settings
+from proxy.errors import Denied
+
+
+class Bodies:
+    """Counts what is held in memory for all requests together."""
+
+    def __init__(self, limits: settings.Request, idle: float) -> None:
+        self._limits = limits
+        self._idle = idle
+        self._held = 0
+
+    async def read(self, inbound: web.BaseRequest) -> bytes | Denied:
+        """Read one JSON body. What is returned counts as held until `release`d."""
+        refused = self._unreadable(inbound)
+        if refused is not None:
+            return refused
+        if inbound.headers.get("Expect", "").lower() == "100-continue" and inbound.transport is not None:
+            inbound.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110, section 10.1.1
+        body = bytearray()
+        try:
+            while True:
+                async with asyncio.timeout(self._idle):
+                    chunk = await inbound.content.readany()
+                if not chunk:
+                    break
+                self._held += len(chunk)
+                body += chunk
+                if len(body) > self._limits.max_body_bytes:
+                    self.release(len(body))
+                    return self._too_large()
+        except TimeoutError:
+            self.release(len(body))
+            return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
+        except BaseException:
+            self.release(len(body))
+            raise
+        return bytes(body)
+
+    def release(self, size: int) -> None:
+        """Say that a body of `size` bytes is no longer held."""
+        self._held -= size
+
+    def _unreadable(self, inbound: web.BaseRequest) -> Denied | None:
+        expect = inbound.headers.get("Expect")
+        if expect is not None and expect.lower() != "100-continue":
+            return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
+        if inbound.headers.get("Content-Encoding", "identity").lower() != "identity":
+            return Denied("unsupported_media_type", "Send the body without compression.")
+        if inbound.content_type != "application/json":
+            return Denied("unsupported_media_type", "Send JSON, with Content-Type: application/json.")
+        if (inbound.content_length or 0) > self._limits.max_body_bytes:
+            return self._too_large()
+        if self._held + (inbound.content_length or 0) > self._limits.max_buffered_bytes:
+            return Denied(
+                "rate_limit_exceeded", "Too many large requests are being read right now.", retry_after=1
+            )
+        return None
+
+    def _too_large(self) -> Denied:
+        return Denied(
+            "request_too_large", f"The body may be {self._limits.max_body_bytes} bytes long at most."
+        )

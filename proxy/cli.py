@@ -1,0 +1,37 @@
+"""Runs a proxy until it is told to stop."""
+
+import asyncio
+import signal
+
+import structlog
+import uvloop
+
+from proxy import app
+from proxy.settings import ProxySettings
+from runtime import log
+
+_log = structlog.get_logger("proxy")
+
+
+def run(settings: ProxySettings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises `ConfigError` before anything listens."""
+    log.configure(settings.log.level, settings.log.format)
+    keys = app.check(settings)
+    return uvloop.run(_serve(settings, keys))
+
+
+async def _serve(settings: ProxySettings, keys: app.Keys) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with app.running(settings, keys) as proxy:
+        _log.info("listening", port=proxy.port, admin_port=proxy.admin_port)
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait({stopped, proxy.poller}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.is_set():
+            _log.error("the poller died", error=repr(proxy.poller.exception()))
+            stopped.cancel()
+            return 1
+        _log.info("stopping")
+    return 0

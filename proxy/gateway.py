@@ -1,0 +1,285 @@
+"""The path of a request, top to bottom: `_serve` is the whole of it."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from proxy import errors, request, settings
+from proxy.audit import Audit
+from proxy.auth import bearer
+from proxy.auth.ages import OverAge
+from proxy.auth.authorization import Access, Authorizer
+from proxy.auth.identity import Caller, Identities
+from proxy.body import Bodies
+from proxy.errors import Denied
+from proxy.exchange import Exchange, request_id
+from proxy.limits import Limits
+from proxy.metrics import Metrics
+from proxy.models import Listing
+from proxy.policy import CallerPolicy
+from proxy.upstream.control import ControlError
+from proxy.upstream.grants import Grants
+from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
+from proxy.upstream.relay import Relay, Stale
+from wire.control import Download, Engine, Failed, Ready
+from wire.repo import RepoRef
+
+log = structlog.get_logger("gateway")
+
+Answer = web.StreamResponse | Denied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Authenticates, authorizes and relays; owns nothing but the order in which that happens."""
+
+    settings: settings.ProxySettings
+    identities: Identities
+    caller_policy: CallerPolicy
+    over_age: OverAge
+    limits: Limits
+    bodies: Bodies
+    authorizer: Authorizer
+    listing: Listing
+    pool: Pool
+    grants: Grants
+    relay: Relay
+    audit: Audit
+    metrics: Metrics
+    now: Callable[[], float]
+
+    async def handle(self, inbound: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request, whatever happens, and tell the audit and the metrics."""
+        exchange = Exchange(request_id(inbound.headers.get("X-Request-Id")), inbound.remote or "")
+        self.metrics.in_flight.inc()
+        try:
+            answer = await self._serve(exchange, inbound)
+            if isinstance(answer, Denied):
+                answer = _refuse(exchange, answer)
+        except (asyncio.CancelledError, ConnectionResetError):
+            exchange.left()
+            raise
+        except Exception:
+            log.exception("request failed", request_id=exchange.request_id)
+            answer = _refuse(
+                exchange, Denied("internal_error", "Something went wrong here; the log knows more.")
+            )
+        finally:
+            self._finish(exchange)
+        return answer
+
+    # The path of a request is one list, and each step may end it.
+    async def _serve(self, exchange: Exchange, inbound: web.BaseRequest) -> Answer:  # noqa: C901, PLR0911, PLR0912
+        route = request.route(inbound.method, inbound.message.path)
+        if isinstance(route, Denied):
+            return route
+        endpoint = route.endpoint
+        exchange.endpoint, exchange.dialect = endpoint.path, endpoint.dialect
+        if endpoint.kind == "health":
+            return self._json(exchange, {"status": "alive"})
+        if not self.audit.admits():
+            return Denied("audit_unavailable", "The audit trail cannot be written right now.", retry_after=10)
+
+        caller = await self._authenticate(exchange, inbound)
+        if isinstance(caller, Denied):
+            return caller
+        with exchange.timing("limits"):
+            permit = await self.limits.acquire(caller.identity)
+        if isinstance(permit, Denied):
+            return permit
+        exchange.permit = permit
+
+        if endpoint.kind == "models":
+            return self._json(exchange, await self.listing.all(caller))
+        if endpoint.kind == "model":
+            return self._json(exchange, await self.listing.one(caller, route.argument))
+        inference = await self._read(exchange, inbound, endpoint)
+        if isinstance(inference, Denied):
+            return inference
+
+        asked = self.authorizer.name(inference.model)
+        if isinstance(asked, Denied):
+            return asked
+        access = await self._authorize(exchange, caller, asked)
+        if isinstance(access, Denied):
+            return access
+
+        upstream = self.pool.lease(access)
+        if isinstance(upstream, Denied):
+            return upstream
+        exchange.upstream = upstream.name
+        for _ in range(2):  # once more where the engine turns out not to hold the model: nothing ran
+            engine = upstream.engine(access) or await self._ensure(exchange, caller, asked, access, upstream)
+            if isinstance(engine, Denied):
+                return engine
+            target = upstream.address(engine) + endpoint.path
+            grant = self.grants.use(caller.identity.sub, access.model, engine)
+            body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
+            with exchange.timing("upstream"):
+                answer = await self.relay.forward(exchange, inbound, url=target, body=body, grant=grant)
+            if not isinstance(answer, Stale):
+                return answer
+            upstream.lost(engine)
+        return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
+
+    async def _authenticate(self, exchange: Exchange, inbound: web.BaseRequest) -> Caller | Denied:
+        """Steps 1 and 2: one credential, whose it is, and whether that caller may call at all."""
+        exchange.audited = True
+        credential = bearer.parse(tuple(inbound.headers.items()), exchange.dialect)
+        if isinstance(credential, Denied):
+            self.metrics.authentications.labels(credential.code, "none").inc()
+            return credential
+        if credential.doubled:
+            self.metrics.doubled_bearers.inc()
+        with exchange.timing("auth"):
+            caller, source = await self.identities.resolve(credential.secret)
+        if source == "hub":
+            exchange.hub_wait += exchange.spent["auth"]
+        if isinstance(caller, Denied):
+            self.metrics.authentications.labels(caller.code, source).inc()
+            return caller
+        now = self.now()
+        exchange.identity = identity = caller.identity
+        refused = self.caller_policy.check(identity, now)
+        self.metrics.authentications.labels(refused.code if refused else "ok", source).inc()
+        if (age := identity.age_days(now)) is not None:
+            self.metrics.token_age.observe(age)
+        if self.caller_policy.over_age(identity, now):
+            self.over_age.saw(identity.fingerprint)
+        return refused or caller
+
+    async def _read(
+        self, exchange: Exchange, inbound: web.BaseRequest, endpoint: request.Endpoint
+    ) -> request.InferenceRequest | Denied:
+        """Step 4: the body, read only now, and parsed once."""
+        with exchange.timing("body"):
+            raw = await self.bodies.read(inbound)
+        if isinstance(raw, Denied):
+            return raw
+        exchange.bytes_in = exchange.buffered = len(raw)
+        inference = request.parse(endpoint, raw, self.settings.request)
+        if not isinstance(inference, Denied):
+            exchange.stream = inference.stream
+        return inference
+
+    async def _authorize(self, exchange: Exchange, caller: Caller, asked: RepoRef) -> Access | Denied:
+        """Step 5: on every request, whatever is loaded."""
+        exchange.model = str(asked)
+        before = exchange.spent.get("auth", 0.0)
+        with exchange.timing("auth"):
+            access, source = await self.authorizer.authorize(caller, asked)
+        if source == "hub":
+            exchange.hub_wait += exchange.spent["auth"] - before
+        if isinstance(access, Denied):
+            self.metrics.authorizations.labels(access.code, source).inc()
+            return access
+        self.metrics.authorizations.labels("ok", source).inc()
+        self.listing.granted(caller, access)
+        exchange.access = access
+        return access
+
+    async def _ensure(
+        self, exchange: Exchange, caller: Caller, asked: RepoRef, access: Access, upstream: Upstream
+    ) -> Engine | Denied:
+        """Step 7: have a cold model loaded, with this caller's own token."""
+        exchange.cold = True
+        refused = await self.limits.cold_load(caller.identity)
+        if refused is not None:
+            return refused
+        begun = exchange.elapsed
+        try:
+            with exchange.timing("load"):
+                async with asyncio.timeout(self.settings.cold_start.plain_wait):
+                    ended = await self._load(exchange, caller, access, upstream)
+        except TimeoutError:
+            return Denied(
+                "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
+            )
+        except ControlError as error:
+            log.warning(
+                "ensure failed", upstream=upstream.name, reason=error.reason, request_id=exchange.request_id
+            )
+            return unreachable()
+        if isinstance(ended, Failed):
+            return refusal(ended, str(asked))
+        if exchange.elapsed - begun > self.settings.hub.access_ttl:
+            renewed = await self._authorize(exchange, caller, asked)  # the wait outlived the check
+            if isinstance(renewed, Denied):
+                return renewed
+        return ended.engine
+
+    async def _load(
+        self, exchange: Exchange, caller: Caller, access: Access, upstream: Upstream
+    ) -> Ready | Failed:
+        async with aclosing(upstream.ensure(access, caller, exchange.request_id)) as events:
+            async for event in events:
+                if isinstance(event, Ready | Failed):
+                    self._audit_load(exchange, access, event)
+                    return event
+        raise ControlError("ensure ended without a result")
+
+    def _json(self, exchange: Exchange, body: dict[str, Any] | Denied) -> Answer:
+        if isinstance(body, Denied):
+            return body
+        exchange.answered(200)
+        data = msgspec.json.encode(body)
+        exchange.bytes_out = len(data)
+        return web.Response(body=data, content_type="application/json", headers=exchange.headers())
+
+    def _audit_load(self, exchange: Exchange, access: Access, event: Ready | Failed) -> None:
+        """The audit of what a load fetched and loaded, under the name of who asked for it."""
+        identity = exchange.identity
+        who = {
+            "request_id": exchange.request_id,
+            "user": identity.user if identity else None,
+            "fingerprint": identity.fingerprint if identity else None,
+            "upstream": exchange.upstream,
+        }
+        for download in event.downloads:
+            self.audit.record("download.done", {**who, "result": "ok", **_describe(download)})
+        if isinstance(event, Failed):
+            failure = {"result": event.code, "repo": event.repo or access.model, "reason": event.message}
+            self.audit.record("download.done", {**who, **failure})
+        elif event.loaded:
+            self.audit.record("adapter.loaded", {**who, "repo": access.model, "base": str(access.base)})
+
+    def _finish(self, exchange: Exchange) -> None:
+        """Step 9: whatever happened, it is told, counted and its place given back."""
+        metrics = self.metrics
+        metrics.in_flight.dec()
+        if exchange.permit is not None:
+            self.limits.release(exchange.permit)
+        self.bodies.release(exchange.buffered)
+        metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
+        metrics.request_seconds.labels(exchange.endpoint).observe(exchange.elapsed)
+        metrics.overhead_seconds.labels(exchange.endpoint).observe(exchange.overhead)
+        if exchange.first_byte is not None:
+            metrics.first_byte_seconds.labels(exchange.endpoint).observe(exchange.first_byte)
+        if exchange.audited:
+            self.audit.record("auth.denied" if exchange.turned_away else "request.done", exchange.record())
+
+
+def _refuse(exchange: Exchange, denied: Denied) -> web.Response:
+    """Render a refusal in the endpoint's dialect. It carries no timing: that could tell tales."""
+    exchange.refused(denied)
+    body = errors.body(denied, exchange.dialect, exchange.request_id)
+    exchange.bytes_out = len(body)
+    response = web.Response(body=body, status=denied.status, content_type="application/json")
+    response.headers["X-Request-Id"] = exchange.request_id
+    response.headers["Server"] = "hubgate"
+    for name, value in errors.headers(denied):
+        response.headers[name] = value
+    if denied.code in ("request_timeout", "request_too_large"):
+        response.force_close()  # the rest of the body is not worth reading
+    return response
+
+
+def _describe(download: Download) -> dict[str, Any]:
+    fetched = {"bytes": download.bytes, "seconds": round(download.seconds, 3)}
+    return {"repo": download.repo, "kind": download.kind, **fetched}

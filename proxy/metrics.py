@@ -1,0 +1,82 @@
+"""Every series that the proxy exports. Labels are bounded: no token, no repo, no user by default."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+_DAYS = (1, 7, 14, 30, 60, 75, 90, 120, 180, 365)
+
+
+class Metrics:
+    """One registry of its own, so that nothing else in the process slips into it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.requests = Counter(
+            "hubgate_requests",
+            "Requests answered; code is `ok` or the error's, also where it came after the headers",
+            ["endpoint", "status", "code"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "hubgate_request_seconds",
+            "From the headers to the last byte",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.overhead_seconds = Histogram(
+            "hubgate_overhead_seconds",
+            "Time spent in the proxy itself: neither waiting for the Hub, a load or the engine",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.first_byte_seconds = Histogram(
+            "hubgate_time_to_first_byte_seconds",
+            "From the headers to the first byte of the answer",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("hubgate_in_flight_requests", "Requests under way", registry=registry)
+        self.authentications = Counter(
+            "hubgate_authentications", "Credentials checked", ["result", "source"], registry=registry
+        )
+        self.doubled_bearers = Counter(
+            "hubgate_doubled_bearers", "Credentials sent as `Bearer Bearer …`", registry=registry
+        )
+        self.authorizations = Counter(
+            "hubgate_authorizations", "Models checked for a caller", ["result", "source"], registry=registry
+        )
+        self.hub_requests = Counter(
+            "hubgate_hub_requests", "Questions to the Hub", ["call", "status"], registry=registry
+        )
+        self.hub_seconds = Histogram(
+            "hubgate_hub_request_seconds", "The Hub's time to answer", ["call"], registry=registry
+        )
+        self.token_age = Histogram(
+            "hubgate_token_age_days",
+            "Age of the token, once per authenticated request",
+            buckets=_DAYS,
+            registry=registry,
+        )
+        self.tokens_over_age = Gauge(
+            "hubgate_tokens_over_age",
+            "Different tokens over the age limit, seen within a day",
+            registry=registry,
+        )
+        self.tokens = Counter("hubgate_tokens", "Tokens that engines counted", ["kind"], registry=registry)
+        self.audit_records = Counter("hubgate_audit_records", "Audit records", ["event"], registry=registry)
+        self.upstream_up = Gauge(
+            "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
+        )
+
+    def hub(self, call: str, status: str, seconds: float) -> None:
+        """Count one question to the Hub."""
+        self.hub_requests.labels(call, status).inc()
+        self.hub_seconds.labels(call).observe(seconds)
+
+    def expose(self) -> bytes:
+        """All series in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,119 @@
+"""What the operator allows: which callers, which tokens, which models. Pure decisions."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+
+from proxy.auth.identity import Identity
+from proxy.errors import Denied
+from proxy.settings import Callers, Models, Tokens
+from wire.repo import RepoRef
+
+# The read permissions of a fine-grained token (Hub documentation, "User access tokens"; the names
+# as whoami gives them). Everything that is not listed counts as a write.
+READ_PERMISSIONS = frozenset(
+    {
+        "repo.content.read",
+        "repo.access.read",
+        "collection.read",
+        "org.read",
+        "user.billing.read",
+        "user.webhooks.read",
+    }
+)
+
+CLOCK_LEEWAY_DAYS = 5 / 60 / 24  # five minutes
+
+_ADVICE = "Make a token of type Read, or a fine-grained one with read permissions only, and use that instead."
+
+
+class CallerPolicy:
+    """Decides, on every request and from cached facts, whether this identity may call at all."""
+
+    def __init__(self, callers: Callers, tokens: Tokens) -> None:
+        self._callers = callers
+        self._tokens = tokens
+
+    def check(self, identity: Identity, now: float) -> Denied | None:
+        """`None` if the caller is listed and their token is good enough."""
+        if identity.kind == "key":
+            return None  # the operator made this key, bound to models of their choice
+        return self._listed(identity) or self._strong(identity) or self._old(identity, now)
+
+    def over_age(self, identity: Identity, now: float) -> bool:
+        """Whether the token is older than `max_age_days`."""
+        age = identity.age_days(now)
+        return age is not None and age > self._tokens.max_age_days
+
+    def _listed(self, identity: Identity) -> Denied | None:
+        callers = self._callers
+        if callers.anyone or identity.user in callers.users or identity.orgs & callers.orgs:
+            return None
+        return Denied("caller_not_allowed", f"The operator of this service has not listed {identity.user}.")
+
+    def _strong(self, identity: Identity) -> Denied | None:
+        if identity.kind == "oauth":
+            return self._oauth()
+        if identity.kind != "access_token":
+            return Denied("insufficient_scope", f"This kind of token is not accepted here. {_ADVICE}")
+        if identity.role not in self._tokens.roles:
+            role = identity.role or "unknown"
+            return Denied(
+                "insufficient_scope", f"Your token's role is {role}, which is too strong here. {_ADVICE}"
+            )
+        extra = identity.permissions - READ_PERMISSIONS
+        if identity.role == "fineGrained" and extra and "write" not in self._tokens.roles:
+            names = ", ".join(sorted(extra)[:5])
+            return Denied(
+                "insufficient_scope", f"Your fine-grained token may do more than read ({names}). {_ADVICE}"
+            )
+        return None
+
+    def _oauth(self) -> Denied | None:
+        if self._tokens.oauth == "deny":
+            return Denied("insufficient_scope", f"OAuth tokens are not accepted here. {_ADVICE}")
+        return None
+
+    def _old(self, identity: Identity, now: float) -> Denied | None:
+        if identity.kind == "oauth":
+            if identity.expires_at is None or identity.expires_at <= now:
+                return Denied("token_expired", "Your OAuth token has expired. Log in again.")
+            return None
+        age = identity.age_days(now)
+        if age is None or age < -CLOCK_LEEWAY_DAYS:
+            return Denied(
+                "token_too_old", f"The Hub gives no believable creation date for your token. {_ADVICE}"
+            )
+        if age > self._tokens.max_age_days and self._tokens.when_old == "deny":
+            limit = self._tokens.max_age_days
+            return Denied(
+                "token_too_old",
+                f"Your token is {int(age)} days old; here {limit} days is the limit. {_ADVICE}",
+            )
+        return None
+
+
+class ModelPolicy:
+    """Decides which repositories this proxy serves, whatever a caller's own access is."""
+
+    def __init__(self, models: Models) -> None:
+        self._allow = _globs(models.allow)
+        self._deny = _globs(models.deny)
+        self.configured = tuple(glob for glob in models.allow if not re.search(r"[*?]", glob))
+
+    def check(self, identity: Identity, repo: RepoRef) -> Denied | None:
+        """`None` if the canonical `org/name` is allowed here, and to this identity's key."""
+        allowed = _matches(self._allow, repo.id) and not _matches(self._deny, repo.id)
+        if allowed and identity.models:
+            allowed = _matches(_globs(identity.models), repo.id)
+        return None if allowed else Denied("model_not_allowed", f"{repo.id} is not served here.", "model")
+
+
+def _globs(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    # fnmatch's `*` would cross the slash, so that `acme/*` and `*/x` mean more than they say; the
+    # one slash of a repo id makes that harmless.
+    return tuple(re.compile(translate(pattern), re.ASCII) for pattern in patterns)
+
+
+def _matches(patterns: Sequence[re.Pattern[str]], text: str) -> bool:
+    return any(pattern.match(text) for pattern in patterns)

@@ -1,0 +1,233 @@
+"""The proxy's configuration, `config/proxy.yaml`: every key, its range and its default."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    HttpUrl,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from runtime.config import Section, Settings
+from runtime.log import Level
+from wire.repo import InvalidRepoError, RepoRef
+
+PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Days = Annotated[int, Field(gt=0)]
+
+
+def _check_url(text: str) -> str:
+    url = HttpUrl(text)
+    if url.username or url.query or url.fragment:
+        raise ValueError("must be a plain http(s) URL without credentials or query")
+    return text.rstrip("/")
+
+
+def _check_glob(text: str) -> str:
+    if text.count("/") != 1 or not text.isascii() or any(c in text for c in "@\\ []"):
+        raise ValueError("must be org/name, with * or ? as wildcards")
+    return text
+
+
+def _check_repo(text: str) -> str:
+    try:
+        RepoRef.parse(text)
+    except InvalidRepoError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+ModelGlob = Annotated[str, AfterValidator(_check_glob)]
+RepoText = Annotated[str, AfterValidator(_check_repo)]
+
+
+class Tls(Section):
+    """A certificate and its key, PEM."""
+
+    cert_file: Path
+    key_file: Path
+
+
+class Listen(Section):
+    host: str = "0.0.0.0"
+    port: Port = 8080
+    tls: Tls | None = None
+
+
+class Admin(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8081
+
+
+class Hub(Section):
+    """Where the Hub is, and for how many seconds its answers hold."""
+
+    endpoint: Url | None = None
+    timeout: PositiveFloat = 5
+    identity_ttl: PositiveFloat = 300
+    access_ttl: PositiveFloat = 60
+    denial_ttl: PositiveFloat = 10
+    revision_ttl: PositiveFloat = 3600
+
+    @property
+    def url(self) -> str:
+        """The endpoint to ask: configured, else `HF_ENDPOINT`, else the public Hub."""
+        return self.endpoint or os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB
+
+
+class Callers(Section):
+    """Who may call at all: names as whoami gives them."""
+
+    users: frozenset[str] = frozenset()
+    orgs: frozenset[str] = frozenset()
+    anyone: bool = False
+
+    @model_validator(mode="after")
+    def _someone(self) -> Self:
+        if not (self.users or self.orgs or self.anyone):
+            raise ValueError("names nobody: list users or orgs, or say `anyone: true`")
+        if self.anyone and (self.users or self.orgs):
+            raise ValueError("`anyone: true` makes users and orgs meaningless; remove one")
+        return self
+
+
+class Tokens(Section):
+    """Which tokens are good enough."""
+
+    roles: frozenset[Literal["read", "write", "god", "fineGrained"]] = frozenset({"read", "fineGrained"})
+    max_age_days: Days = 90
+    when_old: Literal["deny", "warn"] = "deny"
+    oauth: Literal["deny", "allow"] = "deny"
+
+    @field_validator("roles")
+    @classmethod
+    def _some_role(cls, roles: frozenset[str]) -> frozenset[str]:
+        if not roles:
+            raise ValueError("names no role, so no token could pass")
+        return roles
+
+
+class KeyTokenFile(Section):
+    file: Path
+
+
+class LocalKey(Section):
+    """An API key of this proxy's own, for a caller without a Hub account."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    token: Literal["service"] | KeyTokenFile
+    models: Annotated[tuple[ModelGlob, ...], Field(min_length=1)]
+
+
+class Models(Section):
+    """Which repositories may be served, whatever the caller's own access is."""
+
+    allow: Annotated[tuple[ModelGlob, ...], Field(min_length=1)]
+    deny: tuple[ModelGlob, ...] = ()
+    aliases: dict[str, RepoText] = Field(default_factory=dict)
+    base_map: dict[str, RepoText] = Field(default_factory=dict)
+    revisions: frozenset[Literal["main", "tags", "branches", "any"]] = frozenset({"main"})
+    require_base_access: bool = True
+
+
+class Limits(Section):
+    requests_per_minute: PositiveInt = 600
+    concurrent_requests: PositiveInt = 64
+    cold_loads_per_hour: PositiveInt = 30
+    storage: Annotated[str, Field(pattern=r"^(memory|redis|rediss)://")] = "memory://"
+
+
+class Request(Section):
+    max_body_bytes: PositiveInt = 32 * 1024 * 1024
+    max_buffered_bytes: PositiveInt = 512 * 1024 * 1024
+    media_urls: Literal["data"] = "data"
+    max_n: PositiveInt = 8
+    max_logprobs: Annotated[int, Field(ge=0)] = 20
+    extra_fields: dict[str, frozenset[str]] = Field(default_factory=dict)
+
+
+class Upstream(Section):
+    """One backend: `name` is its own, the audience of what we seal for it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    url: Url
+    public_key_file: Path
+    tls: None = None
+
+
+class Seal(Section):
+    key_file: Path
+
+
+class Audit(Section):
+    path: Path = Path("audit.jsonl")
+    required: bool = True
+
+
+class ColdStart(Section):
+    """Seconds that a caller of a cold model waits, and for how long a load may go on at all."""
+
+    heartbeat_after: PositiveFloat = 5
+    plain_wait: PositiveFloat = 300
+    timeout: PositiveFloat = 3600
+
+
+class Timeouts(Section):
+    """Seconds. There is none on a whole answer: a long one is no fault."""
+
+    header: PositiveFloat = 10
+    body_idle: PositiveFloat = 15
+    connect: PositiveFloat = 5
+    first_byte: PositiveFloat = 600
+    idle: PositiveFloat = 600
+    drain: PositiveFloat = 600
+
+
+class Metrics(Section):
+    per_user: bool = False
+
+
+class Log(Section):
+    level: Level = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class ProxySettings(Settings):
+    listen: Listen = Listen()
+    admin: Admin = Admin()
+    hub: Hub = Hub()
+    callers: Callers
+    tokens: Tokens = Tokens()
+    keys: tuple[LocalKey, ...] = ()
+    models: Models
+    limits: Limits = Limits()
+    request: Request = Request()
+    upstreams: Annotated[tuple[Upstream, ...], Field(min_length=1)]
+    seal: Seal
+    audit: Audit = Audit()
+    cold_start: ColdStart = ColdStart()
+    timeouts: Timeouts = Timeouts()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = [*self._doubled("upstreams", "name"), *self._doubled("keys", "name")]
+        faults += self._doubled("keys", "sha256")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _doubled(self, section: str, key: str) -> list[str]:
+        values: list[Any] = [getattr(item, key) for item in getattr(self, section)]
+        return [f"{section}: two share one {key}"] if len(set(values)) < len(values) else []

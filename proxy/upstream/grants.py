@@ -1,0 +1,55 @@
+"""Signs grants, and reuses each until half of its life is over: signing costs about 90 µs."""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wire.control import Engine
+from wire.keys import ProxyKeys
+from wire.seal import LIFETIME, Grant, control_grant, sign_grant
+
+CAPACITY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    value: str
+    reusable_until: float
+
+
+class Grants:
+    """One proxy's grants: leave for an identity to use one model on one engine."""
+
+    def __init__(self, keys: Callable[[], ProxyKeys], now: Callable[[], float]) -> None:
+        self._keys = keys
+        self._now = now
+        self._signed: OrderedDict[tuple[str, str, str, str], _Signed] = OrderedDict()
+
+    def use(self, sub: str, model: str, engine: Engine) -> str:
+        """The `X-Hubgate-Grant` of a forwarded request."""
+        now = self._now()
+        key = (sub, model, engine.id, engine.boot)
+        signed = self._signed.get(key)
+        if signed is not None and now < signed.reusable_until:
+            return signed.value
+        grant = Grant(
+            kind="use",
+            sub=sub,
+            model=model,
+            aud=engine.id,
+            boot=engine.boot,
+            jti=secrets.token_hex(16),
+            iat=int(now),
+            exp=int(now) + LIFETIME,
+        )
+        signed = _Signed(sign_grant(grant, self._keys().signing), now + LIFETIME / 2)
+        self._signed[key] = signed
+        self._signed.move_to_end(key)
+        while len(self._signed) > CAPACITY:
+            self._signed.popitem(last=False)
+        return signed.value
+
+    def control(self, aud: str, boot: str) -> tuple[str, str]:
+        """A fresh grant for one call of a backend's control API, and its jti."""
+        return control_grant(self._keys().signing, aud=aud, boot=boot, now=self._now())

@@ -1,0 +1,164 @@
+"""The backends, what each is known to run, and the choice of one for a request."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from urllib.parse import urlsplit
+
+import structlog
+
+from proxy.auth.authorization import Access
+from proxy.auth.identity import Caller
+from proxy.errors import Code, Denied
+from proxy.metrics import Metrics
+from proxy.upstream import affinity
+from proxy.upstream.control import Control, ControlError
+from wire.control import Engine, Event, Failed, FailureCode, Hello, Ready
+
+POLL_SECONDS = 1.0
+
+log = structlog.get_logger("upstream")
+
+_CODES: dict[FailureCode, Code] = {
+    "denied": "access_denied",
+    "not_found": "model_not_found",
+    "rejected": "adapter_rejected",
+    "hub_unavailable": "hub_unavailable",
+    "store_full": "store_full",
+    "no_capacity": "no_upstream",
+    "engine_failed": "upstream_error",
+    "error": "upstream_error",
+}
+
+
+class Upstream:
+    """One backend as this proxy sees it. Its poller and `ensure` are the only writers of `_engines`."""
+
+    def __init__(self, name: str, url: str, control: Control) -> None:
+        self.name = name
+        self.host = urlsplit(url).hostname or ""
+        self._control = control
+        self._boot: str | None = None
+        self._engines: dict[str, Engine] = {}
+
+    @property
+    def up(self) -> bool:
+        """Whether the backend answered its last hello."""
+        return self._boot is not None
+
+    def engine(self, access: Access) -> Engine | None:
+        """The engine that is known to hold the model, or `None` if it is cold here."""
+        for engine in self._engines.values():
+            if engine.base == str(access.base) and engine.state == "ready":
+                warm = access.adapter is None or str(access.adapter) in engine.adapters
+                return engine if warm else None
+        return None
+
+    def warmth(self, access: Access) -> int:
+        """2: holds the model; 1: runs its base; 0: neither."""
+        if self.engine(access) is not None:
+            return 2
+        return int(any(engine.base == str(access.base) for engine in self._engines.values()))
+
+    def running(self, base_id: str) -> str | None:
+        """The sha at which a base is running here."""
+        for engine in self._engines.values():
+            repo, _, sha = engine.base.partition("@")
+            if repo == base_id and engine.state in ("starting", "ready"):
+                return sha
+        return None
+
+    def address(self, engine: Engine) -> str:
+        """Where the engine listens: the host is ours to know, only the port is the backend's word."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{engine.port}"
+
+    def lost(self, engine: Engine) -> None:
+        """Forget an engine that turned out not to be what we knew; the next hello may tell of it anew."""
+        self._engines.pop(engine.id, None)
+
+    async def refresh(self) -> None:
+        """Ask for a hello and believe it. Raises `ControlError`; the backend then counts as down."""
+        try:
+            hello = await self._control.hello()
+        except ControlError:
+            self._boot = None
+            self._engines.clear()
+            raise
+        self._learn(hello)
+
+    async def ensure(self, access: Access, caller: Caller, request_id: str) -> AsyncGenerator[Event]:
+        """Make the model warm, with the caller's own token. Raises `ControlError`."""
+        await self.refresh()  # the token is sealed for one boot; a backend may just have restarted
+        async with aclosing(self._control.ensure(access, caller, self._boot or "", request_id)) as events:
+            async for event in events:
+                if isinstance(event, Ready):
+                    self._engines[event.engine.id] = event.engine
+                yield event
+
+    def _learn(self, hello: Hello) -> None:
+        self._boot = hello.boot
+        self._engines = {engine.id: engine for engine in hello.engines}
+
+
+class Pool:
+    """All backends of this proxy."""
+
+    def __init__(self, upstreams: Sequence[Upstream], metrics: Metrics) -> None:
+        self._upstreams = tuple(upstreams)
+        self._metrics = metrics
+
+    def lease(self, access: Access) -> Upstream | Denied:
+        """The backend for a request: one that is up, preferably warm."""
+        found = affinity.choose(
+            (upstream for upstream in self._upstreams if upstream.up),
+            access.model,
+            name=lambda upstream: upstream.name,
+            warmth=lambda upstream: upstream.warmth(access),
+        )
+        return found or Denied("no_upstream", "No backend is in reach right now.", retry_after=5)
+
+    def running(self, base_id: str) -> str | None:
+        """The sha at which some backend runs this base."""
+        for upstream in self._upstreams:
+            if sha := upstream.running(base_id):
+                return sha
+        return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one backend is up."""
+        return any(upstream.up for upstream in self._upstreams)
+
+    async def poll(self) -> None:
+        """Keep knowledge of every backend fresh, for ever."""
+        async with asyncio.TaskGroup() as group:
+            for upstream in self._upstreams:
+                group.create_task(self._poll(upstream))
+
+    async def _poll(self, upstream: Upstream) -> None:
+        known: str | None = "never asked"
+        while True:
+            try:
+                await upstream.refresh()
+                problem = None
+            except ControlError as error:
+                problem = error.reason
+            self._metrics.upstream_up.labels(upstream.name).set(upstream.up)
+            if problem != known:
+                log.info("upstream", upstream=upstream.name, up=upstream.up, problem=problem)
+                known = problem
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def refusal(failed: Failed, model: str) -> Denied:
+    """What a failed load means to the caller who waited for it."""
+    code = _CODES[failed.code]
+    if code == "model_not_found":
+        return Denied(code, f"The model {model} does not exist, or your token cannot read it.", "model")
+    return Denied(code, failed.message, "model", retry_after=failed.retry_after)
+
+
+def unreachable() -> Denied:
+    """The backend went away, or is not what it says it is."""
+    return Denied("no_upstream", "The backend does not answer.", retry_after=5)

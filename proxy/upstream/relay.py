@@ -1,0 +1,202 @@
+"""Carries one authorized request to an engine and its answer back, byte by byte."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from proxy import errors, settings
+from proxy.errors import Denied
+from proxy.exchange import Exchange
+from proxy.metrics import Metrics
+from proxy.upstream import headers
+
+MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
+MAX_COUNTED: Final = 4 * 1024 * 1024  # bytes of a plain answer that are kept to read its usage
+
+# The engine's words on a bad request help; where its files lie is nobody's business.
+_PATH = re.compile(r"(?<![\w/.])/(?:[\w.@-]+/)+[\w.@-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The engine is not what the proxy knew: gone, restarted, or without this model.
+
+    Nothing of the request was accepted, so it may be sent again after a new `ensure`.
+    """
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _EngineError(msgspec.Struct):
+    message: str = ""
+
+
+class _EngineErrorBody(msgspec.Struct):
+    error: _EngineError
+
+
+class Relay:
+    """The data path to all engines."""
+
+    def __init__(self, session: aiohttp.ClientSession, timeouts: settings.Timeouts, metrics: Metrics) -> None:
+        self._session = session
+        self._timeouts = timeouts
+        self._metrics = metrics
+
+    async def forward(
+        self,
+        exchange: Exchange,
+        request: web.BaseRequest,
+        *,
+        url: str,
+        body: bytes,
+        grant: str,
+    ) -> web.StreamResponse | Denied | Stale:
+        """Send `body` to the engine at `url` under this grant, and the answer to the caller.
+
+        The caller leaving cancels this coroutine, which closes the engine's connection and with
+        that ends the generation.
+        """
+        sent = headers.to_upstream(request.headers.items(), grant=grant, request_id=exchange.request_id)
+        try:
+            async with asyncio.timeout(self._timeouts.first_byte):
+                response = await self._session.post(url, data=body, headers=sent, allow_redirects=False)
+        except aiohttp.ClientConnectorError:
+            return Stale()
+        except TimeoutError:
+            return Denied("upstream_timeout", "The model did not begin to answer in time.")
+        except (aiohttp.ClientError, OSError):
+            return _broken()
+        async with response:
+            if response.status in (401, 421):
+                return Stale()
+            if response.status != 200:
+                return await _refusal(response)
+            return await self._relay(exchange, request, response)
+
+    async def _relay(
+        self,
+        exchange: Exchange,
+        request: web.BaseRequest,
+        response: aiohttp.ClientResponse,
+    ) -> web.StreamResponse:
+        answer = web.StreamResponse(headers=headers.to_caller(response.headers))
+        answer.headers.update(exchange.headers())
+        streaming = response.content_type == "text/event-stream"
+        exchange.answered(200)
+        kept = _Kept(streaming)
+        try:
+            while chunk := await self._next(response):
+                if exchange.first_byte is None:
+                    exchange.first_byte = exchange.elapsed
+                    await answer.prepare(request)
+                await answer.write(chunk)
+                exchange.bytes_out += len(chunk)
+                kept.add(chunk)
+        except TimeoutError:
+            await _break_off(exchange, request, answer, "upstream_timeout", streaming=streaming)
+            return answer
+        except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+            await _break_off(exchange, request, answer, "upstream_error", streaming=streaming)
+            return answer
+        if exchange.first_byte is None:
+            await answer.prepare(request)
+        await answer.write_eof()
+        self._count(exchange, kept.usage())
+        return answer
+
+    async def _next(self, response: aiohttp.ClientResponse) -> bytes:
+        """The next bytes as they come, b"" at the end. Raises `TimeoutError` after `idle` seconds."""
+        async with asyncio.timeout(self._timeouts.idle):
+            return await response.content.readany()
+
+    def _count(self, exchange: Exchange, usage: _Usage | None) -> None:
+        if usage is None:
+            return
+        exchange.prompt_tokens = usage.prompt_tokens
+        exchange.completion_tokens = usage.completion_tokens or 0
+        self._metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
+        self._metrics.tokens.labels("completion").inc(exchange.completion_tokens)
+
+
+class _Kept:
+    """As much of an answer as its token usage can stand in: all of a plain one, a stream's end."""
+
+    def __init__(self, streaming: bool) -> None:
+        self._streaming = streaming
+        self._data = bytearray()
+        self._whole = True
+
+    def add(self, chunk: bytes) -> None:
+        if self._streaming:
+            self._data = (self._data + chunk)[-4096:]
+        elif len(self._data) + len(chunk) <= MAX_COUNTED:
+            self._data += chunk
+        else:
+            self._whole = False
+
+    def usage(self) -> _Usage | None:
+        if not self._whole:
+            return None
+        for candidate in self._candidates():
+            try:
+                usage = msgspec.json.decode(candidate, type=_Answer).usage
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if usage is not None:
+                return usage
+        return None
+
+    def _candidates(self) -> list[bytes]:
+        data = bytes(self._data)
+        if not self._streaming:
+            return [data]
+        events = [line[5:].strip() for line in data.split(b"\n") if line.startswith(b"data:")]
+        return events[:-3:-1]  # usage stands in the event before [DONE]
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> Denied:
+    """An engine's refusal in our words: its own for a bad request, none of them for its own faults."""
+    if response.status not in (400, 404, 413, 422):
+        return _broken()
+    try:
+        raw = await response.content.read(MAX_ERROR)
+        message = msgspec.json.decode(raw, type=_EngineErrorBody).error.message
+    except (aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError):
+        return _broken()
+    return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
+
+
+async def _break_off(
+    exchange: Exchange,
+    request: web.BaseRequest,
+    answer: web.StreamResponse,
+    code: errors.Code,
+    *,
+    streaming: bool,
+) -> None:
+    """End a broken answer so that it cannot look complete: an error event, and no final chunk."""
+    exchange.failed(code)
+    if streaming and answer.prepared:
+        told = Denied(code, "The answer broke off: the model stopped answering.")
+        event = errors.event(told, exchange.dialect, exchange.request_id)
+        exchange.bytes_out += len(event)
+        await answer.write(b"\n\n" + event)
+    if request.transport is not None:
+        request.transport.close()
+
+
+def _broken() -> Denied:
+    return Denied("upstream_error", "The model failed to answer.", retry_after=5)

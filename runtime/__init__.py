@@ -1,0 +1,1 @@
+"""How both programs live on a machine: configuration, service token, log. Knows neither program."""

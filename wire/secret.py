@@ -1,0 +1,43 @@
+"""A string that cannot be printed by accident."""
+
+import hmac
+from typing import Never
+
+
+class Secret:
+    """Holds a credential; every way of formatting it gives `***`.
+
+    The value comes out through `reveal()` only, so a search for that word finds each place where
+    a secret leaves its wrapper.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself. Pass it on at once; never keep, log or format it."""
+        return self._value
+
+    def digest(self, key: bytes) -> bytes:
+        """32 bytes of HMAC-SHA256 over the whole secret: what caches are keyed with."""
+        return hmac.digest(key, self._value.encode(), "sha256")
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    __hash__ = None  # type: ignore[assignment]  # a dict of secrets would keep them; key by digest()
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a Secret is never pickled")
