@@ -164,3 +164,7 @@ def _refuse(config: Path, error: ConfigError) -> NoReturn:
     for fault in error.faults:
         click.echo(f"  {fault}", err=True)
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

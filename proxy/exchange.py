@@ -100,19 +100,19 @@ class Exchange:
             **dict(limits),
         }
 
-    def record(self) -> dict[str, Any]:
-        """The fields of the audit record; absent ones are `None`."""
+    def record(self, now: float) -> dict[str, Any]:
+        """The fields of the audit record at `now`, seconds since the epoch; absent ones are `None`."""
         identity, access = self.identity, self.access
         return {
             "request_id": self.request_id,
             "client": self.client,
             "endpoint": self.endpoint,
-            **(_describe(identity) if identity else {}),
+            **(_describe(identity, now) if identity else {}),
             "model": self.model,
             "repo": (access.adapter or access.base).id if access else None,
             "sha": (access.adapter or access.base).revision if access else None,
             "base": str(access.base) if access else None,
-            "decision": "granted" if access else "denied" if self.status in range(400, 500) else None,
+            "decision": "denied" if self.turned_away else "granted" if self.code == "ok" or access else None,
             "reason": self.code,
             "status": self.status,
             "upstream": self.upstream,
@@ -133,12 +133,13 @@ def request_id(inbound: str | None) -> str:
     return f"req-{secrets.token_hex(12)}"
 
 
-def _describe(identity: Identity) -> dict[str, Any]:
+def _describe(identity: Identity, now: float) -> dict[str, Any]:
+    age = identity.age_days(now)
     return {
         "user": identity.user,
         "token_name": identity.token_name,
         "role": identity.role or identity.kind,
-        "token_created_at": identity.created_at,
+        "token_age_days": None if age is None else round(age, 1),
         "fingerprint": identity.fingerprint,
         "sub": identity.sub,
     }

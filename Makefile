@@ -1,0 +1,55 @@
+# Hubgate. `make run` and `make test` do everything on a fresh machine with Python 3.11, git and make.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+# The CPU build of PyTorch is not on PyPI: pip's own configuration is tried first, then PyTorch's index.
+TORCH       := torch==2.13.0+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+UV          := $(BIN)/uv --quiet
+PIP         := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-long check format lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## make .venv with everything that is locked in requirements/
+
+run: setup ## start demo Hub, backend (vLLM on the CPU) and proxy; Ctrl-C stops all
+	@exec setpriv --pdeathsig TERM $(BIN)/python -m demo.run
+
+test: setup ## run the tests, the end-to-end ones on a real vLLM included
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: setup ## campaigns and soaks
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+check: setup ## linters and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: setup ## format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: setup ## resolve setup.cfg anew into requirements/
+	@$(UV) pip compile setup.cfg --extra cpu --extra dev --override requirements/overrides.txt \
+	    --no-emit-package torch --python-version 3.11 --generate-hashes --upgrade \
+	    --custom-compile-command "make lock" -o requirements/cpu.txt >/dev/null
+	@$(UV) pip compile requirements/bootstrap.in --python-version 3.11 --generate-hashes --upgrade \
+	    --custom-compile-command "make lock" -o requirements/bootstrap.txt >/dev/null
+
+clean: ## remove what make run leaves behind: store, keys, audit
+	rm -rf .run
+
+$(VENV)/.ready: setup.cfg requirements/cpu.txt requirements/bootstrap.txt
+	@echo "[1/4] a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --require-hashes -r requirements/bootstrap.txt
+	@echo "[2/4] PyTorch for the CPU"
+	@$(PIP) install --no-deps '$(TORCH)' 2>$(VENV)/torch.log || \
+	  $(PIP) install --no-deps --index-url $(TORCH_INDEX) '$(TORCH)' || { cat $(VENV)/torch.log >&2; exit 1; }
+	@echo "[3/4] vLLM and everything else, by hash"
+	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt
+	@echo "[4/4] hubgate itself"
+	@$(UV) pip install --python $(BIN)/python --no-deps --editable .
+	@touch $@

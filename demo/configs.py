@@ -1,0 +1,155 @@
+"""What `make run` writes under `.run/`: keys, configurations, the service token; and its examples."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wire import keys
+
+SERVICE_TOKEN = "hf_demo_service"  # noqa: S105 - made up; opens nothing but the demo Hub
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything listens on 127.0.0.1."""
+
+    proxy: int = 8080
+    backend: int = 8100
+    engine: int = 8200
+    hub: int = 8090
+
+    @property
+    def admin(self) -> int:
+        return self.proxy + 1
+
+    @property
+    def files(self) -> int:
+        return self.hub + 1
+
+    def named(self) -> Iterator[tuple[str, int]]:
+        """Every port with what it is for."""
+        yield from (("proxy", self.proxy), ("proxy admin", self.admin), ("backend", self.backend))
+        yield from (("engine", self.engine), ("demo Hub", self.hub), ("demo Hub's files", self.files))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folder of one run."""
+
+    root: Path
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit.jsonl"
+
+    @property
+    def proxy_config(self) -> Path:
+        return self.root / "proxy.yaml"
+
+    @property
+    def backend_config(self) -> Path:
+        return self.root / "backend.yaml"
+
+    @property
+    def service_token(self) -> Path:
+        return self.root / "secrets" / "service.token"
+
+
+def write(layout: Layout, ports: Ports) -> None:
+    """Make the folder; keys and store of an earlier run are kept."""
+    for folder in (layout.root, layout.keys, layout.logs, layout.service_token.parent):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (layout.keys / "hubgate_proxy.key").exists():
+        keys.generate_proxy(layout.keys)
+    if not (layout.keys / "hubgate_backend.key").exists():
+        keys.generate_backend(layout.keys)
+    _write(layout.service_token, SERVICE_TOKEN + "\n")
+    _write(layout.proxy_config, yaml.safe_dump(proxy(layout, ports), sort_keys=False))
+    _write(layout.backend_config, yaml.safe_dump(backend(layout, ports), sort_keys=False))
+
+
+def proxy(layout: Layout, ports: Ports) -> dict[str, Any]:
+    """The proxy's configuration: every demo caller may call, the tokens decide the rest."""
+    return {
+        "listen": {"host": "127.0.0.1", "port": ports.proxy},
+        "admin": {"port": ports.admin},
+        "hub": {"endpoint": f"http://127.0.0.1:{ports.hub}"},
+        "callers": {"anyone": True},
+        "models": {"allow": ["demo/tiny-llama", "demo/*", "alice/*"]},
+        "upstreams": [
+            {
+                "name": "gpu-0",
+                "url": f"http://127.0.0.1:{ports.backend}",
+                "public_key_file": str(layout.keys / "hubgate_backend.pub"),
+            }
+        ],
+        "seal": {"key_file": str(layout.keys / "hubgate_proxy.key")},
+        "audit": {"path": str(layout.audit)},
+        "timeouts": {"drain": 10},
+        "log": {"format": "console"},
+    }
+
+
+def backend(layout: Layout, ports: Ports) -> dict[str, Any]:
+    """The backend's configuration: one small engine on the CPU, its base preloaded."""
+    return {
+        "listen": {"host": "127.0.0.1", "port": ports.backend},
+        "name": "gpu-0",
+        "seal": {
+            "key_file": str(layout.keys / "hubgate_backend.key"),
+            "proxies_file": str(layout.keys / "hubgate_proxy.pub"),
+        },
+        "hub": {"endpoint": f"http://127.0.0.1:{ports.hub}"},
+        "store": {"path": str(layout.root / "store"), "max_bytes": 10**9, "max_model_bytes": 10**8},
+        "engines": {
+            "host": "127.0.0.1",
+            "first_port": ports.engine,
+            "preload": [{"repo": "demo/tiny-llama"}],
+            "on_demand": ["demo/*"],
+            "vllm_args": {"enforce-eager": True, "dtype": "float32", "max-model-len": 512, "seed": 0},
+        },
+        "adapters": {"max_loras": 2, "max_cpu_loras": 8, "max_rank": 16, "max_bytes": 10**7},
+    }
+
+
+def examples(ports: Ports) -> str:
+    """Lines that work when pasted."""
+    url = f"http://127.0.0.1:{ports.proxy}"
+    return f"""\
+curl {url}/v1/completions -H 'Authorization: Bearer hf_demo_alice' -H 'Content-Type: application/json' \\
+  -d '{{"model": "alice/pirate-lora", "prompt": "Hello", "max_tokens": 24, "temperature": 0}}'
+
+.venv/bin/python - <<'PY'
+from openai import OpenAI
+alice = OpenAI(base_url="{url}/v1", api_key="hf_demo_alice")
+for model in ("demo/tiny-llama", "alice/pirate-lora"):
+    answer = alice.chat.completions.create(
+        model=model, max_tokens=24, messages=[{{"role": "user", "content": "Hello"}}])
+    print(answer.model, "→", answer.choices[0].message.content)
+PY
+
+# bob may use the base, but not alice's adapter: 404, as if it did not exist
+curl {url}/v1/completions -H 'Authorization: Bearer hf_demo_bob' -H 'Content-Type: application/json' \\
+  -d '{{"model": "alice/pirate-lora", "prompt": "Hello"}}'
+
+curl http://127.0.0.1:{ports.admin}/metrics
+.venv/bin/hubgate audit report .run/audit.jsonl && .venv/bin/hubgate audit verify .run/audit.jsonl"""
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that nobody else may read."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)

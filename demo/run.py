@@ -1,0 +1,287 @@
+"""`make run`: the whole product on one machine, with the demo Hub and vLLM on the CPU.
+
+Everything that it writes lies under `.run/`. It ends, and takes every process along, on Ctrl-C, on
+SIGTERM, when its terminal closes, when one of its programs dies, and when its own parent does.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from demo import configs
+from demo.configs import Layout, Ports
+
+ALICE = "hf_demo_alice"
+BASE = "demo/tiny-llama"
+
+GRACE = 20.0  # seconds between SIGTERM and SIGKILL for each program
+POLL = 0.5  # seconds
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class StoppedError(Exception):
+    """The run ended before it was ready; the message says what to look at."""
+
+
+@dataclass(slots=True)
+class Program:
+    """One of the three programs, and where its log is."""
+
+    name: str
+    log: Path
+    process: asyncio.subprocess.Process
+
+    async def stop(self) -> None:
+        """Ask it to end, and make it end after `GRACE` seconds."""
+        if self.process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), GRACE)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+
+@asynccontextmanager
+async def program(name: str, layout: Layout, *arguments: str, **variables: str) -> AsyncIterator[Program]:
+    """Run one program with its output in `.run/log/`; leaving stops it.
+
+    In a session of its own, so that Ctrl-C in the terminal reaches the launcher alone, which then
+    stops them in order; and bound to the launcher's life by PR_SET_PDEATHSIG, which setpriv sets.
+    """
+    path = layout.logs / f"{name}.log"
+    with path.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "TERM", sys.executable, *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_environment(variables),
+            start_new_session=True,
+        )
+    running = Program(name, path, process)
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    """Our own environment without any Hub token: the demo brings its own."""
+    kept = {k: v for k, v in os.environ.items() if "TOKEN" not in k and not k.startswith("HF_")}
+    return {**kept, **variables}
+
+
+async def run(layout: Layout, ports: Ports) -> int:
+    """Start everything, say what to try, and wait. Returns the exit code."""
+    _refuse_taken(ports)
+    configs.write(layout, ports)
+    stopping = _stop_signals()
+    async with AsyncExitStack() as stack:
+        programs = await _start(stack, layout, ports)
+        watch = asyncio.create_task(_watch(programs, stopping))
+        try:
+            first = await _until_ready(layout, ports, watch)
+            _say_ready(layout, ports, first)
+            await watch
+        except StoppedError as error:
+            console.print(f"\n[bold red]{error}[/]")
+            return 1
+        finally:
+            watch.cancel()
+        dead = [one for one in programs if one.process.returncode is not None]
+        for one in dead:
+            console.print(f"[bold red]{one.name} ended by itself; the end of {one.log}:[/]")
+            console.print(_tail(one.log), markup=False)
+        console.print("stopping …")
+    console.print("stopped; nothing is left running")
+    return 1 if dead else 0
+
+
+async def _start(stack: AsyncExitStack, layout: Layout, ports: Ports) -> list[Program]:
+    hub = program(
+        "hub", layout, "-m", "demo.hub", "--port", str(ports.hub), "--files-port", str(ports.files),
+        "--log", str(layout.root / "hub.jsonl"),
+    )  # fmt: skip
+    backend = program(
+        "backend", layout, "-m", "hubgate.cli", "backend", "--config", str(layout.backend_config),
+        HF_API_TOKEN_FILE=str(layout.service_token),
+    )  # fmt: skip
+    proxy = program("proxy", layout, "-m", "hubgate.cli", "proxy", "--config", str(layout.proxy_config))
+    started = [await stack.enter_async_context(hub)]
+    await _listening(ports.hub, started[0])
+    started.append(await stack.enter_async_context(backend))
+    started.append(await stack.enter_async_context(proxy))
+    return started
+
+
+async def _listening(port: int, by: Program) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        if by.process.returncode is not None:
+            raise StoppedError(f"{by.name} did not start:\n{_tail(by.log)}")
+        await asyncio.sleep(POLL / 5)
+
+
+async def _until_ready(layout: Layout, ports: Ports, watch: "asyncio.Task[None]") -> str:
+    """Wait until alice was given a token of text; show how far things are."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=100)
+        async with aiohttp.ClientSession() as session:
+            begun = time.monotonic()
+            while not watch.done():
+                stage = await _stage(session, ports)
+                # vLLM does not tell how far it is; an engine's start takes about a minute on two cores.
+                share = 90 * (1 - 0.5 ** ((time.monotonic() - begun) / 20))
+                progress.update(task, description=stage, completed=share)
+                if stage == "ready":
+                    progress.update(task, description="asking for the first token", completed=95)
+                    if (text := await _first_token(session, ports)) is not None:
+                        return text
+                await asyncio.wait({watch}, timeout=POLL)
+    raise StoppedError(f"stopped before it was ready; the logs are in {layout.logs}")
+
+
+async def _stage(session: aiohttp.ClientSession, ports: Ports) -> str:
+    try:
+        async with session.get(f"http://127.0.0.1:{ports.backend}/readyz") as response:
+            text = (await response.text()).strip()
+            return "ready" if response.status == 200 else f"backend: {text}"
+    except (aiohttp.ClientError, OSError):
+        return "starting the backend"
+
+
+async def _first_token(session: aiohttp.ClientSession, ports: Ports) -> str | None:
+    body = {"model": BASE, "prompt": "Hello", "max_tokens": 4, "temperature": 0}
+    headers = {"Authorization": f"Bearer {ALICE}"}
+    url = f"http://127.0.0.1:{ports.proxy}/v1/completions"
+    try:
+        async with session.post(url, json=body, headers=headers) as response:
+            if response.status != 200:
+                return None
+            return str((await response.json())["choices"][0]["text"])
+    except (aiohttp.ClientError, OSError):
+        return None
+
+
+async def _watch(programs: list[Program], stopping: asyncio.Event) -> None:
+    """Return when a signal asks to stop, when a program ends, or when an ancestor is gone."""
+    ancestors = _ancestors()
+    ends = {asyncio.ensure_future(one.process.wait()) for one in programs}
+    asked = {asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(_gone(ancestors))}
+    try:
+        await asyncio.wait(ends | asked, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in ends | asked:
+            task.cancel()
+
+
+def _ancestors() -> list[tuple[int, int]]:
+    """Our parent (make) and its parent, each with its own parent: a change means that one died.
+
+    Nobody is watched under nohup, which ignores SIGHUP to outlive whoever called it.
+    """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return []
+    parent = os.getppid()
+    return [(os.getpid(), parent), (parent, _parent_of(parent))]
+
+
+def _parent_of(pid: int) -> int:
+    """The parent of a process, 0 if it is gone (proc_pid_stat(5), field 4)."""
+    try:
+        return int(
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="ascii", errors="replace")
+            .rpartition(")")[2]
+            .split()[1]
+        )
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+async def _gone(ancestors: list[tuple[int, int]]) -> None:
+    # Nothing tells a process of its grandparent's end; two reads of /proc twice a second are cheap.
+    while all(_parent_of(pid) == parent for pid, parent in ancestors):  # noqa: ASYNC110
+        await asyncio.sleep(POLL)
+
+
+def _stop_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+def _refuse_taken(ports: Ports) -> None:
+    taken = []
+    for name, port in ports.named():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                taken.append(f"{port} ({name})")
+    if taken:
+        raise click.ClickException(
+            f"in use already: port {', '.join(taken)}. Is another `make run` going? "
+            "Else choose others: python -m demo.run --help"
+        )
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _say_ready(layout: Layout, ports: Ports, first: str) -> None:
+    console.print(
+        f"[bold green]Hubgate is ready[/]: {BASE} said {first!r} to alice. Try it in another terminal:\n"
+    )
+    console.print(configs.examples(ports), markup=False)
+    console.print(
+        f"\nHub log: {layout.root}/hub.jsonl, audit: {layout.audit}, logs: {layout.logs}/\n"
+        "Ctrl-C stops everything."
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--dir", "root", type=click.Path(path_type=Path, file_okay=False), default=Path(".run"))
+@click.option("--port", default=8080, help="Of the proxy; its admin port is the next one.")
+@click.option("--backend-port", default=8100, help="Of the backend's control API.")
+@click.option("--engine-port", default=8200, help="Of the first engine.")
+@click.option("--hub-port", default=8090, help="Of the demo Hub; its files are on the next one.")
+def main(root: Path, port: int, backend_port: int, engine_port: int, hub_port: int) -> None:
+    """Run demo Hub, backend (vLLM on the CPU) and proxy together, until Ctrl-C."""
+    os.environ.setdefault("HUBGATE_RUN_ID", secrets.token_hex(8))  # marks every process of this run
+    ports = Ports(proxy=port, backend=backend_port, engine=engine_port, hub=hub_port)
+    sys.exit(asyncio.run(run(Layout(root.resolve()), ports)))
+
+
+if __name__ == "__main__":
+    main()
