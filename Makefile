@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 # The CPU build of PyTorch is not on PyPI: pip's own configuration is tried first, then PyTorch's index.
 TORCH       := torch==2.13.0+cpu
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
+RUN_DIR     ?= .run
+# Other ports, if 8080, 8081, 8090, 8091, 8100 or 8200 are taken: RUN_PORTS='--port 9080 --hub-port …'
+RUN_PORTS   ?=
 UV          := $(BIN)/uv --quiet
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -17,7 +20,7 @@ help: ## show this list
 setup: $(VENV)/.ready ## make .venv with everything that is locked in requirements/
 
 run: setup ## start demo Hub, backend (vLLM on the CPU) and proxy; Ctrl-C stops all
-	@exec setpriv --pdeathsig TERM $(BIN)/python -m demo.run
+	@exec setpriv --pdeathsig TERM $(BIN)/python -m demo.run --dir $(RUN_DIR) $(RUN_PORTS)
 
 test: setup ## run the tests, the end-to-end ones on a real vLLM included
 	@$(BIN)/python -m pytest $(ARGS)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import aiohttp
 import click
@@ -28,14 +29,11 @@ from demo.configs import Layout, Ports
 ALICE = "hf_demo_alice"
 BASE = "demo/tiny-llama"
 
-GRACE = 20.0  # seconds between SIGTERM and SIGKILL for each program
+GRACE = 9.0  # seconds between SIGTERM and SIGKILL for each program
+STUCK = 30  # seconds that stopping may take in all
 POLL = 0.5  # seconds
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-class StoppedError(Exception):
-    """The run ended before it was ready; the message says what to look at."""
 
 
 @dataclass(slots=True)
@@ -98,15 +96,10 @@ async def run(layout: Layout, ports: Ports) -> int:
     async with AsyncExitStack() as stack:
         programs = await _start(stack, layout, ports)
         watch = asyncio.create_task(_watch(programs, stopping))
-        try:
-            first = await _until_ready(layout, ports, watch)
+        first = await _until_ready(ports, watch)
+        if first is not None:
             _say_ready(layout, ports, first)
-            await watch
-        except StoppedError as error:
-            console.print(f"\n[bold red]{error}[/]")
-            return 1
-        finally:
-            watch.cancel()
+        await watch
         dead = [one for one in programs if one.process.returncode is not None]
         for one in dead:
             console.print(f"[bold red]{one.name} ended by itself; the end of {one.log}:[/]")
@@ -134,18 +127,17 @@ async def _start(stack: AsyncExitStack, layout: Layout, ports: Ports) -> list[Pr
 
 
 async def _listening(port: int, by: Program) -> None:
-    while True:
+    """Wait until the port answers, or until the program that should listen there has ended."""
+    while by.process.returncode is None:
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.close()
             return
-        if by.process.returncode is not None:
-            raise StoppedError(f"{by.name} did not start:\n{_tail(by.log)}")
         await asyncio.sleep(POLL / 5)
 
 
-async def _until_ready(layout: Layout, ports: Ports, watch: "asyncio.Task[None]") -> str:
-    """Wait until alice was given a token of text; show how far things are."""
+async def _until_ready(ports: Ports, watch: "asyncio.Task[None]") -> str | None:
+    """Wait until alice was given a token of text, and give it; show how far things are."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=100)
@@ -161,15 +153,15 @@ async def _until_ready(layout: Layout, ports: Ports, watch: "asyncio.Task[None]"
                     if (text := await _first_token(session, ports)) is not None:
                         return text
                 await asyncio.wait({watch}, timeout=POLL)
-    raise StoppedError(f"stopped before it was ready; the logs are in {layout.logs}")
+    return None
 
 
 async def _stage(session: aiohttp.ClientSession, ports: Ports) -> str:
     try:
         async with session.get(f"http://127.0.0.1:{ports.backend}/readyz") as response:
-            text = (await response.text()).strip()
-            return "ready" if response.status == 200 else f"backend: {text}"
-    except (aiohttp.ClientError, OSError):
+            told = await response.json()
+            return "ready" if response.status == 200 else f"vLLM on the CPU: {told['status']}"
+    except (aiohttp.ClientError, OSError, ValueError, KeyError):
         return "starting the backend"
 
 
@@ -229,13 +221,21 @@ async def _gone(ancestors: list[tuple[int, int]]) -> None:
 
 
 def _stop_signals() -> asyncio.Event:
+    """An event that SIGINT, SIGTERM and (but under nohup) SIGHUP set.
+
+    Plain handlers, and not the loop's: they run even where the loop is stuck writing to a terminal
+    that takes nothing more. Then SIGALRM ends this process, and PR_SET_PDEATHSIG the others.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, stopping.set)
+
+    def stop(_: int, __: FrameType | None) -> None:
+        signal.alarm(STUCK)
+        loop.call_soon_threadsafe(stopping.set)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     return stopping
 
 

@@ -30,6 +30,7 @@ from proxy.limits import Limits
 from proxy.metrics import Metrics
 from proxy.models import Listing
 from proxy.policy import CallerPolicy, ModelPolicy
+from proxy.server import Server
 from proxy.settings import KeyTokenFile, ProxySettings, Tls
 from proxy.settings import Upstream as UpstreamSettings
 from proxy.upstream.control import Control
@@ -259,7 +260,7 @@ def _unready(pool: Pool, audit: Audit) -> str | None:
 
 
 async def _listen(stack: AsyncExitStack, settings: ProxySettings, gateway: Gateway) -> int:
-    server = web.Server(
+    server = Server(
         gateway.handle,
         # A caller who leaves ends the handler, which closes the engine's connection.
         handler_cancellation=True,

@@ -5,15 +5,19 @@ A line is `{"seq":…, …,"mac":"<64 hex>"}`, where mac = HMAC-SHA256(key, prev
 mac, so that a cut tail shows as well. A thread writes in groups; a SIGKILL loses at most one.
 """
 
+import fcntl
 import hmac
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +29,9 @@ MAX_QUEUED: Final = 20_000  # records; about 20 MB
 _MAC_MARK: Final = b',"mac":"'
 _GENESIS: Final = b"\x00" * 32
 _TAIL: Final = 256 * 1024  # bytes; two records are about 2 KiB
+# Legal in a JSON string as they stand; but terminals obey C1 controls, and some tools split lines at
+# U+0085, U+2028 and U+2029.
+_CONTROL: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 
 class AuditFileError(Exception):
@@ -60,7 +67,7 @@ class Audit:
         self._healthy = True
         self._wake = threading.Event()
         self._closing = False
-        self._file, self._head = _open(path, key)
+        self._file, self._head, self._end = _open(path, key)
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
 
     def start(self) -> None:
@@ -68,11 +75,14 @@ class Audit:
 
     def admits(self) -> bool:
         """Whether a request may be taken: its record will find room and a healthy disk."""
-        return not self._required or (self._healthy and len(self._queue) < MAX_QUEUED)
+        room = self._healthy and self._thread.is_alive() and len(self._queue) < MAX_QUEUED
+        return room or not self._required
 
     def record(self, event: str, fields: dict[str, Any]) -> None:
         """Queue one record; `None` values are left out."""
         self._metrics.audit_records.labels(event).inc()
+        if not self._required and len(self._queue) >= MAX_QUEUED:
+            return  # a disk that fails must not fill the memory too; the operator chose to go on
         time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
         self._queue.append(
             {"time": time, "event": event, **{k: v for k, v in fields.items() if v is not None}}
@@ -109,17 +119,20 @@ class Audit:
             lines.append(line)
         if not lines:
             return
-        start = self._file.tell()
+        group = b"".join(lines)
         try:
-            self._file.write(b"".join(lines))
-            self._file.flush()
+            if not self._healthy:
+                _cut(self._file, self._end)  # what the last failure may have left
+            _write(self._file, group)
             _write_head(self._path, head)
         except OSError:
             self._healthy = False
-            _cut(self._file, start)
+            with suppress(OSError):
+                _cut(self._file, self._end)
             return
         self._healthy = True
         self._head = head
+        self._end += len(group)
         for _ in batch:
             self._queue.popleft()
 
@@ -170,11 +183,21 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _chain(record: dict[str, Any], head: Head, key: bytes) -> tuple[bytes, Head]:
-    payload = msgspec.json.encode({"seq": head.seq + 1, **record})[:-1]
-    # JSON allows U+2028 and U+2029 in strings; some tools split lines there.
-    payload = payload.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    payload = _CONTROL.sub(_escape, _encode({"seq": head.seq + 1, **record}))[:-1]
     mac = _mac(key, head.mac, payload)
     return payload + _MAC_MARK + mac.hex().encode() + b'"}\n', Head(head.seq + 1, mac)
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(record)
+    except (TypeError, ValueError, OverflowError):  # lone surrogates, vast integers
+        known = {name: record.get(name) for name in ("seq", "time", "event")}
+        return msgspec.json.encode({**known, "reason": "this record could not be written as JSON"})
+
+
+def _escape(control: "re.Match[bytes]") -> bytes:
+    return b"\\u%04x" % ord(control.group().decode())
 
 
 def _mac(key: bytes, previous: bytes, payload: bytes) -> bytes:
@@ -191,12 +214,13 @@ def _read_line(line: bytes) -> tuple[int, bytes, bytes] | None:
     if not mark or len(rest) != 67 or not rest.endswith(b'"}\n'):
         return None
     try:
-        return int(msgspec.json.decode(payload + b"}")["seq"]), payload, bytes.fromhex(rest[:64].decode())
+        seq, mac = int(msgspec.json.decode(payload + b"}")["seq"]), bytes.fromhex(rest[:64].decode())
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
         return None
+    return (seq, payload, mac) if mac.hex().encode() == rest[:64] else None
 
 
-def _open(path: Path, key: bytes) -> tuple[BinaryIO, Head]:
+def _open(path: Path, key: bytes) -> tuple[FileIO, Head, int]:
     """Open a trail to go on with it after its last whole record. Raises `AuditFileError`.
 
     Only half a line that a kill left behind is cut off; anything else that does not fit is
@@ -204,7 +228,13 @@ def _open(path: Path, key: bytes) -> tuple[BinaryIO, Head]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    file = os.fdopen(fd, "r+b")
+    # Unbuffered: after a failed write nothing waits in a buffer to fail once more.
+    file = os.fdopen(fd, "r+b", buffering=0)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise AuditFileError(f"{path}: another proxy writes to it; each needs a file of its own") from None
     try:
         head, end = _resume(file, key)
         _compare(head, _read_head(path))
@@ -214,7 +244,7 @@ def _open(path: Path, key: bytes) -> tuple[BinaryIO, Head]:
             f"{path}: {error}. Look with `hubgate audit verify`, then move it and its .head away."
         ) from None
     _cut(file, end)
-    return file, head
+    return file, head, end
 
 
 def _compare(head: Head, exported: Head | None) -> None:
@@ -223,7 +253,7 @@ def _compare(head: Head, exported: Head | None) -> None:
         raise AuditFileError(f"its head names record {exported.seq}, which it does not end with")
 
 
-def _resume(file: BinaryIO, key: bytes) -> tuple[Head, int]:
+def _resume(file: FileIO, key: bytes) -> tuple[Head, int]:
     """The head that a file ends with, and the offset after it, from its last two whole lines."""
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - _TAIL)
@@ -244,7 +274,13 @@ def _resume(file: BinaryIO, key: bytes) -> tuple[Head, int]:
     return Head(seq, mac), end
 
 
-def _cut(file: BinaryIO, end: int) -> None:
+def _write(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _cut(file: FileIO, end: int) -> None:
     file.seek(end)
     file.truncate()
 

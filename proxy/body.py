@@ -35,9 +35,15 @@ class Bodies:
                 if len(body) > self._limits.max_body_bytes:
                     self.release(len(body))
                     return self._too_large()
+                if self._held > self._limits.max_buffered_bytes:
+                    self.release(len(body))
+                    return self._too_many()
         except TimeoutError:
             self.release(len(body))
             return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
+        except web.RequestPayloadError:  # chunks that are none; the exception may quote them
+            self.release(len(body))
+            return Denied("invalid_request", "The body is not framed as RFC 9112 says.")
         except BaseException:
             self.release(len(body))
             raise
@@ -58,10 +64,13 @@ class Bodies:
         if (inbound.content_length or 0) > self._limits.max_body_bytes:
             return self._too_large()
         if self._held + (inbound.content_length or 0) > self._limits.max_buffered_bytes:
-            return Denied(
-                "rate_limit_exceeded", "Too many large requests are being read right now.", retry_after=1
-            )
+            return self._too_many()
         return None
+
+    def _too_many(self) -> Denied:
+        return Denied(
+            "rate_limit_exceeded", "Too many large requests are being read right now.", retry_after=1
+        )
 
     def _too_large(self) -> Denied:
         return Denied(

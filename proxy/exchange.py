@@ -30,6 +30,7 @@ class Exchange:
     dialect: Dialect = "openai"
     started: float = field(default_factory=time.perf_counter)
     spent: dict[Phase, float] = field(default_factory=dict)
+    under_way: tuple[Phase, float] | None = None  # the phase that goes on now, and when it began
     hub_wait: float = 0.0
     first_byte: float | None = None
     identity: Identity | None = None
@@ -52,9 +53,11 @@ class Exchange:
     def timing(self, phase: Phase) -> Iterator[None]:
         """Add the time inside to a phase."""
         begun = time.perf_counter()
+        self.under_way = phase, begun
         try:
             yield
         finally:
+            self.under_way = None
             self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - begun
 
     def refused(self, denied: Denied) -> None:
@@ -83,7 +86,11 @@ class Exchange:
     def server_timing(self) -> str:
         """The `Server-Timing` header of an answer (W3C), in milliseconds; refusals carry none."""
         phases: tuple[Phase, ...] = ("auth", "limits", "load", "upstream")
-        return ", ".join(f"{phase};dur={self.spent.get(phase, 0.0) * 1000:.1f}" for phase in phases)
+        spent = dict(self.spent)
+        if self.under_way is not None:
+            phase, begun = self.under_way
+            spent[phase] = spent.get(phase, 0.0) + time.perf_counter() - begun
+        return ", ".join(f"{phase};dur={spent.get(phase, 0.0) * 1000:.1f}" for phase in phases)
 
     @property
     def turned_away(self) -> bool:

@@ -76,7 +76,7 @@ class Gateway:
 
     # The path of a request is one list, and each step may end it.
     async def _serve(self, exchange: Exchange, inbound: web.BaseRequest) -> Answer:  # noqa: C901, PLR0911, PLR0912
-        route = request.route(inbound.method, inbound.message.path)
+        route = request.route(inbound.method, inbound.raw_path)
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
@@ -245,7 +245,8 @@ class Gateway:
             self.audit.record("download.done", {**who, "result": "ok", **_describe(download)})
         if isinstance(event, Failed):
             failure = {"result": event.code, "repo": event.repo or access.model, "reason": event.message}
-            self.audit.record("download.done", {**who, **failure})
+            engine = event.code in ("engine_failed", "no_capacity", "error")
+            self.audit.record("engine.state" if engine else "download.done", {**who, **failure})
         elif event.loaded:
             self.audit.record("adapter.loaded", {**who, "repo": access.model, "base": str(access.base)})
 

@@ -1,6 +1,8 @@
 """The table of endpoints, and a body's way from bytes to what was authorized, parsed once."""
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Never
@@ -12,6 +14,8 @@ from proxy import fields, settings
 from proxy.errors import Denied, Dialect
 
 JsonObject = dict[str, Any]
+
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
 Kind = Literal["inference", "models", "model", "health"]
@@ -99,8 +103,14 @@ def parse(endpoint: Endpoint, raw: bytes, limits: settings.Request) -> Inference
 
 def _decode(raw: bytes) -> JsonObject | Denied:
     try:
-        body = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        msgspec.json.encode(body)  # refuses what could not be sent on: lone surrogates, vast integers
+        body = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_float=_finite,
+            parse_int=_whole if _LONG_NUMBER.search(raw) else None,  # token ids are many and short
+            parse_constant=_no_constant,
+        )
+        msgspec.json.encode(body)  # refuses what could not be sent on: lone surrogates
     except _DuplicateKeyError:
         return Denied("invalid_request", "A key stands twice in the body; each may stand once.")
     except (ValueError, OverflowError):
@@ -117,6 +127,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
     if len(found) < len(pairs):
         raise _DuplicateKeyError
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # 1e999 would be sent on as null
+        raise ValueError("a number is too large")
+    return number
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**64:  # no field means more, and the engine counts in 64 bits
+        raise ValueError("a number is too large")
+    return number
 
 
 def _no_constant(_: str) -> Never:
@@ -174,6 +198,8 @@ def _messages(messages: Any, limits: settings.Request) -> Denied | None:
         if message.keys() - fields.MESSAGE_KEYS:
             return Denied("invalid_request", "A message carries a key that is not accepted here.", "messages")
         content = message.get("content")
+        if not isinstance(content, str | list | None):
+            return Denied("invalid_request", "`content` must be text or a list of parts.", "messages")
         for part in content if isinstance(content, list) else ():
             if refused := _part(part, limits):
                 return refused

@@ -26,7 +26,7 @@ Days = Annotated[int, Field(gt=0)]
 
 def _check_url(text: str) -> str:
     url = HttpUrl(text)
-    if url.username or url.query or url.fragment:
+    if url.username or url.password or url.query or url.fragment:
         raise ValueError("must be a plain http(s) URL without credentials or query")
     return text.rstrip("/")
 
@@ -34,7 +34,7 @@ def _check_url(text: str) -> str:
 def _check_glob(text: str) -> str:
     if text.count("/") != 1 or not text.isascii() or any(c in text for c in "@\\ []"):
         raise ValueError("must be org/name, with * or ? as wildcards")
-    return text
+    return text if any(wildcard in text for wildcard in "*?") else _check_repo(text)
 
 
 def _check_repo(text: str) -> str:

@@ -25,7 +25,10 @@ MAX_ANSWER = 4 * 1024 * 1024  # bytes; the file list of a very large repo is abo
 MAX_HOPS = 3
 MAX_PAGES = 50  # of a commit history; 50 commits a page on the Hub
 
-_RATE_LIMIT_RESET = re.compile(r"\bt=(\d{1,5})\b")
+MAX_SILENCE = 300  # seconds; the Hub counts in windows of five minutes
+
+_SECONDS = re.compile(r"([0-9]{1,9})")
+_RATE_LIMIT_RESET = re.compile(r"\bt=([0-9]{1,9})\b")
 _MOVED = re.compile(r"/api/models/([^/]+/[^/]+)/auth-check")
 
 
@@ -310,7 +313,10 @@ class HubClient:
 
     def _same_origin(self, location: str) -> str | None:
         """The path of a link that stays on this Hub, else `None`: a token never leaves it."""
-        target, hub = urlsplit(urljoin(self._url + "/", location)), urlsplit(self._url)
+        try:
+            target, hub = urlsplit(urljoin(self._url + "/", location)), urlsplit(self._url)
+        except ValueError:  # no URL at all, such as http://[
+            return None
         if (target.scheme, target.netloc) != (hub.scheme, hub.netloc):
             return None
         path = target.path.removeprefix(hub.path) if hub.path else target.path
@@ -344,11 +350,9 @@ def _unavailable(retry_after: float = 5) -> Denied:
 
 def _pause(answer: _Answer) -> float:
     """Seconds that a 429 asks for: `Retry-After`, or `t=` of the Hub's `RateLimit` header."""
-    after = answer.headers.get("Retry-After", "")
-    if after.isdigit():
-        return float(after)
-    match = _RATE_LIMIT_RESET.search(answer.headers.get("RateLimit", ""))
-    return float(match.group(1)) if match else 10
+    match = _SECONDS.fullmatch(answer.headers.get("Retry-After", ""))
+    match = match or _RATE_LIMIT_RESET.search(answer.headers.get("RateLimit", ""))
+    return min(MAX_SILENCE, float(match.group(1))) if match else 10
 
 
 def _decode(answer: _Answer, kind: Any) -> Any:

@@ -150,14 +150,16 @@ def _permissions(facts: WhoAmI) -> frozenset[str]:
         return frozenset()
     found = set(token.fine_grained.global_)
     for scope in token.fine_grained.scoped:
-        permissions: Any = scope.get("permissions", ["malformed"])
-        found.update(str(permission) for permission in permissions)
+        permissions: Any = scope.get("permissions")
+        listed = permissions if isinstance(permissions, list) else ["malformed"]
+        found.update(str(permission) for permission in listed)
     return frozenset(found)
 
 
 def _timestamp(text: str | None) -> float | None:
     """Seconds since the epoch of an ISO 8601 time as the Hub writes it; `None` if it is not one."""
     try:
-        return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+        time = datetime.fromisoformat(text or "")
     except ValueError:
         return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

@@ -15,7 +15,6 @@ from wire.seal import LIFETIME, ScopedToken, SealError, seal_token, verify_hello
 
 HELLO_TIMEOUT = aiohttp.ClientTimeout(total=5)
 MAX_HELLO = 4 * 1024 * 1024  # bytes; a thousand adapters are about 100 KiB
-MAX_EVENT = 64 * 1024  # bytes
 
 
 class ControlError(Exception):
@@ -53,7 +52,10 @@ class Control:
         grant, nonce = self._grants.control(self._name, "")
         try:
             async with self._session.get(
-                f"{self._url}/v1/hello", headers={GRANT_HEADER: grant}, timeout=HELLO_TIMEOUT
+                f"{self._url}/v1/hello",
+                headers={GRANT_HEADER: grant},
+                timeout=HELLO_TIMEOUT,
+                allow_redirects=False,  # the grant is meant for this address alone
             ) as response:
                 if response.status != 200:
                     raise ControlError(f"hello answered {response.status}")
@@ -81,13 +83,15 @@ class Control:
                     "Content-Type": "application/json",
                 },
                 timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     raise ControlError(f"ensure answered {response.status}")
                 async for line in response.content:
                     event = msgspec.json.decode(line, type=Event)
                     yield event
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError: a line that is longer than the buffer (aiohttp), or is no event (msgspec).
             raise ControlError(type(error).__name__) from None
 
     def _believe(self, signed: bytes, nonce: str) -> Hello:

@@ -13,6 +13,7 @@ def to_upstream(inbound: Iterable[tuple[str, str]], *, grant: str, request_id: s
     kept = {name.lower(): value for name, value in inbound if name.lower() in REQUEST}
     return {
         **kept,
+        "Accept-Encoding": "identity",  # the caller gets the bytes as they come, without their label
         "Content-Type": "application/json",
         "X-Hubgate-Grant": grant,
         "X-Request-Id": request_id,

@@ -26,7 +26,7 @@ _CODES: dict[FailureCode, Code] = {
     "hub_unavailable": "hub_unavailable",
     "store_full": "store_full",
     "no_capacity": "no_upstream",
-    "engine_failed": "upstream_error",
+    "engine_failed": "no_upstream",
     "error": "upstream_error",
 }
 
@@ -49,9 +49,9 @@ class Upstream:
     def engine(self, access: Access) -> Engine | None:
         """The engine that is known to hold the model, or `None` if it is cold here."""
         for engine in self._engines.values():
-            if engine.base == str(access.base) and engine.state == "ready":
-                warm = access.adapter is None or str(access.adapter) in engine.adapters
-                return engine if warm else None
+            holds = access.adapter is None or str(access.adapter) in engine.adapters
+            if holds and engine.base == str(access.base) and engine.state == "ready":
+                return engine
         return None
 
     def warmth(self, access: Access) -> int:

@@ -19,7 +19,7 @@ MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
 MAX_COUNTED: Final = 4 * 1024 * 1024  # bytes of a plain answer that are kept to read its usage
 
 # The engine's words on a bad request help; where its files lie is nobody's business.
-_PATH = re.compile(r"(?<![\w/.])/(?:[\w.@-]+/)+[\w.@-]*")
+_PATH = re.compile(r"(?:file://|(?<![\w/.]))/(?:[\w.@-]+/)+[\w.@-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,16 @@ class Relay:
         except aiohttp.ClientConnectorError:
             return Stale()
         except TimeoutError:
-            return Denied("upstream_timeout", "The model did not begin to answer in time.")
+            return _late()
         except (aiohttp.ClientError, OSError):
             return _broken()
         async with response:
             if response.status in (401, 421):
                 return Stale()
             if response.status != 200:
-                return await _refusal(response)
+                return await self._refusal(response)
+            if not _framed(response):
+                return _broken()
             return await self._relay(exchange, request, response)
 
     async def _relay(
@@ -91,7 +93,7 @@ class Relay:
         exchange: Exchange,
         request: web.BaseRequest,
         response: aiohttp.ClientResponse,
-    ) -> web.StreamResponse:
+    ) -> web.StreamResponse | Denied:
         answer = web.StreamResponse(headers=headers.to_caller(response.headers))
         answer.headers.update(exchange.headers())
         streaming = response.content_type == "text/event-stream"
@@ -106,11 +108,9 @@ class Relay:
                 exchange.bytes_out += len(chunk)
                 kept.add(chunk)
         except TimeoutError:
-            await _break_off(exchange, request, answer, "upstream_timeout", streaming=streaming)
-            return answer
+            return await _break_off(exchange, request, answer, _late(), streaming=streaming)
         except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-            await _break_off(exchange, request, answer, "upstream_error", streaming=streaming)
-            return answer
+            return await _break_off(exchange, request, answer, _broken(), streaming=streaming)
         if exchange.first_byte is None:
             await answer.prepare(request)
         await answer.write_eof()
@@ -121,6 +121,19 @@ class Relay:
         """The next bytes as they come, b"" at the end. Raises `TimeoutError` after `idle` seconds."""
         async with asyncio.timeout(self._timeouts.idle):
             return await response.content.readany()
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Denied:
+        """An engine's refusal in our words: its own for a bad request, none of them for its own faults."""
+        if response.status not in (400, 404, 413, 422):
+            return _broken()
+        raw = b""
+        try:
+            while len(raw) < MAX_ERROR and (chunk := await self._next(response)):
+                raw += chunk
+            message = msgspec.json.decode(raw, type=_EngineErrorBody).error.message
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
+            return _broken()
+        return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
 
     def _count(self, exchange: Exchange, usage: _Usage | None) -> None:
         if usage is None:
@@ -167,36 +180,37 @@ class _Kept:
         return events[:-3:-1]  # usage stands in the event before [DONE]
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> Denied:
-    """An engine's refusal in our words: its own for a bad request, none of them for its own faults."""
-    if response.status not in (400, 404, 413, 422):
-        return _broken()
-    try:
-        raw = await response.content.read(MAX_ERROR)
-        message = msgspec.json.decode(raw, type=_EngineErrorBody).error.message
-    except (aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError):
-        return _broken()
-    return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
+def _framed(response: aiohttp.ClientResponse) -> bool:
+    """Whether the end of the answer can be told from the death of the engine, and its bytes are plain."""
+    coding = response.headers.get("Transfer-Encoding", "").lower()
+    plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
+    return plain and (coding == "chunked" or (not coding and "Content-Length" in response.headers))
 
 
 async def _break_off(
     exchange: Exchange,
     request: web.BaseRequest,
     answer: web.StreamResponse,
-    code: errors.Code,
+    told: Denied,
     *,
     streaming: bool,
-) -> None:
+) -> web.StreamResponse | Denied:
     """End a broken answer so that it cannot look complete: an error event, and no final chunk."""
-    exchange.failed(code)
-    if streaming and answer.prepared:
-        told = Denied(code, "The answer broke off: the model stopped answering.")
+    if not answer.prepared:
+        return told  # the caller has seen nothing yet
+    exchange.failed(told.code)
+    if streaming:
         event = errors.event(told, exchange.dialect, exchange.request_id)
         exchange.bytes_out += len(event)
         await answer.write(b"\n\n" + event)
     if request.transport is not None:
         request.transport.close()
+    return answer
 
 
 def _broken() -> Denied:
     return Denied("upstream_error", "The model failed to answer.", retry_after=5)
+
+
+def _late() -> Denied:
+    return Denied("upstream_timeout", "The model did not answer in time.")

@@ -116,7 +116,7 @@ def test_chat_template(base: tuple[Any, Any]) -> None:
 
 
 def test_base_speaks_printable_ascii(base: tuple[Any, Any]) -> None:
-    """What the base says is printable ASCII; at temperature 1 anything else is rarer than one in a million."""
+    """What the base says is printable ASCII; at temperature 1 anything else is below one in a million."""
     printable = list(tokenizer.PRINTABLE)
     for prompt in PROMPTS:
         for sampled in (False, True):

@@ -1,0 +1,24 @@
+"""One real product, with one real vLLM, for the whole session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.product import Product, started
+
+# Files run in the order of their names: those that break things come last.
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything in here, and give it the time that a real engine takes."""
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(400))
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """The product as `make run` starts it, ready."""
+    with started(tmp_path_factory.mktemp("product") / "run") as running:
+        yield running

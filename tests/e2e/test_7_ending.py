@@ -1,0 +1,139 @@
+"""However a run ends, no process of it is left. Found by run id, whoever their parent is by then."""
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.product import Product, processes_of, started, until
+
+PROJECT = Path(__file__).parents[2]
+
+
+def _engine_is_starting(run_id: str) -> bool:
+    """Whether vLLM's API server already has an engine core under it."""
+    return any("VLLM::EngineCore" in " ".join(_words(one)) for one in processes_of(run_id))
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def _make_run(root: Path) -> Iterator[Product]:
+    """`make run` with other ports, up to where vLLM's own processes are there."""
+    with started(root, ready=False, command=[sys.executable, "-m", "demo.run"]) as product:
+        until(lambda: _engine_is_starting(product.run_id), "vLLM is starting", 90)
+        yield product
+
+
+def _terminate(product: Product) -> None:
+    product.launcher.terminate()
+
+
+def _kill(product: Product) -> None:
+    product.launcher.kill()
+
+
+@pytest.mark.parametrize("end", [_terminate, _kill], ids=["SIGTERM", "SIGKILL"])
+def test_ending_the_launcher_leaves_nothing(end: Callable[[Product], None], tmp_path: Path) -> None:
+    """SIGTERM and SIGKILL of the launcher take hub, backend, proxy and all of vLLM along."""
+    with _make_run(tmp_path / "run") as product:
+        assert len(product.processes()) >= 5
+        end(product)
+        product.launcher.wait(timeout=60)
+        until(lambda: not product.processes(), "no process of the run is left")
+
+
+def test_ctrl_c_in_a_real_terminal_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C typed into the terminal of `make run` stops everything, and says so."""
+    with _terminal_run(tmp_path / "run") as (screen, child, run_id):
+        os.write(screen.terminal, b"\x03")
+        os.waitpid(child, 0)
+        until(lambda: not processes_of(run_id), "no process of the run is left")
+        assert "nothing is left running" in screen.text()
+
+
+def test_a_killed_parent_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL of the shell that called `make run` ends the run too."""
+    with _terminal_run(tmp_path / "run", under_a_shell=True) as (_, child, run_id):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        until(lambda: not processes_of(run_id), "no process of the run is left")
+
+
+@contextmanager
+def _terminal_run(root: Path, *, under_a_shell: bool = False) -> Iterator[tuple["Screen", int, str]]:
+    """`make run` in a pseudo-terminal: what it shows, the child's pid, the run id."""
+    run_id = f"terminal-{os.getpid()}-{time.monotonic_ns()}"
+    command = f"make --no-print-directory run RUN_DIR={root} RUN_PORTS='{_ports()}'"
+    arguments = ["bash", "-c", f"{command}; true"] if under_a_shell else ["bash", "-c", f"exec {command}"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(PROJECT)
+        os.execvpe("bash", arguments, {**os.environ, "HUBGATE_RUN_ID": run_id, "TERM": "xterm"})  # noqa: S606
+    screen = Screen(terminal)
+    screen.start()
+    try:
+        until(lambda: _engine_is_starting(run_id), "vLLM is starting", 90)
+        yield screen, child, run_id
+    finally:
+        os.close(terminal)
+        for left in processes_of(run_id):
+            left.kill()
+
+
+def _ports() -> str:
+    first = 45000 + os.getpid() % 1000 * 10
+    return f"--port {first} --backend-port {first + 2} --engine-port {first + 4} --hub-port {first + 6}"
+
+
+class Screen(threading.Thread):
+    """Reads a terminal for as long as somebody writes to it, as a real one does."""
+
+    def __init__(self, terminal: int) -> None:
+        super().__init__(daemon=True)
+        self.terminal = terminal
+        self._parts: list[bytes] = []
+
+    def run(self) -> None:
+        # Linux says EIO when the last process has closed its end.
+        with contextlib.suppress(OSError):
+            while data := os.read(self.terminal, 65536):
+                self._parts.append(data)
+
+    def text(self) -> str:
+        """All that was shown, once everything that could write has ended."""
+        self.join(timeout=60)
+        return b"".join(self._parts).decode(errors="replace")
+
+
+def test_the_ports_in_use_are_named(tmp_path: Path) -> None:
+    """A second run on the same ports says so at once and starts nothing."""
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = subprocess.run(
+            [sys.executable, "-m", "demo.run", "--dir", str(tmp_path), "--hub-port", str(port)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert f"{port} (demo Hub)" in ran.stderr
