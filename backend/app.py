@@ -1,0 +1,180 @@
+"""The composition root: everything a backend consists of, put together once."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from backend import command
+from backend.background import Background
+from backend.control import MAX_BODY, ControlApi, Identity
+from backend.engine_client import new_session
+from backend.fetch import Fetcher
+from backend.flights import Flights
+from backend.guard import Guard
+from backend.launcher import Launcher, MakeArgv, installed_argv
+from backend.loads import Limits, Loads
+from backend.metrics import Metrics
+from backend.preload import Preloader
+from backend.probes import Probes
+from backend.residents import Residents
+from backend.settings import BackendSettings
+from backend.store import Store
+from backend.supervisor import Supervisor
+from backend.workers import Workers
+from runtime import service_token
+from runtime.config import ConfigError
+from wire.keys import BackendKeys, KeyFileError, VerifyingFile, generate_supervisor, load_backend_keys
+
+RUNTIME = ".runtime"  # in the store: identities of engines, their home; private like all of it
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What has to be right before anything starts."""
+
+    keys: BackendKeys
+    proxies: VerifyingFile
+    make_argv: MakeArgv
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A running backend: what its HTTP application is made of."""
+
+    control: ControlApi
+    probes: Probes
+    loads: Loads
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Three paths are open; all others, known or not, are the control API's."""
+        match request.method, request.path:
+            case "GET" | "HEAD", "/livez":
+                return await self.probes.livez(request)
+            case "GET" | "HEAD", "/readyz":
+                return await self.probes.readyz(request)
+            case "GET" | "HEAD", "/metrics":
+                return await self.probes.metrics(request)
+            case _:
+                return await self.control.handle(request)
+
+
+def check(settings: BackendSettings, environ: Mapping[str, str] = os.environ) -> Checked:
+    """Read keys, look at the environment, find vLLM. Raises `ConfigError` with every fault."""
+    faults = command.faults_of(environ)
+    keys = proxies = make_argv = None
+    try:
+        keys = load_backend_keys(settings.seal.key_file)
+    except KeyFileError as error:
+        faults.append(f"seal.key_file: {error}")
+    try:
+        proxies = VerifyingFile(settings.seal.proxies_file, time.monotonic)
+    except KeyFileError as error:
+        faults.append(f"seal.proxies_file: {error}")
+    try:
+        make_argv = installed_argv()
+    except LookupError as error:
+        faults.append(str(error))
+    if faults or keys is None or proxies is None or make_argv is None:
+        raise ConfigError(faults)
+    return Checked(keys, proxies, make_argv)
+
+
+def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:
+    """The application for `listen`; starting it starts everything, and ending it ends everything."""
+    app = web.Application(client_max_size=MAX_BODY)
+    running: list[Backend] = []
+
+    async def run(_: web.Application) -> AsyncIterator[None]:
+        async with backend(settings, checked, background, os.environ) as started:
+            running.append(started)
+            yield
+
+    async def give_up(_: web.Application) -> None:
+        await background.close()
+        await running[0].loads.close()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await running[0].answer(request)
+
+    app.cleanup_ctx.append(run)
+    app.on_shutdown.append(give_up)
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
+@asynccontextmanager
+async def backend(
+    settings: BackendSettings, checked: Checked, background: Background, environ: Mapping[str, str]
+) -> AsyncIterator[Backend]:
+    """Every collaborator, in the order in which they depend on each other; ended in reverse."""
+    boot, metrics = secrets.token_hex(16), Metrics()
+    async with AsyncExitStack() as stack:
+        store = Store(settings.store.path, settings.store.max_bytes, time.time)
+        store.open()
+        stack.callback(store.close)
+        workers = Workers(environ, settings.hub.endpoint)
+        workers.start()
+        stack.push_async_callback(workers.close)
+        session = await stack.enter_async_context(new_session())
+        launcher = Launcher(
+            settings,
+            environ,
+            directory=_runtime_directory(store),
+            session=session,
+            signing=generate_supervisor(),
+            make_argv=checked.make_argv,
+        )
+        supervisor = Supervisor(settings.engines, launcher, store, metrics, time.monotonic)
+        stack.push_async_callback(supervisor.close)
+        fetcher = Fetcher(store, workers, metrics, settings.hub.endpoint)
+        residents = Residents(store, metrics, settings.adapters.max_cpu_loras)
+        loads = Loads(store, Flights(fetcher), supervisor, residents, _limits(settings))
+        preloader = Preloader(fetcher, loads, supervisor, service_token.find(environ))
+        guard = Guard(settings.name, boot, checked.keys, checked.proxies, time.time)
+        identity = Identity(settings.name, boot, checked.keys.signing)
+        control = ControlApi(identity, guard, supervisor, loads)
+        metrics.observe(
+            lambda: [engine.state for engine in supervisor.engines()],
+            lambda: sum(len(engine.adapters) for engine in supervisor.engines()),
+            lambda: store.bytes,
+        )
+        background.start("reap", supervisor.reap())
+        background.start("watch keys", _watch(checked.proxies))
+        for preload in settings.engines.preload:
+            background.start(f"preload {preload.repo}", preloader.keep(preload))
+        log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
+        yield Backend(control, Probes(supervisor, metrics), loads)
+
+
+def _limits(settings: BackendSettings) -> Limits:
+    return Limits(
+        max_model_bytes=settings.store.max_model_bytes,
+        max_adapter_bytes=settings.adapters.max_bytes,
+        max_rank=settings.adapters.max_rank,
+        linger=settings.store.linger,
+    )
+
+
+def _runtime_directory(store: Store) -> Path:
+    directory = store.root / RUNTIME
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+async def _watch(proxies: VerifyingFile) -> None:
+    """Say when the proxies' key file cannot be read; the last good version counts meanwhile."""
+    while True:
+        proxies.keys()
+        if proxies.fault is not None:
+            log.error("seal.proxies_file", fault=proxies.fault)
+        await asyncio.sleep(30)

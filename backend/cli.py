@@ -1,0 +1,57 @@
+"""Runs a backend until it is told to stop."""
+
+import asyncio
+import resource
+import signal
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from backend.app import Checked, build, check
+from backend.background import Background
+from backend.settings import BackendSettings
+from runtime.config import ConfigError
+from runtime.log import configure
+
+HURRY = 2.0  # seconds that open connections get at the end
+
+log = structlog.get_logger()
+
+
+def run(settings: BackendSettings) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code; raises `ConfigError` before it starts."""
+    # Callers' tokens pass through this process and its workers: none of them leaves a core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    configure(settings.log.level, settings.log.format)
+    checked = check(settings)
+    return uvloop.run(_serve(settings, checked))
+
+
+async def _serve(settings: BackendSettings, checked: Checked) -> int:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    failures: list[str] = []
+
+    def died() -> None:
+        failures.append("background")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = build(settings, checked, Background(died))
+    # A proxy that leaves is seen at once; the load itself goes on, see Loads.follow.
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=HURRY, keepalive_timeout=75
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.listen.host, settings.listen.port).start()
+        await stop.wait()
+    except OSError as error:
+        raise ConfigError(
+            [f"listen: {settings.listen.host}:{settings.listen.port}: {error.strerror}"]
+        ) from None
+    finally:
+        log.info("backend.stopping")
+        await runner.cleanup()
+    return 1 if failures else 0

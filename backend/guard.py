@@ -1,0 +1,62 @@
+"""Who may speak to the control API: a proxy whose key this backend was given, once per grant."""
+
+from collections.abc import Callable
+
+from wire.keys import BackendKeys, VerifyingFile
+from wire.seal import Grant, ReplayGuard, ScopedToken, SealError, open_token, verify_grant
+
+MEMORY = 100_000  # ids; each is kept for a good minute
+
+
+class Guard:
+    """Believes grants and scoped tokens that a proxy made for this backend and this boot of it."""
+
+    def __init__(
+        self,
+        name: str,
+        boot: str,
+        keys: BackendKeys,
+        proxies: VerifyingFile,
+        clock: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._boot = boot
+        self._keys = keys
+        self._proxies = proxies
+        self._clock = clock
+        self._grants = ReplayGuard(MEMORY, clock)
+        self._tokens = ReplayGuard(MEMORY, clock)
+
+    def grant(self, values: list[str], *, hello: bool) -> Grant:
+        """The control grant in these headers, spent. Raises `SealError`.
+
+        A hello may be asked for without knowing the boot id: telling it is what a hello is for.
+        """
+        if len(values) != 1:
+            raise SealError("missing" if not values else "malformed")
+        try:
+            grant = self._verify(values[0], self._boot)
+        except SealError as error:
+            if not hello or error.reason != "old_boot":
+                raise
+            grant = self._verify(values[0], "")
+        if grant.kind != "control":
+            raise SealError("wrong_kind")
+        self._grants.use(grant.jti, grant.exp)
+        return grant
+
+    def token(self, sealed: str) -> ScopedToken:
+        """What a proxy sealed for this backend, spent. Raises `SealError`."""
+        token = open_token(
+            sealed,
+            self._keys.opening,
+            self._proxies.keys(),
+            aud=self._name,
+            boot=self._boot,
+            now=self._clock(),
+        )
+        self._tokens.use(token.jti, token.exp)
+        return token
+
+    def _verify(self, value: str, boot: str) -> Grant:
+        return verify_grant(value, self._proxies.keys(), aud=self._name, boot=boot, now=self._clock())

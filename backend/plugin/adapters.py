@@ -1,0 +1,112 @@
+"""`vllm.endpoint_plugins`: the routes by which the supervisor loads and unloads adapters.
+
+Only control grants reach them, see `backend.plugin.gate`. vLLM's own routes for this stay closed:
+they take any path and any name, and their unload leaves the weights in the engine.
+"""
+
+import asyncio
+import os
+import time
+from argparse import Namespace
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+from backend.plugin.traffic import Traffic
+from wire.control import LoadAdapter, UnloadAdapter
+from wire.repo import InvalidRepoError, RepoRef
+
+DRAIN = 20.0  # seconds that an unload waits for requests in flight
+POLL = 0.05  # seconds
+
+Command = TypeVar("Command", LoadAdapter, UnloadAdapter)
+
+
+class AdapterRoutes:
+    """Satisfies vllm/plugins/endpoint_plugins/interface.py, `EndpointPlugin`."""
+
+    name = "hubgate"
+    required_tasks = None
+
+    def __init__(self) -> None:
+        self._traffic = Traffic(time.monotonic)
+        self._lock = asyncio.Lock()  # loads and unloads in the order they came
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Called once, before the server accepts connections."""
+        app.state.hubgate_traffic = self._traffic
+        app.add_api_route("/hubgate/adapters", self._load, methods=["POST"], response_model=None)
+        app.add_api_route("/hubgate/adapters/unload", self._unload, methods=["POST"], response_model=None)
+        app.add_api_route("/hubgate/status", self._status, methods=["GET"], response_model=None)
+        app.add_api_route("/hubgate/drain", self._drain, methods=["POST"], response_model=None)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Everything needed is found in `app.state` when a request comes."""
+
+    async def _load(self, request: Request) -> Response:
+        command = _read(await request.body(), LoadAdapter)
+        if command is None or not os.path.isabs(command.path):  # noqa: PTH117  # nothing of it is asked
+            return _error(400, "an adapter is named org/name@sha and lies in an absolute directory")
+        models = request.app.state.openai_serving_models
+        async with self._lock:
+            if command.name in models.lora_requests:
+                return _answer(200, {"loaded": False})
+            wanted = LoadLoRAAdapterRequest(lora_name=command.name, lora_path=command.path)
+            result = await models.load_lora_adapter(wanted)
+        if isinstance(result, ErrorResponse):
+            return _error(500, result.error.message)
+        return _answer(200, {"loaded": True})
+
+    async def _unload(self, request: Request) -> Response:
+        command = _read(await request.body(), UnloadAdapter)
+        if command is None:
+            return _error(400, "an adapter is named org/name@sha")
+        state = request.app.state
+        loaded = state.openai_serving_models.lora_requests
+        async with self._lock:
+            if command.name not in loaded:
+                return _answer(200, {"unloaded": False})
+            with self._traffic.refusing(command.name):
+                if not await self._drained(command.name):
+                    return _error(409, "requests for it are still in flight")
+                # The name first, then the weights: nobody can reach what is half gone.
+                adapter = loaded.pop(command.name)
+                await state.engine_client.remove_lora(adapter.lora_int_id)
+                self._traffic.forget(command.name)
+        return _answer(200, {"unloaded": True})
+
+    async def _drained(self, name: str) -> bool:
+        end = time.monotonic() + DRAIN
+        while self._traffic.in_flight(name):
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(POLL)
+        return True
+
+    async def _status(self) -> Response:
+        return _answer(200, self._traffic.status())
+
+    async def _drain(self) -> Response:
+        """Refuse new requests from now on; there is no way back."""
+        self._traffic.draining = True
+        return _answer(200, self._traffic.status())
+
+
+def _read(body: bytes, kind: type[Command]) -> Command | None:
+    """The command, if it names an adapter at an exact sha; such a name is never anything else's."""
+    try:
+        command = msgspec.json.decode(body, type=kind)
+        return command if RepoRef.parse(command.name).pinned else None
+    except (msgspec.DecodeError, UnicodeDecodeError, InvalidRepoError):
+        return None
+
+
+def _error(status: int, message: str) -> Response:
+    return _answer(status, {"error": {"message": message, "type": "control", "param": None, "code": None}})
+
+
+def _answer(status: int, content: object) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

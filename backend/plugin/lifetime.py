@@ -1,0 +1,53 @@
+"""`vllm.general_plugins`: each vLLM process dies with the one that started it.
+
+vLLM calls `register` in its API server, its engine core and its workers. It is the second line: the
+first is `backend.guardian`, and this one holds when the guardian itself is killed.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+
+PR_SET_PDEATHSIG = 1
+
+
+def register() -> None:
+    """Ask the kernel to kill this process when its parent dies (prctl(2)). Harmless when repeated."""
+    _tie()
+    # The parent may have died before the kernel was told; then another has adopted us.
+    started_by = multiprocessing.parent_process()
+    if started_by is not None and started_by.pid != os.getppid():
+        os._exit(1)
+    _Forks.follow()
+
+
+class _Forks:
+    """Forked children lose the setting, and vLLM does not call plugins again in them."""
+
+    following = False
+    on_main_thread = False
+
+    @classmethod
+    def follow(cls) -> None:
+        if not cls.following:
+            cls.following = True
+            os.register_at_fork(before=cls._before, after_in_child=cls._after)
+
+    @classmethod
+    def _before(cls) -> None:
+        cls.on_main_thread = threading.current_thread() is threading.main_thread()
+
+    @classmethod
+    def _after(cls) -> None:
+        # The signal follows the thread that forked: from another one it would come too early.
+        if cls.on_main_thread:
+            _tie()
+
+
+def _tie() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl: {os.strerror(number)}")

@@ -1,0 +1,79 @@
+"""What an engine is doing for whom: requests in flight for each model, and which are let in."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+
+class ModelUse(msgspec.Struct, frozen=True, kw_only=True):
+    """`idle` is seconds since its last request ended; 0 while one is in flight."""
+
+    in_flight: int
+    idle: float
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /hubgate/status`. Models that were never asked for are absent."""
+
+    draining: bool
+    in_flight: int
+    models: dict[str, ModelUse]
+
+
+@dataclass(slots=True)
+class _Count:
+    in_flight: int
+    last: float
+
+
+class Traffic:
+    """Counts on the event loop of the API server, which is the only one to touch it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._counts: dict[str, _Count] = {}
+        self._refused: set[str] = set()
+        self.draining = False
+
+    def admits(self, model: str) -> bool:
+        """Whether a new request for this model may come in."""
+        return not self.draining and model not in self._refused
+
+    @contextmanager
+    def request(self, model: str) -> Iterator[None]:
+        """One request, from its headers to the last byte of its answer."""
+        count = self._counts.setdefault(model, _Count(0, 0))
+        count.in_flight += 1
+        try:
+            yield
+        finally:
+            count.in_flight -= 1
+            count.last = self._clock()
+
+    def in_flight(self, model: str) -> int:
+        count = self._counts.get(model)
+        return count.in_flight if count else 0
+
+    @contextmanager
+    def refusing(self, model: str) -> Iterator[None]:
+        """Let no new request for this model in meanwhile."""
+        self._refused.add(model)
+        try:
+            yield
+        finally:
+            self._refused.discard(model)
+
+    def forget(self, model: str) -> None:
+        """The model is gone; its count goes too, or names would pile up."""
+        self._counts.pop(model, None)
+
+    def status(self) -> Status:
+        now = self._clock()
+        models = {
+            name: ModelUse(in_flight=count.in_flight, idle=0 if count.in_flight else now - count.last)
+            for name, count in self._counts.items()
+        }
+        total = sum(count.in_flight for count in self._counts.values())
+        return Status(draining=self.draining, in_flight=total, models=models)

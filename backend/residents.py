@@ -1,0 +1,81 @@
+"""Which adapters an engine holds: puts them in, and takes out what was not used for longest."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from backend.engine import Engine
+from backend.engine_client import EngineError
+from backend.metrics import Metrics
+from backend.plugin.traffic import ModelUse
+from backend.store import Store
+from wire.control import Failed
+from wire.repo import RepoRef
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The engine answers for the adapter. `fresh`: it did not before."""
+
+    fresh: bool
+
+
+class Residents:
+    """An adapter's files stay in the store for as long as its name is loaded: vLLM reads them again."""
+
+    def __init__(self, store: Store, metrics: Metrics, capacity: int) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._capacity = capacity
+
+    async def load(self, engine: Engine, adapter: RepoRef) -> Loaded | Failed:
+        """Put an admitted adapter, which the caller holds in the store, into a ready engine."""
+        async with engine.adapters_lock:
+            name = str(adapter)
+            if name in engine.adapters:
+                return Loaded(fresh=False)
+            if len(engine.adapters) >= self._capacity and not await self._evict_one(engine):
+                message = "all places for adapters are in use"
+                return Failed(code="no_capacity", message=message, repo=name, retry_after=10)
+            path = self._store.hold(adapter)
+            try:
+                await engine.client.load(name, path)
+            except EngineError as error:
+                self._store.release(adapter)
+                log.warning("adapter.load_failed", engine=engine.id, adapter=name, error=str(error))
+                self._metrics.cold_start("adapter", "failed")
+                message = f"{adapter.id}: the engine could not load this adapter"
+                return Failed(code="engine_failed", message=message, repo=name, retry_after=None)
+            except asyncio.CancelledError:
+                self._store.release(adapter)
+                raise
+            if engine.ended.is_set():  # its adapters were released before this one was among them
+                self._store.release(adapter)
+                message = f"{adapter.id}: the engine ended while it loaded this adapter"
+                return Failed(code="engine_failed", message=message, repo=name, retry_after=5)
+            engine.adapters[name] = adapter
+        self._metrics.cold_start("adapter", "ok")
+        log.info("adapter.loaded", engine=engine.id, adapter=name)
+        return Loaded(fresh=True)
+
+    async def _evict_one(self, engine: Engine) -> bool:
+        """Take out the adapter that was idle for longest; `False` while all are busy."""
+        try:
+            status = await engine.client.status()
+            # Loaded and never used counts as used just now: somebody is about to.
+            never = ModelUse(in_flight=0, idle=0.0)
+            uses = {name: status.models.get(name, never) for name in engine.adapters}
+            quiet = {name: use.idle for name, use in uses.items() if not use.in_flight}
+            if not quiet:
+                return False
+            victim = max(quiet, key=lambda name: quiet[name])
+            await engine.client.unload(victim)
+        except EngineError as error:
+            log.warning("adapter.evict_failed", engine=engine.id, error=str(error))
+            return False
+        self._store.release(engine.adapters.pop(victim))
+        log.info("adapter.evicted", engine=engine.id, adapter=victim)
+        return True

@@ -1,0 +1,173 @@
+"""What an operator configures about a backend: every key of `config/backend.yaml`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from backend.flags import VllmArgs, checked_args
+from runtime.config import Section, Settings
+from runtime.log import Level
+from wire.repo import InvalidRepoError, RepoRef
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Size = Annotated[int, Field(gt=0)]
+
+# vLLM compiles its kernels for these ranks only (vllm/config/lora.py, MaxLoRARanks).
+Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+
+_GLOB = re.compile(r"[A-Za-z0-9_.*?-]+(/[A-Za-z0-9_.*?-]+)?", re.ASCII)
+
+
+def _repo(text: str) -> str:
+    try:
+        ref = RepoRef.parse(text)
+    except InvalidRepoError as error:
+        raise ValueError(str(error)) from None
+    if ref.revision is not None:
+        raise ValueError("the revision has a key of its own")
+    return text
+
+
+def _revision(text: str) -> str:
+    try:
+        RepoRef.parse(f"org/name@{text}")
+    except InvalidRepoError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _glob(text: str) -> str:
+    if not _GLOB.fullmatch(text):
+        raise ValueError("must be org/name, where * and ? stand for any characters")
+    return text
+
+
+Args = Annotated[VllmArgs, AfterValidator(checked_args)]
+
+
+class Listen(Section):
+    """Where the control API listens: for proxies, and for probes and metrics."""
+
+    host: str = "0.0.0.0"
+    port: Port = 8100
+
+
+class Seal(Section):
+    """Key files, see `hubgate keygen`."""
+
+    key_file: Path
+    proxies_file: Path
+
+
+class Hub(Section):
+    """`endpoint: null` is `HF_ENDPOINT`, or the public Hub."""
+
+    endpoint: str | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
+            raise ValueError("must be an http:// or https:// URL without credentials")
+        return value.rstrip("/") if value else value
+
+
+class StoreSection(Section):
+    """The disk cache. Sizes in bytes; `linger` is how long a load outlives its last caller."""
+
+    path: Path = Path("./store")
+    max_bytes: Size = 200_000_000_000
+    max_model_bytes: Size = 100_000_000_000
+    linger: Seconds = 900
+
+    @model_validator(mode="after")
+    def _model_fits(self) -> Self:
+        if self.max_model_bytes > self.max_bytes:
+            raise ValueError("max_model_bytes is larger than max_bytes: no such model would fit")
+        return self
+
+
+class Preload(Section):
+    """A base model that is started with the backend and restarted when it dies."""
+
+    repo: Annotated[str, AfterValidator(_repo)]
+    revision: Annotated[str, AfterValidator(_revision)] = "main"
+    vllm_args: Args = Field(default_factory=dict)
+
+
+class Engines(Section):
+    """The vLLM processes. Times in seconds."""
+
+    host: str = "0.0.0.0"
+    first_port: Port = 8200
+    max_running: Annotated[int, Field(ge=1, le=64)] = 1
+    devices: tuple[str, ...] | None = None
+    idle_timeout: Seconds = 1800
+    min_residency: Seconds = 60
+    start_timeout: Seconds = 900
+    on_demand: tuple[Annotated[str, AfterValidator(_glob)], ...] = ()
+    vllm_args: Args = Field(default_factory=dict)
+    preload: tuple[Preload, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        repos = [preload.repo for preload in self.preload]
+        faults = []
+        if len(repos) > self.max_running:
+            faults.append(f"preload names {len(repos)} models, but max_running is {self.max_running}")
+        if len(set(repos)) < len(repos):
+            faults.append("preload names a repo twice")
+        if not self.preload and not self.on_demand:
+            faults.append("preload and on_demand are both empty: nothing could ever run")
+        if self.devices is not None and len(self.devices) < self.max_running:
+            faults.append("devices names fewer devices than max_running")
+        if self.first_port + self.max_running > 65536:
+            faults.append("first_port leaves no room for max_running ports")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Adapters(Section):
+    """How many LoRA adapters an engine holds (on the GPU, in its memory), and how big they may be."""
+
+    max_loras: Annotated[int, Field(ge=1, le=1024)] = 8
+    max_cpu_loras: Annotated[int, Field(ge=1, le=65536)] = 64
+    max_rank: Rank = 64
+    max_bytes: Size = 2_000_000_000
+
+    @model_validator(mode="after")
+    def _gpu_fits_memory(self) -> Self:
+        if self.max_loras > self.max_cpu_loras:
+            raise ValueError("max_loras is larger than max_cpu_loras")
+        return self
+
+
+class Log(Section):
+    """The operator's log on standard error."""
+
+    level: Level = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class BackendSettings(Settings):
+    """The whole of `config/backend.yaml`."""
+
+    listen: Listen = Listen()
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    seal: Seal
+    hub: Hub = Hub()
+    store: StoreSection = StoreSection()
+    engines: Engines
+    adapters: Adapters = Adapters()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = range(self.engines.first_port, self.engines.first_port + self.engines.max_running)
+        if self.listen.port in ports:
+            raise ValueError("listen.port lies among the engines' ports")
+        return self

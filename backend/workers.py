@@ -1,0 +1,115 @@
+"""Download worker processes: one is always started ahead of need, each serves one download."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from backend.jobs import Answer, Choice, Failure, Job
+from backend.process import Child, lines
+
+MAX_LINE = 16 << 20  # bytes; a listing of thousands of files is a few hundred KiB
+_DECODER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+_CRASHED = Failure(code="error", message="the download failed (its worker ended)")
+
+# What an HTTP client needs of its surroundings. No token is among it: a job carries its own.
+_INHERITED = (
+    "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "no_proxy", "HF_ENDPOINT", "HUBGATE_RUN_ID",
+)  # fmt: skip
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """One process, from its start to its end."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._answers = lines(child.stdout, MAX_LINE)
+        self._complaints = asyncio.create_task(self._relay())
+
+    @property
+    def scratch(self) -> Path:
+        """A directory that vanishes with the worker."""
+        return self._child.scratch
+
+    async def list(self, job: Job) -> Answer:
+        """Hand over the job; the worker answers with a `Listing` or a `Failure`."""
+        await self._tell(msgspec.json.encode(job))
+        return await self.answer()
+
+    async def choose(self, choice: Choice) -> None:
+        """Let it fetch; then read with `answer` until `Done` or `Failure`."""
+        await self._tell(msgspec.json.encode(choice))
+
+    async def answer(self) -> Answer:
+        """The next thing the worker says; a worker that says no more has failed."""
+        try:
+            line = await anext(self._answers)
+        except StopAsyncIteration:
+            return _CRASHED
+        return _DECODER.decode(line)
+
+    async def end(self) -> None:
+        """Kill it, whatever it does, and wait until it is gone."""
+        await self._child.end(grace=0)
+        await self._complaints
+
+    async def _tell(self, line: bytes) -> None:
+        with suppress(ConnectionError):  # it is gone, which `answer` tells
+            self._child.stdin.write(line + b"\n")
+            await self._child.stdin.drain()
+
+    async def _relay(self) -> None:
+        async for line in lines(self._child.stderr, 2000):
+            log.warning("download.worker", pid=self._child.pid, line=line.decode(errors="replace"))
+
+
+class Workers:
+    """Keeps the spare, and hands it out."""
+
+    def __init__(self, environ: Mapping[str, str], endpoint: str | None) -> None:
+        self._environment = {name: environ[name] for name in _INHERITED if name in environ}
+        if endpoint:
+            self._environment["HF_ENDPOINT"] = endpoint
+        self._spare: asyncio.Task[Worker] | None = None
+
+    def start(self) -> None:
+        """Start the first spare."""
+        self._spare = asyncio.create_task(self._launch())
+
+    async def close(self) -> None:
+        """End the spare."""
+        if self._spare is not None:
+            worker = await self._spare
+            await worker.end()
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[Worker]:
+        """A worker for one download; it is killed at the end. The next spare starts at once."""
+        spare = self._spare
+        self.start()
+        worker = await spare if spare is not None else await self._launch()
+        try:
+            yield worker
+        finally:
+            await worker.end()
+
+    async def _launch(self) -> Worker:
+        environment = {
+            **self._environment,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",  # its tokens outlive a revocation
+            "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_ETAG_TIMEOUT": "10",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "30",
+        }
+        argv = [sys.executable, "-m", "backend.downloads"]
+        return Worker(await Child.start(argv, environment, stdin=True))

@@ -1,0 +1,112 @@
+"""Stands for vLLM: a process that answers as it does, behind the same judge, in a tenth of a second.
+
+Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
+`--slow-start`, `--no-adapters`, and
+`--child`, which leaves a process of its own behind.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from backend.plugin.gate import USABLE
+from backend.plugin.identity import VARIABLE, read
+from backend.plugin.judge import Judge
+from backend.plugin.traffic import Traffic
+from wire.control import GRANT_HEADER
+from wire.keys import VerifyingFile
+
+METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0.0\n"
+
+
+class FakeEngine:
+    """What the supervisor and a proxy can ask."""
+
+    def __init__(self, switches: set[str]) -> None:
+        identity = read(Path(os.environ[VARIABLE]))
+        self.judge = Judge(identity, VerifyingFile(Path(identity.proxies_file), time.monotonic), time.time)
+        self.base = identity.base
+        self.switches = switches
+        self.traffic = Traffic(time.monotonic)
+        self.adapters: dict[str, str] = {}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        grant = self.judge.believe(request.headers.get(GRANT_HEADER, ""))
+        if grant is None:
+            return web.Response(status=401)
+        if grant.kind == "use":
+            held = grant.model in self.adapters or grant.model == self.base
+            if request.path not in USABLE or not held or not self.traffic.admits(grant.model):
+                return web.Response(status=421)
+            with self.traffic.request(grant.model):
+                return await self.answer(request)
+        return await self.control(request)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """`max_tokens` is the seconds that it takes, in hundredths."""
+        body = await request.json()
+        if "no-first-token" in self.switches:
+            return web.Response(status=500, text="EngineDeadError")
+        await asyncio.sleep(body.get("max_tokens", 0) / 100)
+        return web.json_response({"model": body["model"], "environ": dict(os.environ)})
+
+    async def control(self, request: web.Request) -> web.Response:
+        match request.path:
+            case "/health":
+                return web.Response(status=503 if "never-healthy" in self.switches else 200)
+            case "/v1/completions":
+                return await self.answer(request)
+            case "/metrics":
+                return web.Response(text=METRICS)
+            case "/hubgate/status":
+                return _json(self.traffic.status())
+            case "/hubgate/drain":
+                self.traffic.draining = True
+                return _json(self.traffic.status())
+            case "/hubgate/adapters":
+                body = await request.json()
+                fresh = body["name"] not in self.adapters
+                self.adapters[body["name"]] = body["path"]
+                return _json({"loaded": fresh}, 500 if "no-adapters" in self.switches else 200)
+            case "/hubgate/adapters/unload":
+                body = await request.json()
+                return _json({"unloaded": self.adapters.pop(body["name"], None) is not None})
+            case _:
+                return web.Response(status=404)
+
+
+def _json(content: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")
+
+
+def main(argv: list[str]) -> None:
+    """`--port N`, then switches."""
+    switches = {argument.removeprefix("--") for argument in argv[3:]}
+    sys.stderr.write("the fake engine starts\n")
+    for switch in switches:
+        if switch.startswith("exit="):
+            sys.exit(int(switch.removeprefix("exit=")))
+    if "ignore-sigterm" in switches:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "slow-start" in switches:
+        time.sleep(0.6)
+    if "child" in switches:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", FakeEngine(switches).handle)
+    signals = "ignore-sigterm" not in switches
+    web.run_app(
+        app, host="127.0.0.1", port=int(argv[2]), print=None, handle_signals=signals, shutdown_timeout=0.1
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,176 @@
+"""The routes by which the supervisor loads and unloads adapters, with a stand-in for vLLM's models."""
+
+import asyncio
+import importlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.backend.engine_identity import ADAPTER
+
+
+@dataclass
+class LoadLoRAAdapterRequest:
+    """As in vllm/entrypoints/serve/lora/protocol.py."""
+
+    lora_name: str
+    lora_path: str
+
+
+class ErrorResponse:
+    """As in vllm/entrypoints/serve/engine/protocol.py, as far as it is read."""
+
+    def __init__(self, message: str) -> None:
+        self.error = SimpleNamespace(message=message)
+
+
+class Models:
+    """As vllm/entrypoints/openai/models/serving.py keeps adapters."""
+
+    def __init__(self) -> None:
+        self.lora_requests: dict[str, Any] = {}
+        self.failure: str | None = None
+
+    async def load_lora_adapter(self, request: LoadLoRAAdapterRequest) -> ErrorResponse | str:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            return ErrorResponse(self.failure)
+        assert request.lora_name not in self.lora_requests
+        self.lora_requests[request.lora_name] = SimpleNamespace(
+            lora_int_id=len(self.lora_requests) + 1, path=request.lora_path
+        )
+        return "Success"
+
+
+class Server:
+    """A FastAPI application with the plugin's routes, and what stands behind them."""
+
+    def __init__(self, routes: Any) -> None:
+        self.app = FastAPI()
+        self.models = Models()
+        self.removed: list[int] = []
+        self.app.state.openai_serving_models = self.models
+        self.app.state.engine_client = SimpleNamespace(remove_lora=self._remove)
+        routes.attach_router(self.app)
+        self.traffic = self.app.state.hubgate_traffic
+        transport = httpx.ASGITransport(app=self.app)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://engine")
+
+    async def _remove(self, number: int) -> bool:
+        self.removed.append(number)
+        return True
+
+    async def post(self, where: str, /, **body: Any) -> tuple[int, Any]:
+        response = await self.client.post(where, json=body)
+        return response.status_code, response.json()
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """Without vLLM: importing it takes longer than all of these tests."""
+    stand_ins: dict[str, dict[str, Any]] = {
+        "vllm": {},
+        "vllm.entrypoints.serve.engine.protocol": {"ErrorResponse": ErrorResponse},
+        "vllm.entrypoints.serve.lora.protocol": {"LoadLoRAAdapterRequest": LoadLoRAAdapterRequest},
+    }
+    for name, content in stand_ins.items():
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "backend.plugin.adapters", raising=False)
+    module = importlib.import_module("backend.plugin.adapters")
+    made = Server(module.AdapterRoutes())
+    async with made.client:
+        yield made
+    monkeypatch.delitem(sys.modules, "backend.plugin.adapters")
+
+
+async def test_an_adapter_is_loaded_once(server: Server) -> None:
+    """Again is fine, also at the same time."""
+    answers = await asyncio.gather(
+        *(server.post("/hubgate/adapters", name=ADAPTER, path="/store/a") for _ in range(3))
+    )
+    assert sorted(answers, key=str) == [
+        (200, {"loaded": False}),
+        (200, {"loaded": False}),
+        (200, {"loaded": True}),
+    ]
+    assert server.models.lora_requests[ADAPTER].path == "/store/a"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": "image", "path": "/a"},
+        {"name": "alice/lora", "path": "/a"},
+        {"name": "alice/lora@main", "path": "/a"},
+        {"name": ADAPTER, "path": "alice/lora"},
+        {"name": ADAPTER, "path": "./a"},
+        {"name": ADAPTER, "path": ""},
+        {"name": ADAPTER},
+        {"name": ADAPTER, "path": "/a", "load_inplace": True},
+        {},
+    ],
+)
+async def test_only_exact_names_and_absolute_paths_are_taken(server: Server, body: dict[str, Any]) -> None:
+    """A repo id in the place of a path would be downloaded, and a bare name could shadow others."""
+    assert (await server.post("/hubgate/adapters", **body))[0] == 400
+    assert not server.models.lora_requests
+
+
+async def test_what_vllm_says_reaches_the_supervisor(server: Server) -> None:
+    """It goes to the log, not to callers."""
+    server.models.failure = "No such file /store/a"
+    status, answer = await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    assert (status, answer["error"]["message"]) == (500, "No such file /store/a")
+
+
+async def test_unloading_takes_name_and_weights(server: Server) -> None:
+    """The route of vLLM itself forgets the name only."""
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    with server.traffic.request(ADAPTER):
+        pass
+    assert await server.post("/hubgate/adapters/unload", name=ADAPTER) == (200, {"unloaded": True})
+    assert server.removed == [1]
+    assert not server.models.lora_requests
+    assert server.traffic.status().models == {}
+    assert await server.post("/hubgate/adapters/unload", name=ADAPTER) == (200, {"unloaded": False})
+    assert (await server.post("/hubgate/adapters/unload", name="image"))[0] == 400
+
+
+async def test_unloading_waits_for_the_last_request(server: Server) -> None:
+    """No new one is let in meanwhile, and the weights stay until it is done."""
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    with server.traffic.request(ADAPTER):
+        unloading = asyncio.create_task(server.post("/hubgate/adapters/unload", name=ADAPTER))
+        await asyncio.sleep(0.1)
+        assert not server.traffic.admits(ADAPTER)
+        assert server.removed == []
+    assert (await unloading)[0] == 200
+    assert server.removed == [1]
+
+
+async def test_unloading_gives_up_on_what_does_not_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then everything is as before."""
+    monkeypatch.setattr("backend.plugin.adapters.DRAIN", 0.1)
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    with server.traffic.request(ADAPTER):
+        assert (await server.post("/hubgate/adapters/unload", name=ADAPTER))[0] == 409
+    assert server.traffic.admits(ADAPTER)
+    assert ADAPTER in server.models.lora_requests
+
+
+async def test_draining_is_for_good(server: Server) -> None:
+    """The status says so."""
+    await server.post("/hubgate/drain")
+    answer = (await server.client.get("/hubgate/status")).json()
+    assert answer == {"draining": True, "in_flight": 0, "models": {}}
+    assert not server.traffic.admits(ADAPTER)

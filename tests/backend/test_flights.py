@@ -1,0 +1,136 @@
+"""Single flight: bytes are shared, decisions are not."""
+
+import asyncio
+
+from backend.fetch import Fetched, Kind, Meter, Select
+from backend.flights import Flights
+from backend.jobs import Failure
+from backend.selection import select_adapter
+from wire.control import Download
+from wire.repo import RepoRef
+from wire.secret import Secret
+
+REF = RepoRef.parse("alice/lora@" + "a" * 40)
+GOT = Fetched(Download(repo=str(REF), kind="adapter", bytes=5, seconds=1.0))
+DENIED = Failure(code="denied", message="no")
+DOWN = Failure(code="hub_unavailable", message="down")
+
+
+def _select(files: object) -> object:
+    return select_adapter(files, 100)  # type: ignore[arg-type]
+
+
+class FakeFetcher:
+    """Answers for each token; waits until it is let go."""
+
+    def __init__(self, answers: dict[str, Fetched | Failure | Exception]) -> None:
+        self.answers = answers
+        self.tokens: list[str] = []
+        self.go = asyncio.Event()
+        self.cancelled = 0
+
+    async def fetch(
+        self, ref: RepoRef, kind: Kind, select: Select, token: Secret, meter: Meter
+    ) -> Fetched | Failure:
+        del ref, kind, select, meter
+        self.tokens.append(token.reveal())
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        answer = self.answers[token.reveal()]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Waiting:
+    """Flights over a fake fetcher, and a caller for each token."""
+
+    def __init__(self, **answers: Fetched | Failure | Exception) -> None:
+        self.fetcher = FakeFetcher(answers)
+        self.flights = Flights(self.fetcher)  # type: ignore[arg-type]
+        self.futures = {token: self.join(token) for token in answers}
+
+    def join(self, token: str) -> asyncio.Future[Fetched | Failure | None]:
+        return self.flights.join(REF, "adapter", _select, Secret(token))[1]  # type: ignore[arg-type]
+
+
+async def test_one_download_serves_all_and_only_the_leader_fetched_it() -> None:
+    """The others' audit says nothing of bytes that they did not cause."""
+    waiting = Waiting(a=GOT, b=GOT, c=GOT)
+    waiting.fetcher.go.set()
+    assert await asyncio.gather(*waiting.futures.values()) == [GOT, None, None]
+    assert waiting.fetcher.tokens == ["a"]
+
+
+async def test_a_denied_leader_is_denied_alone() -> None:
+    """The next one's token is tried, and each gets what is theirs."""
+    waiting = Waiting(a=DENIED, b=Failure(code="not_found", message="?"), c=GOT, d=GOT)
+    waiting.fetcher.go.set()
+    outcomes = await asyncio.gather(*waiting.futures.values())
+    assert [getattr(o, "code", o) for o in outcomes] == ["denied", "not_found", GOT, None]
+    assert waiting.fetcher.tokens == ["a", "b", "c"]
+
+
+async def test_a_failure_of_the_hub_is_everyones() -> None:
+    """It is a fact about the Hub: asking again for each would be a storm."""
+    waiting = Waiting(a=DOWN, b=GOT)
+    waiting.fetcher.go.set()
+    assert await asyncio.gather(*waiting.futures.values()) == [DOWN, DOWN]
+    assert waiting.fetcher.tokens == ["a"]
+
+
+async def test_a_leader_who_leaves_takes_nothing_along() -> None:
+    """The download goes on for whoever waits."""
+    waiting = Waiting(a=GOT, b=GOT)
+    await asyncio.sleep(0)
+    waiting.futures["a"].cancel()
+    await asyncio.sleep(0)
+    waiting.fetcher.go.set()
+    assert await waiting.futures["b"] is None
+    assert waiting.fetcher.cancelled == 0
+
+
+async def test_a_leader_who_left_and_is_denied_makes_room_for_the_next() -> None:
+    """Both at once."""
+    waiting = Waiting(a=DENIED, b=GOT)
+    await asyncio.sleep(0)
+    waiting.futures["a"].cancel()
+    await asyncio.sleep(0)
+    waiting.fetcher.go.set()
+    assert await waiting.futures["b"] == GOT
+
+
+async def test_when_all_leave_the_download_ends_and_the_next_starts_anew() -> None:
+    """Nobody waits, so nobody's token is used any longer."""
+    waiting = Waiting(a=GOT)
+    await asyncio.sleep(0)
+    waiting.futures["a"].cancel()
+    await asyncio.sleep(0)
+    late = waiting.join("a")
+    await asyncio.sleep(0)
+    assert waiting.fetcher.cancelled == 1
+    waiting.fetcher.go.set()
+    assert await late == GOT
+
+
+async def test_a_crash_reaches_everyone_who_waits() -> None:
+    """Nobody hangs, and the next caller starts anew."""
+    waiting = Waiting(a=RuntimeError("broken"), b=GOT)
+    waiting.fetcher.go.set()
+    for outcome in await asyncio.gather(*waiting.futures.values(), return_exceptions=True):
+        assert isinstance(outcome, RuntimeError)
+    assert await waiting.join("b") == GOT
+
+
+async def test_no_token_is_kept_after_the_flight() -> None:
+    """Who waited is forgotten with what they brought."""
+    waiting = Waiting(a=GOT, b=GOT)
+    flight = waiting.flights._flights[REF]
+    waiting.fetcher.go.set()
+    await asyncio.gather(*waiting.futures.values())
+    await asyncio.sleep(0)
+    assert [waiter.token for waiter in flight.waiters] == [None, None]
+    assert not waiting.flights._flights

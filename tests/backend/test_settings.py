@@ -1,0 +1,101 @@
+"""The backend's configuration: the shipped file is whole, and every fault is said at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.settings import BackendSettings
+from runtime.config import ConfigError, Section, load
+
+SHIPPED = Path(__file__).parents[2] / "config" / "backend.yaml"
+REQUIRED: dict[str, Any] = {
+    "name": "gpu-0",
+    "seal": {"key_file": "a.key", "proxies_file": "b.pub"},
+    "engines": {"on_demand": ["demo/*"]},
+}
+
+
+def _load(tmp_path: Path, **changes: Any) -> BackendSettings:
+    path = tmp_path / "backend.yaml"
+    path.write_text(yaml.safe_dump({**REQUIRED, **changes}), encoding="utf-8")
+    return load(BackendSettings, path)
+
+
+def _faults(tmp_path: Path, **changes: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, **changes)
+    return "\n".join(caught.value.faults)
+
+
+def test_the_shipped_file_is_valid_and_names_every_key() -> None:
+    """Whoever reads config/backend.yaml has seen all there is to set."""
+    load(BackendSettings, SHIPPED)
+    raw = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    assert set(raw) == set(BackendSettings.model_fields)
+    for name, field in BackendSettings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            assert set(raw[name]) == set(field.annotation.model_fields), name
+
+
+def test_what_may_be_left_out_has_the_shipped_defaults(tmp_path: Path) -> None:
+    """The file documents the defaults, so they must be the same."""
+    shipped, least = load(BackendSettings, SHIPPED), _load(tmp_path)
+    for name in ("listen", "hub", "store", "adapters", "log"):
+        assert getattr(shipped, name) == getattr(least, name)
+
+
+def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+    """An operator fixes a file in one go."""
+    said = _faults(
+        tmp_path,
+        name="has space",
+        store={"max_bytes": 0, "max_model_bytes": 1},
+        adapters={"max_loras": 9, "max_cpu_loras": 8},
+        engines={"on_demand": ["a/b/c"], "idle_timeout": 0},
+        nonsense=1,
+    )
+    for where in (
+        "name",
+        "store.max_bytes",
+        "adapters",
+        "engines.on_demand.0",
+        "engines.idle_timeout",
+        "nonsense",
+    ):
+        assert where in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"adapters": {"max_loras": 9, "max_cpu_loras": 8}}, "max_loras is larger than max_cpu_loras"),
+        ({"adapters": {"max_rank": 10}}, "adapters.max_rank"),
+        ({"store": {"max_bytes": 10, "max_model_bytes": 11}}, "max_model_bytes is larger"),
+        ({"engines": {}}, "nothing could ever run"),
+        ({"engines": {"preload": [{"repo": "../x"}]}}, "engines.preload.0.repo"),
+        ({"engines": {"preload": [{"repo": "a/b@main"}]}}, "revision has a key of its own"),
+        ({"engines": {"preload": [{"repo": "a/b", "revision": "../x"}]}}, "preload.0.revision"),
+        ({"engines": {"preload": [{"repo": "a/b"}, {"repo": "a/c"}]}}, "max_running is 1"),
+        ({"engines": {"preload": [{"repo": "a/b"}] * 2, "max_running": 2}}, "twice"),
+        ({"engines": {"on_demand": ["a/*"], "max_running": 2, "devices": ["0"]}}, "fewer devices"),
+        ({"engines": {"on_demand": ["a/*"], "first_port": 8100}}, "listen.port lies among"),
+        ({"engines": {"on_demand": ["a/*"], "vllm_args": {"api-key": "x"}}}, "set by Hubgate itself"),
+        ({"hub": {"endpoint": "https://me:secret@hub"}}, "hub.endpoint"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    """Each fault is found before anything starts, and says what is wrong."""
+    assert said in _faults(tmp_path, **changes)
+
+
+def test_no_fault_quotes_a_value(tmp_path: Path) -> None:
+    """A secret in the wrong place does not end up in a terminal or a log."""
+    assert "hunter2" not in _faults(tmp_path, hub={"endpoint": "https://me:hunter2@hub"}, password="hunter2")
+
+
+def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HUBGATE_STORE__LINGER sets store.linger."""
+    monkeypatch.setenv("HUBGATE_STORE__LINGER", "5")
+    assert _load(tmp_path).store.linger == 5

@@ -1,0 +1,45 @@
+"""What an engine knows of its own traffic."""
+
+from contextlib import suppress
+
+from backend.plugin.traffic import ModelUse, Traffic
+from tests.fakes.clock import Clock
+
+
+def test_requests_are_counted_while_they_last() -> None:
+    """Also those that fail."""
+    clock = Clock()
+    traffic = Traffic(clock)
+    with suppress(RuntimeError), traffic.request("a"), traffic.request("b"):
+        assert traffic.status().in_flight == 2
+        raise RuntimeError
+    clock.advance(3)
+    assert traffic.status().models == {
+        "a": ModelUse(in_flight=0, idle=3),
+        "b": ModelUse(in_flight=0, idle=3),
+    }
+
+
+def test_a_refused_model_is_refused_alone_and_for_a_while() -> None:
+    """Others go on; afterwards it may come back."""
+    traffic = Traffic(Clock())
+    with traffic.refusing("a"):
+        assert not traffic.admits("a")
+        assert traffic.admits("b")
+    assert traffic.admits("a")
+
+
+def test_a_draining_engine_admits_nothing() -> None:
+    """There is no way back."""
+    traffic = Traffic(Clock())
+    traffic.draining = True
+    assert not traffic.admits("a")
+
+
+def test_a_forgotten_model_leaves_no_trace() -> None:
+    """Names do not pile up."""
+    traffic = Traffic(Clock())
+    with traffic.request("a"):
+        pass
+    traffic.forget("a")
+    assert traffic.status().models == {}
