@@ -10,6 +10,9 @@ import yaml
 
 from wire import keys
 
+# What suits a tiny model on two cores.
+ENGINE_ARGS: dict[str, Any] = {"enforce-eager": True, "dtype": "float32", "max-model-len": 512, "seed": 0}
+
 SERVICE_TOKEN = "hf_demo_service"  # noqa: S105 - made up; opens nothing but the demo Hub
 
 
@@ -118,7 +121,7 @@ def backend(layout: Layout, ports: Ports) -> dict[str, Any]:
             "first_port": ports.engine,
             "preload": [{"repo": "demo/tiny-llama"}],
             "on_demand": ["demo/*"],
-            "vllm_args": {"enforce-eager": True, "dtype": "float32", "max-model-len": 512, "seed": 0},
+            "vllm_args": ENGINE_ARGS,
         },
         "adapters": {"max_loras": 2, "max_cpu_loras": 8, "max_rank": 16, "max_bytes": 10**7},
     }

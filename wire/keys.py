@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey, OKPKey
 
 PEPPER_BYTES = 32
@@ -111,14 +112,13 @@ def load_proxy_keys(path: Path) -> ProxyKeys:
     peppers = [k for k in keys if k.get("kty") == "oct"]
     if len(peppers) != 1:
         raise KeyFileError(f"{path}: holds no pepper; make it with `hubgate keygen proxy`")
-    pepper = OctKey.import_key(peppers[0]).raw_value
-    return ProxyKeys(_newest(path, keys, "Ed25519", private=True), pepper)
+    return ProxyKeys(_newest(path, keys, "Ed25519", private=True), _pepper(path, peppers[0]))
 
 
 def load_backend_keys(path: Path) -> BackendKeys:
     """Read a backend's private file. Raises `KeyFileError`."""
     keys = _read(path)
-    opening = KeySet([OKPKey.import_key(k) for k in _of_curve(path, keys, "X25519", private=True)])
+    opening = KeySet([_import(path, key) for key in _of_curve(path, keys, "X25519", private=True)])
     return BackendKeys(_newest(path, keys, "Ed25519", private=True), opening)
 
 
@@ -177,7 +177,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         keys = data["keys"]
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}; make it with `hubgate keygen`") from None
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         raise KeyFileError(f"{path}: is no JWK Set; make it with `hubgate keygen`") from None
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
         raise KeyFileError(f"{path}: is no JWK Set; make it with `hubgate keygen`")
@@ -185,14 +185,35 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _verifying(path: Path, keys: list[dict[str, Any]]) -> KeySet:
-    return KeySet([OKPKey.import_key(k) for k in _of_curve(path, keys, "Ed25519", private=False)])
+    return KeySet([_import(path, key) for key in _of_curve(path, keys, "Ed25519", private=False)])
 
 
 def _newest(path: Path, keys: list[dict[str, Any]], curve: str, *, private: bool) -> OKPKey:
     # Equal ages: the later line wins, as an operator who appends a key means it.
     found = enumerate(_of_curve(path, keys, curve, private=private))
-    _, newest = max(found, key=lambda line: (line[1].get("iat", 0), line[0]))
-    return OKPKey.import_key(newest)
+    try:
+        _, newest = max(found, key=lambda line: (line[1].get("iat", 0), line[0]))
+    except TypeError:
+        raise KeyFileError(f"{path}: holds a key whose `iat` is no number") from None
+    return _import(path, newest)
+
+
+def _import(path: Path, key: dict[str, Any]) -> OKPKey:
+    try:
+        return OKPKey.import_key(key)
+    except (JoseError, ValueError, TypeError, KeyError):
+        # The cause may quote the key.
+        raise KeyFileError(f"{path}: holds a broken {key['crv']} key") from None
+
+
+def _pepper(path: Path, key: dict[str, Any]) -> bytes:
+    try:
+        pepper = OctKey.import_key(key).raw_value
+    except (JoseError, ValueError, TypeError):
+        pepper = b""
+    if len(pepper) < PEPPER_BYTES:
+        raise KeyFileError(f"{path}: holds a broken or short pepper; make it with `hubgate keygen proxy`")
+    return pepper
 
 
 def _of_curve(path: Path, keys: list[dict[str, Any]], curve: str, *, private: bool) -> list[dict[str, Any]]:

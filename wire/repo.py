@@ -34,7 +34,7 @@ class RepoRef:
         Raises `InvalidRepoError` for everything else; nothing is normalised or repaired.
         """
         if len(text) > MAX_LENGTH:
-            raise InvalidRepoError("a model name is at most 448 characters long")
+            raise InvalidRepoError(f"a model name is at most {MAX_LENGTH} characters long")
         repo, at, revision = text.partition("@")
         org, slash, name = repo.partition("/")
         if not slash or not _is_segment(org) or not _is_segment(name):

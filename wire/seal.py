@@ -88,7 +88,7 @@ def open_token(
         raise SealError("malformed")
     try:
         signed = jwe.decrypt_compact(sealed, opening, algorithms=_SEAL).plaintext
-    except (JoseError, ValueError, TypeError):
+    except (JoseError, ValueError, TypeError, KeyError):  # KeyError: an ephemeral key of another curve
         # The cause may quote what it could not read.
         raise SealError("undecipherable") from None
     token = _decode(_verify(signed or b"", proxies, "hubgate-token"), ScopedToken)
@@ -103,7 +103,7 @@ def sign_grant(grant: Grant, signing: OKPKey) -> str:
 
 def verify_grant(value: str, keys: KeySet, *, aud: str, boot: str, now: float) -> Grant:
     """Check a grant's signature, audience and age. Raises `SealError`."""
-    if len(value) > MAX_SEALED:
+    if len(value) > MAX_SEALED or not value.isascii():
         raise SealError("malformed")
     grant = _decode(_verify(value.encode(), keys, "hubgate-grant"), Grant)
     _check(grant, aud=aud, boot=boot, now=now)
@@ -141,7 +141,7 @@ class ReplayGuard:
         """Spend an id. Raises `SealError` if it was spent before or there is no room to remember."""
         now = self._clock()
         if len(self._expiry) >= self._capacity:
-            live = [(seen, until) for seen, until in self._expiry.items() if until > now]
+            live = [(seen, until) for seen, until in self._expiry.items() if until >= now]
             self._expiry = OrderedDict(live)
         if jti in self._expiry:
             raise SealError("replayed")

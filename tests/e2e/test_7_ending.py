@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parents[2]
 
 def _engine_is_starting(run_id: str) -> bool:
     """Whether vLLM's API server already has an engine core under it."""
-    return any("VLLM::EngineCore" in " ".join(_words(one)) for one in processes_of(run_id))
+    return any("spawn_main" in " ".join(_words(one)) for one in processes_of(run_id))
 
 
 def _words(process: psutil.Process) -> list[str]:
