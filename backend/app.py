@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from joserfc.jwk import KeySet
 
 from backend import command
 from backend.background import Background
@@ -31,7 +32,8 @@ from backend.supervisor import Supervisor
 from backend.workers import Workers
 from runtime import service_token
 from runtime.config import ConfigError
-from wire.keys import BackendKeys, KeyFileError, VerifyingFile, generate_supervisor, load_backend_keys
+from wire.keyfile import KeyFile
+from wire.keys import BackendKeys, KeyFileError, generate_supervisor, load_backend_keys, load_verifying
 
 RUNTIME = ".runtime"  # in the store: identities of engines, their home; private like all of it
 
@@ -42,8 +44,8 @@ log = structlog.get_logger()
 class Checked:
     """What has to be right before anything starts."""
 
-    keys: BackendKeys
-    proxies: VerifyingFile
+    keys: KeyFile[BackendKeys]
+    proxies: KeyFile[KeySet]
     make_argv: MakeArgv
 
 
@@ -73,11 +75,11 @@ def check(settings: BackendSettings, environ: Mapping[str, str] = os.environ) ->
     faults = command.faults_of(environ)
     keys = proxies = make_argv = None
     try:
-        keys = load_backend_keys(settings.seal.key_file)
+        keys = KeyFile(settings.seal.key_file, load_backend_keys, time.monotonic)
     except KeyFileError as error:
         faults.append(f"seal.key_file: {error}")
     try:
-        proxies = VerifyingFile(settings.seal.proxies_file, time.monotonic)
+        proxies = KeyFile(settings.seal.proxies_file, load_verifying, time.monotonic)
     except KeyFileError as error:
         faults.append(f"seal.proxies_file: {error}")
     try:
@@ -141,7 +143,7 @@ async def backend(
         loads = Loads(store, Flights(fetcher), supervisor, residents, _limits(settings))
         preloader = Preloader(fetcher, loads, supervisor, service_token.find(environ))
         guard = Guard(settings.name, boot, checked.keys, checked.proxies, time.time)
-        identity = Identity(settings.name, boot, checked.keys.signing)
+        identity = Identity(settings.name, boot, checked.keys)
         control = ControlApi(identity, guard, supervisor, loads)
         metrics.observe(
             lambda: [engine.state for engine in supervisor.engines()],
@@ -149,7 +151,7 @@ async def backend(
             lambda: store.bytes,
         )
         background.start("reap", supervisor.reap())
-        background.start("watch keys", _watch(checked.proxies))
+        background.start("watch keys", _watch(checked))
         for preload in settings.engines.preload:
             background.start(f"preload {preload.repo}", preloader.keep(preload))
         log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
@@ -171,10 +173,12 @@ def _runtime_directory(store: Store) -> Path:
     return directory
 
 
-async def _watch(proxies: VerifyingFile) -> None:
-    """Say when the proxies' key file cannot be read; the last good version counts meanwhile."""
+async def _watch(checked: Checked) -> None:
+    """Say when a key file cannot be read; its last good version counts meanwhile."""
     while True:
-        proxies.keys()
-        if proxies.fault is not None:
-            log.error("seal.proxies_file", fault=proxies.fault)
+        checked.keys.current()
+        checked.proxies.current()
+        for name, fault in (("key_file", checked.keys.fault), ("proxies_file", checked.proxies.fault)):
+            if fault is not None:
+                log.error("seal.unreadable", file=name, fault=fault)
         await asyncio.sleep(30)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 from aiohttp import web
-from joserfc.jwk import OKPKey
 
 from backend.guard import Guard
 from backend.loads import Loads
 from backend.supervisor import Supervisor
 from wire.control import GRANT_HEADER, PROTOCOL, EnsureRequest, Hello
+from wire.keyfile import KeyFile
+from wire.keys import BackendKeys
 from wire.repo import InvalidRepoError
 from wire.seal import Grant, SealError, sign_hello
 
@@ -28,7 +29,7 @@ class Identity:
 
     name: str
     boot: str
-    signing: OKPKey
+    keys: KeyFile[BackendKeys]
 
 
 class ControlApi:
@@ -63,7 +64,7 @@ class ControlApi:
             nonce=grant.jti,
             engines=self._supervisor.describe(),
         )
-        signed = sign_hello(msgspec.json.encode(hello), self._identity.signing)
+        signed = sign_hello(msgspec.json.encode(hello), self._identity.keys.current().signing)
         return web.Response(text=signed, content_type="application/jose")
 
     async def _ensure(self, request: web.Request) -> web.StreamResponse:

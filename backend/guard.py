@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
-from wire.keys import BackendKeys, VerifyingFile
+from joserfc.jwk import KeySet
+
+from wire.keyfile import KeyFile
+from wire.keys import BackendKeys
 from wire.seal import Grant, ReplayGuard, ScopedToken, SealError, open_token, verify_grant
 
 MEMORY = 100_000  # ids; each is kept for a good minute
@@ -15,8 +18,8 @@ class Guard:
         self,
         name: str,
         boot: str,
-        keys: BackendKeys,
-        proxies: VerifyingFile,
+        keys: KeyFile[BackendKeys],
+        proxies: KeyFile[KeySet],
         clock: Callable[[], float],
     ) -> None:
         self._name = name
@@ -49,8 +52,8 @@ class Guard:
         """What a proxy sealed for this backend, spent. Raises `SealError`."""
         token = open_token(
             sealed,
-            self._keys.opening,
-            self._proxies.keys(),
+            self._keys.current().opening,
+            self._proxies.current(),
             aud=self._name,
             boot=self._boot,
             now=self._clock(),
@@ -59,4 +62,4 @@ class Guard:
         return token
 
     def _verify(self, value: str, boot: str) -> Grant:
-        return verify_grant(value, self._proxies.keys(), aud=self._name, boot=boot, now=self._clock())
+        return verify_grant(value, self._proxies.current(), aud=self._name, boot=boot, now=self._clock())

@@ -85,17 +85,26 @@ def check_config(config: Path, is_backend: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write to."
 )
-def keygen(side: str, out: Path) -> None:
-    """Make the key pair of a proxy or a backend.
+@click.option("--add", is_flag=True, help="Rotate: put a new key beside those in the files.")
+def keygen(side: str, out: Path, add: bool) -> None:
+    """Make the key pair of a proxy or a backend, or add a key to it.
 
     The `.key` file (mode 0600) stays where it is used; the `.pub` file goes to the other side:
     a proxy's to the backends' `seal.proxies_file`, a backend's to the proxies' `public_key_file`.
+
+    To rotate: add a key, hand over the new `.pub` file first, then put the `.key` file in place; a
+    day later remove the old key from both. Nothing is restarted and no request is lost.
     """
     from wire import keys  # noqa: PLC0415
 
-    generate = keys.generate_proxy if side == "proxy" else keys.generate_backend
+    make = {
+        ("proxy", False): keys.generate_proxy,
+        ("backend", False): keys.generate_backend,
+        ("proxy", True): keys.add_proxy,
+        ("backend", True): keys.add_backend,
+    }
     try:
-        private, public = generate(out)
+        private, public = make[side, add](out)
     except (keys.KeyFileError, OSError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{private}  keep it here, show it to nobody\n{public}  hand it to the other side")

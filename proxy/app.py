@@ -40,6 +40,7 @@ from proxy.upstream.relay import Relay
 from runtime import service_token
 from runtime.config import ConfigError
 from runtime.service_token import TokenFile
+from wire.keyfile import KeyFile
 from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
 
 log = structlog.get_logger("proxy")
@@ -52,23 +53,24 @@ ENGINE_KEEPALIVE = 4.0  # seconds; uvicorn closes idle connections after 5 (its 
 class Keys:
     """The key files of one start, read and checked."""
 
-    own: ProxyKeys
-    backends: Mapping[str, BackendPublic]
+    own: KeyFile[ProxyKeys]
+    backends: Mapping[str, KeyFile[BackendPublic]]
     local: Mapping[bytes, LocalKey]
 
 
 def check(settings: ProxySettings) -> Keys:
     """Read every file that the settings name. Raises `ConfigError` with all faults at once."""
     faults: list[str] = []
-    backends: dict[str, BackendPublic] = {}
-    own: ProxyKeys | None = None
+    backends: dict[str, KeyFile[BackendPublic]] = {}
+    own: KeyFile[ProxyKeys] | None = None
     try:
-        own = load_proxy_keys(settings.seal.key_file)
+        own = KeyFile(settings.seal.key_file, load_proxy_keys, time.monotonic)
     except KeyFileError as error:
         faults.append(f"seal.key_file: {error}")
     for index, upstream in enumerate(settings.upstreams):
         try:
-            backends[upstream.name] = load_backend_public(upstream.public_key_file)
+            path = upstream.public_key_file
+            backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
         except KeyFileError as error:
             faults.append(f"upstreams.{index}.public_key_file: {error}")
     local = _local_keys(settings, faults)
@@ -100,18 +102,18 @@ class Proxy:
 async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> Proxy:
     metrics = Metrics()
     over_age = OverAge(time.time)
-    audit = _audit(settings, keys.own, metrics)
+    audit = _audit(settings, keys.own.current(), metrics)
     stack.callback(audit.close)
 
     hub = HubClient(await _hub_session(stack, settings), settings.hub.url, metrics, time.monotonic)
     identities = Identities(
         hub,
-        keys.own,
+        keys.own.current(),
         keys.local,
         cache=_cache(settings, settings.hub.identity_ttl),
         digest_key=secrets.token_bytes(32),
     )
-    grants = Grants(lambda: keys.own, time.time)
+    grants = Grants(keys.own.current, time.time)
     pool = await _pool(stack, settings, keys, grants, metrics)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
@@ -231,8 +233,8 @@ async def _pool(
             session,
             entry.name,
             entry.url,
-            backend=lambda: keys.backends[entry.name],
-            keys=lambda: keys.own,
+            backend=keys.backends[entry.name].current,
+            keys=keys.own.current,
             grants=grants,
             now=time.time,
         )

@@ -41,9 +41,6 @@ class Bodies:
         except TimeoutError:
             self.release(len(body))
             return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
-        except web.RequestPayloadError:  # chunks that are none; the exception may quote them
-            self.release(len(body))
-            return Denied("invalid_request", "The body is not framed as RFC 9112 says.")
         except BaseException:
             self.release(len(body))
             raise

@@ -62,6 +62,8 @@ class Gateway:
             answer = await self._serve(exchange, inbound)
             if isinstance(answer, Denied):
                 answer = _refuse(exchange, answer)
+                if answer.status == 408:
+                    await _hang_up(inbound, answer)
         except (asyncio.CancelledError, ConnectionResetError):
             exchange.left()
             raise
@@ -177,6 +179,7 @@ class Gateway:
         if source == "hub":
             exchange.hub_wait += exchange.spent["auth"] - before
         if isinstance(access, Denied):
+            exchange.access = None  # it may have been granted before a load, and taken away meanwhile
             self.metrics.authorizations.labels(access.code, source).inc()
             return access
         self.metrics.authorizations.labels("ok", source).inc()
@@ -212,6 +215,7 @@ class Gateway:
             renewed = await self._authorize(exchange, caller, asked)  # the wait outlived the check
             if isinstance(renewed, Denied):
                 return renewed
+            exchange.access = access  # what was loaded is what is served, wherever main is by now
         return ended.engine
 
     async def _load(
@@ -281,6 +285,14 @@ def _refuse(exchange: Exchange, denied: Denied) -> web.Response:
     if denied.code in ("request_timeout", "request_too_large"):
         response.force_close()  # the rest of the body is not worth reading
     return response
+
+
+async def _hang_up(inbound: web.BaseRequest, answer: web.StreamResponse) -> None:
+    """Answer and close at once: aiohttp would wait for the rest of the body once more."""
+    await answer.prepare(inbound)
+    await answer.write_eof()
+    if inbound.transport is not None:
+        inbound.transport.close()
 
 
 def _describe(download: Download) -> dict[str, Any]:

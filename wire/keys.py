@@ -7,7 +7,6 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey, OKPKey
 
 PEPPER_BYTES = 32
-RECHECK = 1.0  # seconds between two looks at a key file
+SETTLE = 10.0  # seconds that a new key only verifies and opens, until the other side knows it too
 
 
 class KeyFileError(ValueError):
@@ -52,43 +51,6 @@ class BackendPublic:
     sealing: OKPKey
 
 
-class VerifyingFile:
-    """A file of proxies' public keys, read anew when it changes: rotation needs no restart.
-
-    While a new version cannot be read (half written, gone for a moment), the last good one counts
-    and `fault` says why. The file is looked at once a second at most.
-    """
-
-    __slots__ = ("_checked", "_clock", "_keys", "_path", "_version", "fault")
-
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Raises `KeyFileError`. The clock gives seconds and never goes back."""
-        self._path = path
-        self._clock = clock
-        self._checked = clock()
-        self._version = _version(path)
-        self._keys = load_verifying(path)
-        self.fault: str | None = None
-
-    def keys(self) -> KeySet:
-        """The keys as they are now: the same object for as long as the file is the same."""
-        now = self._clock()
-        if now - self._checked >= RECHECK:
-            self._checked = now
-            version = _version(self._path)
-            if version != self._version or self.fault is not None:
-                self._reload(version)
-        return self._keys
-
-    def _reload(self, version: tuple[int, ...] | None) -> None:
-        try:
-            self._keys = load_verifying(self._path)
-        except KeyFileError as error:
-            self.fault = str(error)
-            return
-        self._version, self.fault = version, None
-
-
 def generate_proxy(out: Path) -> tuple[Path, Path]:
     """Write `hubgate_proxy.key` (0600) and `hubgate_proxy.pub` into `out`; refuse to overwrite."""
     signing = _new_key("Ed25519", "sig")
@@ -99,6 +61,16 @@ def generate_proxy(out: Path) -> tuple[Path, Path]:
 def generate_backend(out: Path) -> tuple[Path, Path]:
     """Write `hubgate_backend.key` (0600) and `hubgate_backend.pub` into `out`."""
     return _write_pair(out, "hubgate_backend", [_new_key("Ed25519", "sig"), _new_key("X25519", "enc")])
+
+
+def add_proxy(out: Path) -> tuple[Path, Path]:
+    """Put a new signing key beside the old ones in both files; the pepper stays."""
+    return _add(out, "hubgate_proxy", [_new_key("Ed25519", "sig")])
+
+
+def add_backend(out: Path) -> tuple[Path, Path]:
+    """Put new keys beside the old ones in both files."""
+    return _add(out, "hubgate_backend", [_new_key("Ed25519", "sig"), _new_key("X25519", "enc")])
 
 
 def generate_supervisor() -> OKPKey:
@@ -138,14 +110,6 @@ def public_dict(key: OKPKey) -> dict[str, Any]:
     return dict(key.as_dict(private=False))
 
 
-def _version(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
 def _new_key(curve: str, use: str) -> OKPKey:
     key = OKPKey.generate_key(curve, {"use": use, "kid": secrets.token_hex(8)})  # type: ignore[arg-type]
     dated: dict[str, Any] = {**key.as_dict(private=True), "iat": int(time.time())}
@@ -160,15 +124,26 @@ def _write_pair(
     for path in (private, public):
         if path.exists():
             raise KeyFileError(f"{path}: exists already; nothing was written")
-    _write(private, [k.as_dict(private=True) for k in keys] + (extra or []), 0o600)
     _write(public, [public_dict(k) for k in keys], 0o644)
+    _write(private, [k.as_dict(private=True) for k in keys] + (extra or []), 0o600)
+    return private, public
+
+
+def _add(out: Path, stem: str, keys: list[OKPKey]) -> tuple[Path, Path]:
+    private, public = out / f"{stem}.key", out / f"{stem}.pub"
+    before = _read(private), _read(public)
+    _write(public, before[1] + [public_dict(k) for k in keys], 0o644)
+    _write(private, before[0] + [k.as_dict(private=True) for k in keys], 0o600)
     return private, public
 
 
 def _write(path: Path, keys: list[dict[str, Any]], mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    """Replace the file in one step: whoever reads it sees the old version or the new one."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode({"keys": keys}), indent=2) + b"\n")
+    scratch.replace(path)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -189,13 +164,15 @@ def _verifying(path: Path, keys: list[dict[str, Any]]) -> KeySet:
 
 
 def _newest(path: Path, keys: list[dict[str, Any]], curve: str, *, private: bool) -> OKPKey:
+    """The key to use: the newest that has settled, or the oldest while none has."""
     # Equal ages: the later line wins, as an operator who appends a key means it.
-    found = enumerate(_of_curve(path, keys, curve, private=private))
+    found = _of_curve(path, keys, curve, private=private)
     try:
-        _, newest = max(found, key=lambda line: (line[1].get("iat", 0), line[0]))
+        aged = sorted(enumerate(found), key=lambda line: (line[1].get("iat", 0), line[0]))
+        settled = [key for _, key in aged if key.get("iat", 0) <= time.time() - SETTLE]
     except TypeError:
         raise KeyFileError(f"{path}: holds a key whose `iat` is no number") from None
-    return _import(path, newest)
+    return _import(path, settled[-1] if settled else aged[0][1])
 
 
 def _import(path: Path, key: dict[str, Any]) -> OKPKey:

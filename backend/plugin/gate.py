@@ -17,7 +17,8 @@ from backend.plugin.identity import VARIABLE, read
 from backend.plugin.judge import Judge
 from backend.plugin.traffic import Traffic
 from wire.control import GRANT_HEADER
-from wire.keys import VerifyingFile
+from wire.keyfile import KeyFile
+from wire.keys import load_verifying
 from wire.seal import Grant
 
 Scope = MutableMapping[str, Any]
@@ -50,7 +51,8 @@ _HEADER = GRANT_HEADER.lower().encode()
 def judge_of_environment() -> Judge:
     """The judge of the engine that this process is. Raises when it cannot know: then nothing starts."""
     identity = read(Path(os.environ[VARIABLE]))
-    return Judge(identity, VerifyingFile(Path(identity.proxies_file), time.monotonic), time.time)
+    proxies = KeyFile(Path(identity.proxies_file), load_verifying, time.monotonic)
+    return Judge(identity, proxies, time.time)
 
 
 class GrantGate:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from joserfc.jwk import KeySet, OKPKey
 
 from backend.plugin.identity import EngineIdentity
-from wire.keys import VerifyingFile
+from wire.keyfile import KeyFile
 from wire.seal import LEEWAY, Grant, SealError, verify_grant
 
 CAPACITY = 8192  # grants; one is made for each identity and model every half minute
@@ -14,7 +14,9 @@ CAPACITY = 8192  # grants; one is made for each identity and model every half mi
 class Judge:
     """Proxies may grant use, the supervisor may command; neither may do what is the other's."""
 
-    def __init__(self, identity: EngineIdentity, proxies: VerifyingFile, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, identity: EngineIdentity, proxies: KeyFile[KeySet], clock: Callable[[], float]
+    ) -> None:
         self._identity = identity
         self._proxies = proxies
         self._supervisor = KeySet([OKPKey.import_key(identity.supervisor)])
@@ -24,7 +26,7 @@ class Judge:
 
     def believe(self, value: str) -> Grant | None:
         """The grant in this header, or `None` if it is not to be believed."""
-        keys = self._proxies.keys()
+        keys = self._proxies.current()
         if keys is not self._keys:  # rotated: what an old key signed is judged anew
             self._keys = keys
             self._believed.clear()

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.auth.authorization import Access
 from proxy.auth.identity import Caller
@@ -90,8 +91,8 @@ class Control:
                 async for line in response.content:
                     event = msgspec.json.decode(line, type=Event)
                     yield event
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            # ValueError: a line that is longer than the buffer (aiohttp), or is no event (msgspec).
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
+            # HttpProcessingError: a line that is longer than the buffer; ValueError: one that is no event.
             raise ControlError(type(error).__name__) from None
 
     def _believe(self, signed: bytes, nonce: str) -> Hello:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 import aiohttp
@@ -16,6 +17,7 @@ from proxy.metrics import Metrics
 from proxy.upstream import headers
 
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
+LARGE: Final = 1024 * 1024  # bytes; aiohttp would write a body in one go (TOO_LARGE_BYTES_BODY)
 MAX_COUNTED: Final = 4 * 1024 * 1024  # bytes of a plain answer that are kept to read its usage
 
 # The engine's words on a bad request help; where its files lie is nobody's business.
@@ -72,7 +74,8 @@ class Relay:
         sent = headers.to_upstream(request.headers.items(), grant=grant, request_id=exchange.request_id)
         try:
             async with asyncio.timeout(self._timeouts.first_byte):
-                response = await self._session.post(url, data=body, headers=sent, allow_redirects=False)
+                data = body if len(body) < LARGE else BytesIO(body)  # shared, not copied; sent piece by piece
+                response = await self._session.post(url, data=data, headers=sent, allow_redirects=False)
         except aiohttp.ClientConnectorError:
             return Stale()
         except TimeoutError:
@@ -200,9 +203,9 @@ async def _break_off(
         return told  # the caller has seen nothing yet
     exchange.failed(told.code)
     if streaming:
-        event = errors.event(told, exchange.dialect, exchange.request_id)
+        event = b"\n\n" + errors.event(told, exchange.dialect, exchange.request_id)
         exchange.bytes_out += len(event)
-        await answer.write(b"\n\n" + event)
+        await answer.write(event)
     if request.transport is not None:
         request.transport.close()
     return answer

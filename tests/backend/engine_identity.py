@@ -9,7 +9,8 @@ from backend.plugin.identity import EngineIdentity
 from backend.plugin.judge import Judge
 from tests.fakes.clock import Clock
 from tests.fakes.keyring import Keyring
-from wire.keys import VerifyingFile, generate_supervisor, public_dict
+from wire.keyfile import KeyFile
+from wire.keys import generate_supervisor, load_verifying, public_dict
 from wire.seal import LIFETIME, Grant, sign_grant
 
 BASE = "demo/base@" + "a" * 40
@@ -32,7 +33,9 @@ class Engine:
         )
 
     def judge(self) -> Judge:
-        return Judge(self.identity, VerifyingFile(self.keyring.proxy_public, self.clock), self.clock)
+        return Judge(
+            self.identity, KeyFile(self.keyring.proxy_public, load_verifying, self.clock), self.clock
+        )
 
     def grant(self, *, signing: OKPKey | None = None, **changes: Any) -> str:
         """A use grant for the base model that a proxy signs, unless told otherwise."""

@@ -22,7 +22,8 @@ from backend.plugin.identity import VARIABLE, read
 from backend.plugin.judge import Judge
 from backend.plugin.traffic import Traffic
 from wire.control import GRANT_HEADER
-from wire.keys import VerifyingFile
+from wire.keyfile import KeyFile
+from wire.keys import load_verifying
 
 METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0.0\n"
 
@@ -32,7 +33,8 @@ class FakeEngine:
 
     def __init__(self, switches: set[str]) -> None:
         identity = read(Path(os.environ[VARIABLE]))
-        self.judge = Judge(identity, VerifyingFile(Path(identity.proxies_file), time.monotonic), time.time)
+        proxies = KeyFile(Path(identity.proxies_file), load_verifying, time.monotonic)
+        self.judge = Judge(identity, proxies, time.time)
         self.base = identity.base
         self.switches = switches
         self.traffic = Traffic(time.monotonic)

@@ -1,0 +1,254 @@
+"""Key files: made once, read strictly, rotated without a restart."""
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joserfc.jwk import KeySet
+
+from tests.fakes.clock import Clock
+from tests.fakes.keyring import Keyring
+from wire import keys
+from wire.keyfile import RECHECK, KeyFile
+from wire.keys import SETTLE, KeyFileError
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "proxy": keys.load_proxy_keys,
+    "backend": keys.load_backend_keys,
+    "backend_public": keys.load_backend_public,
+    "verifying": keys.load_verifying,
+}
+CANARY = "Y2FuYXJ5"
+BROKEN_PARTS = (
+    b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "Y2FuYXJ5", "d": "Y2FuYXJ5"},'
+    b' {"kty": "OKP", "crv": "X25519", "x": "Y2FuYXJ5", "d": "Y2FuYXJ5"},'
+    b' {"kty": "oct", "k": "Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5"}]}'
+)
+WRONG_TYPES = (
+    b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "Y2FuYXJ5"}, {"kty": "OKP", "crv": "X25519", "x": 5}]}'
+)
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Keyring:
+    """Fresh key files."""
+    return Keyring.make(tmp_path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON of a key file."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def thumbs(found: KeySet) -> set[str]:
+    """What tells keys apart."""
+    return {key.thumbprint() for key in found.keys}
+
+
+def test_private_files_are_private(ring: Keyring) -> None:
+    """Only the owner can read a private key file, and the public halves hold no private part."""
+    for private in (ring.proxy_private, ring.backend_private):
+        assert private.stat().st_mode & 0o777 == 0o600
+    for public in (ring.proxy_public, ring.backend_public):
+        for key in read(public)["keys"]:
+            assert "d" not in key
+            assert key["kty"] == "OKP"
+
+
+def test_private_files_are_private_under_any_umask(tmp_path: Path) -> None:
+    """A permissive umask does not open a private key file."""
+    before = os.umask(0)
+    try:
+        private, _ = keys.generate_backend(tmp_path / "new" / "folder")
+    finally:
+        os.umask(before)
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_is_overwritten(ring: Keyring) -> None:
+    """A second keygen into the same folder changes no file."""
+    before = ring.proxy_private.read_bytes()
+    with pytest.raises(KeyFileError, match="exists already"):
+        keys.generate_proxy(ring.proxy_private.parent)
+    ring.backend_private.unlink()
+    with pytest.raises(KeyFileError, match="exists already"):
+        keys.generate_backend(ring.backend_private.parent)
+    assert ring.proxy_private.read_bytes() == before
+    assert not ring.backend_private.exists()
+
+
+def test_both_halves_fit(ring: Keyring) -> None:
+    """What one side keeps matches what the other side is handed."""
+    assert ring.proxy.signing.thumbprint() in thumbs(ring.proxies)
+    assert ring.backend.signing.thumbprint() in thumbs(ring.backend_half.verifying)
+    assert ring.backend_half.sealing.thumbprint() in thumbs(ring.backend.opening)
+
+
+def test_pepper_makes_one_key_per_purpose(ring: Keyring, tmp_path: Path) -> None:
+    """Derived keys differ by purpose and by proxy, and stay the same between two reads."""
+    proxy = ring.proxy
+    assert proxy.derive("sub") == ring.proxy.derive("sub")
+    assert len({proxy.derive(name) for name in ("sub", "salt", "fingerprint", "audit")}) == 4
+    assert Keyring.make(tmp_path / "other").proxy.derive("sub") != proxy.derive("sub")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"keys"',
+        b"null",
+        b'{"keys": 5}',
+        b'{"keys": [5]}',
+        b'{"keys": []}',
+        b'{"keys": [{"crv": "\xff"}]}',
+        b'{"keys": [{"kty": "OKP", "crv": "Ed25519"}, {"kty": "OKP", "crv": "X25519"}]}',
+        BROKEN_PARTS,
+        WRONG_TYPES,
+    ],
+)
+def test_broken_files_are_one_kind_of_error(reader: str, content: bytes, tmp_path: Path) -> None:
+    """A broken file is a `KeyFileError` that names the file and quotes nothing of it."""
+    path = tmp_path / "broken.key"
+    path.write_bytes(content)
+    with pytest.raises(KeyFileError) as caught:
+        READERS[reader](path)
+    assert str(path) in str(caught.value)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_missing_files_say_how_to_make_them(reader: str, tmp_path: Path) -> None:
+    """A missing file's error names keygen."""
+    with pytest.raises(KeyFileError, match=r"No such file.*hubgate keygen"):
+        READERS[reader](tmp_path / "nowhere.key")
+
+
+@pytest.mark.parametrize(
+    ("reader", "file"),
+    [
+        ("proxy", "proxy_public"),
+        ("proxy", "backend_private"),
+        ("backend", "proxy_private"),
+        ("backend", "backend_public"),
+        ("backend_public", "backend_private"),
+        ("backend_public", "proxy_public"),
+        ("verifying", "proxy_private"),
+        ("verifying", "backend_private"),
+    ],
+)
+def test_the_wrong_file_is_noticed(reader: str, file: str, ring: Keyring) -> None:
+    """A private file where a public one is due, or the other program's, is refused."""
+    with pytest.raises(KeyFileError, match="holds no"):
+        READERS[reader](getattr(ring, file))
+
+
+@pytest.mark.parametrize("pepper", [b"p" * 16, b"p" * 31])
+def test_a_short_pepper_is_refused(ring: Keyring, pepper: bytes) -> None:
+    """Identity hashes are never made with less than 32 bytes."""
+    content = read(ring.proxy_private)
+    content["keys"][-1]["k"] = base64.urlsafe_b64encode(pepper).decode().rstrip("=")
+    ring.proxy_private.write_text(json.dumps(content))
+    with pytest.raises(KeyFileError, match="pepper"):
+        _ = ring.proxy
+
+
+def age(path: Path, seconds: int) -> None:
+    """Make every key of a file older."""
+    content = read(path)
+    content["keys"] = [
+        {**key, "iat": key["iat"] - seconds} if "iat" in key else key for key in content["keys"]
+    ]
+    path.write_text(json.dumps(content))
+
+
+def test_a_new_key_signs_once_it_has_settled_and_all_are_accepted(ring: Keyring) -> None:
+    """An added key verifies at once, and signs when the other side had time to learn of it."""
+    old = ring.proxy.signing.thumbprint()
+    keys.add_proxy(ring.proxy_private.parent)
+    assert ring.proxy.signing.thumbprint() == old
+    assert len(thumbs(ring.proxies)) == 2
+    age(ring.proxy_private, int(SETTLE))
+    new = ring.proxy.signing.thumbprint()
+    assert new != old
+    assert thumbs(ring.proxies) == {old, new}
+
+
+def test_adding_keeps_the_pepper_and_the_mode(ring: Keyring) -> None:
+    """Pseudonyms in the audit survive a rotation, and the private file stays private."""
+    pepper = ring.proxy.pepper
+    keys.add_proxy(ring.proxy_private.parent)
+    assert ring.proxy.pepper == pepper
+    assert ring.proxy_private.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_backend_opens_with_old_and_new_keys(ring: Keyring) -> None:
+    """What was sealed before a rotation can still be opened, and so can what is sealed after."""
+    keys.add_backend(ring.backend_private.parent)
+    assert len(thumbs(ring.backend.opening)) == 2
+    sealing = {ring.backend_half.sealing.thumbprint()}
+    age(ring.backend_public, int(SETTLE))
+    sealing.add(ring.backend_half.sealing.thumbprint())
+    assert sealing == thumbs(ring.backend.opening)
+
+
+def test_nothing_is_added_to_files_that_are_not_there(tmp_path: Path) -> None:
+    """A rotation in the wrong folder says so instead of making new identities."""
+    with pytest.raises(KeyFileError, match="keygen"):
+        keys.add_proxy(tmp_path)
+
+
+def test_an_age_that_is_no_number_is_refused(ring: Keyring, tmp_path: Path) -> None:
+    """Which key is newest is never guessed."""
+    other = read(Keyring.make(tmp_path / "other").proxy_private)["keys"][0]
+    content = read(ring.proxy_private)
+    content["keys"].append({**other, "iat": "soon"})
+    ring.proxy_private.write_text(json.dumps(content))
+    with pytest.raises(KeyFileError, match="iat"):
+        _ = ring.proxy
+
+
+def test_a_rotated_file_is_read_anew(ring: Keyring, tmp_path: Path) -> None:
+    """A file that changed counts from the next look on, at most a second later."""
+    clock = Clock()
+    file = KeyFile(ring.proxy_public, keys.load_verifying, clock)
+    first = file.current()
+    assert file.current() is first
+    other = Keyring.make(tmp_path / "other")
+    other.proxy_public.replace(ring.proxy_public)
+    clock.advance(RECHECK / 2)
+    assert file.current() is first
+    clock.advance(RECHECK / 2)
+    assert thumbs(file.current()) == {other.proxy.signing.thumbprint()}
+    assert file.fault is None
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b'{"keys": [', b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AA"}]}']
+)
+def test_a_half_written_file_does_not_lock_out(ring: Keyring, broken: bytes) -> None:
+    """While the file cannot be read the last good keys count, and `fault` says why."""
+    clock = Clock()
+    file = KeyFile(ring.proxy_public, keys.load_verifying, clock)
+    good = ring.proxy_public.read_bytes()
+    ring.proxy_public.write_bytes(broken)
+    clock.advance(RECHECK)
+    before = thumbs(file.current())
+    assert file.fault is not None
+    assert before
+    ring.proxy_public.unlink()
+    clock.advance(RECHECK)
+    assert thumbs(file.current()) == before
+    ring.proxy_public.write_bytes(good)
+    clock.advance(RECHECK)
+    assert thumbs(file.current()) == before
+    assert file.fault is None

@@ -1,0 +1,170 @@
+"""The grammar of model names: what it takes, it takes as it stands; the rest it refuses."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wire.repo import MAX_LENGTH, InvalidRepoError, RepoRef, is_sha
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+WORD = string.ascii_letters + string.digits + "_"
+
+segments = st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,30}[A-Za-z0-9_])?", fullmatch=True).filter(
+    lambda text: "--" not in text and ".." not in text and not text.endswith(".git")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "org", "name", "revision"),
+    [
+        ("demo/tiny-llama", "demo", "tiny-llama", None),
+        ("a/b", "a", "b", None),
+        ("_x/y_", "_x", "y_", None),
+        ("acme/Model.v1-beta_2", "acme", "Model.v1-beta_2", None),
+        ("demo/tiny@main", "demo", "tiny", "main"),
+        ("demo/tiny@v1.0", "demo", "tiny", "v1.0"),
+        ("demo/tiny@refs/pr/7", "demo", "tiny", "refs/pr/7"),
+        (f"demo/tiny@{SHA}", "demo", "tiny", SHA),
+        ("o" * 96 + "/" + "n" * 96, "o" * 96, "n" * 96, None),
+    ],
+)
+def test_names_of_the_hub_are_read(text: str, org: str, name: str, revision: str | None) -> None:
+    """A name is taken apart into organization, name and revision."""
+    repo = RepoRef.parse(text)
+    assert (repo.org, repo.name, repo.revision) == (org, name, revision)
+    assert str(repo) == text
+    assert repo.id == f"{org}/{name}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "llama",
+        "a/b/c",
+        "/a/b",
+        "a/",
+        "/b",
+        "../x",
+        "a/..",
+        "a/.",
+        "./a",
+        "a/b\n",
+        "a/b\r\n",
+        "a/b\x00",
+        " a/b",
+        "a/b ",
+        "a b/c",
+        "http://169.254.169.254",
+        "http://evil/x",
+        "a/b?x",
+        "a/b#",
+        "a%2fb",
+        "a/b%0a",
+        "~root",
+        "~/x",
+        "/etc/passwd",
+        "a\\b",
+        "a/b;x",
+        "a/b:8080",
+        "-a/b",
+        "a-/b",
+        "a/-b",
+        "a/b.",
+        "a/.b",
+        "a/b--c",
+        "a/b..c",
+        "a/b.git",
+        "a.git/b",
+        "ä/b",
+        "a/\uff42",
+        "a/b\u0663",
+        "a/b@",
+        "a/b@@",
+        "a/b@../x",
+        "a/b@x/../y",
+        "a/b@/x",
+        "a/b@x/",
+        "a/b@x//y",
+        "a/b@x/.y",
+        "a/b@-x",
+        "a/b@.x",
+        "a/b@x.",
+        "a/b@x.lock",
+        "a/b@x y",
+        "a/b@x~1",
+        "a/b@x^",
+        "a/b@x:y",
+        "a/b@x?",
+        "a/b@x*",
+        "a/b@main\n",
+        "a/b@x@y",
+        "a@b/c",
+        "o" * 97 + "/n",
+        "o/" + "n" * 97,
+        "a/b@" + "r" * 256,
+        "\ud800/b",
+    ],
+)
+def test_everything_else_is_refused(text: str) -> None:
+    """What is no name is refused, and the message does not repeat it."""
+    with pytest.raises(InvalidRepoError) as caught:
+        RepoRef.parse(text)
+    assert len(text) < 4 or text not in str(caught.value)
+
+
+@given(org=segments, name=segments, revision=st.none() | st.from_regex(r"[A-Za-z0-9]{1,40}", fullmatch=True))
+def test_what_is_printed_can_be_read(org: str, name: str, revision: str | None) -> None:
+    """A name survives being written and read."""
+    repo = RepoRef(org, name, revision)
+    assert RepoRef.parse(str(repo)) == repo
+
+
+@given(st.text(max_size=60) | st.text(alphabet=WORD + "/@.-\n%~?#", max_size=40))
+def test_whatever_is_taken_is_harmless(text: str) -> None:
+    """Whatever passes consists of safe ASCII, holds one slash before the `@`, and means itself."""
+    try:
+        repo = RepoRef.parse(text)
+    except InvalidRepoError:
+        return
+    assert str(repo) == text
+    assert repo.id.count("/") == 1
+    assert set(text) <= set(WORD + "/@.-")
+    assert ".." not in text
+    assert "//" not in text
+    assert not repo.id.startswith((".", "-", "/"))
+
+
+@given(st.text(alphabet="ab/@.", min_size=MAX_LENGTH + 1, max_size=MAX_LENGTH + 50))
+def test_long_text_is_refused(text: str) -> None:
+    """Nothing longer than the longest name is looked at."""
+    with pytest.raises(InvalidRepoError, match=str(MAX_LENGTH)):
+        RepoRef.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sha"),
+    [
+        (SHA, True),
+        (SHA.upper(), False),
+        (SHA[:39], False),
+        (SHA + "0", False),
+        (SHA + "\n", False),
+        ("g" * 40, False),
+    ],
+)
+def test_a_sha_is_forty_lower_case_hex_digits(text: str, *, sha: bool) -> None:
+    """Only a full lower-case commit sha counts as one."""
+    assert is_sha(text) is sha
+
+
+def test_a_repo_is_pinned_by_a_sha_alone() -> None:
+    """A branch can move, a commit cannot."""
+    repo = RepoRef.parse("a/b")
+    assert not repo.pinned
+    assert not repo.at("main").pinned
+    assert repo.at(SHA).pinned
+    assert str(repo.at(SHA)) == f"a/b@{SHA}"
