@@ -36,12 +36,16 @@ def main() -> None:
 @main.command()
 @CONFIG
 def proxy(config: Path) -> None:
-    """Run the edge: authenticates callers and relays their requests."""
+    """Run the edge: authenticates callers and relays their requests.
+
+    SIGHUP reads callers, tokens and models of the configuration again, and forgets what the Hub said:
+    add to `callers.block` and send it, and somebody is locked out at once.
+    """
     from proxy import cli  # noqa: PLC0415 - lazy
     from proxy.settings import ProxySettings  # noqa: PLC0415
 
     try:
-        sys.exit(cli.run(load(ProxySettings, config)))
+        sys.exit(cli.run(lambda: load(ProxySettings, config)))
     except ConfigError as error:
         _refuse(config, error)
 

@@ -5,7 +5,7 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,18 +18,21 @@ from aiohttp import http_parser, web
 from proxy import admin
 from proxy.audit import Audit, AuditFileError
 from proxy.auth.ages import OverAge
-from proxy.auth.authorization import Authorizer
+from proxy.auth.authorization import AccessKey, Authorizer
 from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient
+from proxy.auth.hub import Allowed, HubClient, Moved
 from proxy.auth.identity import Identities, LocalKey
 from proxy.auth.revisions import Revisions
+from proxy.auth.strangers import Strangers
 from proxy.body import Bodies
+from proxy.clients import Clients
 from proxy.errors import Denied
 from proxy.gateway import Gateway
 from proxy.limits import Limits
 from proxy.metrics import Metrics
 from proxy.models import Listing
 from proxy.policy import CallerPolicy, ModelPolicy
+from proxy.reload import Reloader
 from proxy.server import Server
 from proxy.settings import KeyTokenFile, ProxySettings, Tls
 from proxy.settings import Upstream as UpstreamSettings
@@ -82,11 +85,21 @@ def check(settings: ProxySettings) -> Keys:
     return Keys(own, backends, local)
 
 
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What tells the time to everything whose decisions depend on it."""
+
+    now: Callable[[], float] = time.time  # seconds since the epoch
+    monotonic: Callable[[], float] = time.monotonic
+
+
 @asynccontextmanager
-async def running(settings: ProxySettings, keys: Keys) -> AsyncIterator["Proxy"]:
+async def running(
+    settings: ProxySettings, keys: Keys, clocks: Clocks = Clocks()
+) -> AsyncIterator["Proxy"]:
     """The whole proxy, listening; leaving lets requests under way end for `timeouts.drain` seconds."""
     async with AsyncExitStack() as stack:
-        proxy = await _build(stack, settings, keys)
+        proxy = await _build(stack, settings, keys, clocks)
         yield proxy
 
 
@@ -97,6 +110,7 @@ class Proxy:
     port: int
     admin_port: int
     poller: "asyncio.Task[None]"
+    reloader: Reloader
 
 
 async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> Proxy:
@@ -105,23 +119,26 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> 
     audit = _audit(settings, keys.own.current(), metrics)
     stack.callback(audit.close)
 
-    hub = HubClient(await _hub_session(stack, settings), settings.hub.url, metrics, time.monotonic)
+    hub = HubClient(await _hub_session(stack, settings), settings.hub.url, metrics, clocks.monotonic)
     identities = Identities(
         hub,
         keys.own.current(),
         keys.local,
-        cache=_cache(settings, settings.hub.identity_ttl),
+        Strangers(settings.hub.refused_tokens_per_minute, time.monotonic),
+        cache=_cache(settings, settings.hub.identity_ttl, clocks),
         digest_key=secrets.token_bytes(32),
     )
     grants = Grants(keys.own.current, time.time)
-    pool = await _pool(stack, settings, keys, grants, metrics)
+    accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl)
+    callers = CallerPolicy(settings.callers, settings.tokens)
+    pool = await _pool(stack, settings, keys, grants, metrics, clocks)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
         hub,
         identities,
-        _revisions(hub, settings),
+        _revisions(hub, settings, clocks),
         policy,
-        accesses=_cache(settings, settings.hub.access_ttl),
+        accesses=accesses,
         running=pool.running,
         aliases=settings.models.aliases,
         base_map=settings.models.base_map,
@@ -129,8 +146,9 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> 
     )
     gateway = Gateway(
         settings=settings,
+        clients=Clients(settings.listen.trusted_proxies),
         identities=identities,
-        caller_policy=CallerPolicy(settings.callers, settings.tokens),
+        caller_policy=callers,
         over_age=over_age,
         limits=Limits(settings.limits),
         bodies=Bodies(settings.request, settings.timeouts.body_idle),
@@ -141,18 +159,24 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> 
         relay=Relay(await _engine_session(stack, settings), settings.timeouts, metrics),
         audit=audit,
         metrics=metrics,
-        now=time.time,
+        now=clocks.now,
     )
     poller = await _background(stack, pool)
     unready = partial(_unready, pool, audit)
     admin_port = await _listen_admin(stack, settings, admin.app(metrics, over_age, unready))
-    return Proxy(await _listen(stack, settings, gateway), admin_port, poller)
+
+    def forget() -> None:
+        identities.forget_all()
+        accesses.clear()
+
+    reloader = Reloader(settings, callers, policy, forget)
+    return Proxy(await _listen(stack, settings, gateway), admin_port, poller, reloader)
 
 
-def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics) -> Audit:
+def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: Clocks) -> Audit:
     try:
         key = keys.derive("audit")
-        audit = Audit(settings.audit.path, key, metrics, required=settings.audit.required, now=time.time)
+        audit = Audit(settings.audit.path, key, metrics, required=settings.audit.required, now=clocks.now)
     except AuditFileError as error:
         raise ConfigError([f"audit.path: {error}"]) from None
     except OSError as error:
@@ -174,18 +198,19 @@ def _local_keys(settings: ProxySettings, faults: list[str]) -> dict[bytes, Local
     return keys
 
 
-def _cache(settings: ProxySettings, ttl: float) -> "Cache[Any, Any]":
+def _cache(settings: ProxySettings, ttl: float, clocks: Clocks) -> "Cache[Any, Any]":
     """A cache of answers: refusals live shorter, an outage is never kept."""
 
     def life(value: object) -> float:
         if not isinstance(value, Denied):
             return ttl
-        return 0 if value.code == "hub_unavailable" else min(ttl, settings.hub.denial_ttl)
+        kept = value.code not in ("hub_unavailable", "rate_limit_exceeded")
+        return min(ttl, settings.hub.denial_ttl) if kept else 0
 
-    return Cache(capacity=CALLERS_CACHED, ttl=life, clock=time.monotonic)
+    return Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic)
 
 
-def _revisions(hub: HubClient, settings: ProxySettings) -> Revisions:
+def _revisions(hub: HubClient, settings: ProxySettings, clocks: Clocks) -> Revisions:
     def life(fact: object) -> float:
         # A refusal came of one caller's token; the fact is everybody's.
         return 0 if isinstance(fact, Denied) else settings.hub.revision_ttl
@@ -193,8 +218,8 @@ def _revisions(hub: HubClient, settings: ProxySettings) -> Revisions:
     return Revisions(
         hub,
         settings.models.revisions,
-        snapshots=Cache(capacity=CALLERS_CACHED, ttl=life, clock=time.monotonic),
-        lineages=Cache(capacity=CALLERS_CACHED, ttl=life, clock=time.monotonic),
+        snapshots=Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic),
+        lineages=Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic),
     )
 
 
@@ -224,7 +249,12 @@ async def _engine_session(stack: AsyncExitStack, settings: ProxySettings) -> aio
 
 
 async def _pool(
-    stack: AsyncExitStack, settings: ProxySettings, keys: Keys, grants: Grants, metrics: Metrics
+    stack: AsyncExitStack,
+    settings: ProxySettings,
+    keys: Keys,
+    grants: Grants,
+    metrics: Metrics,
+    clocks: Clocks,
 ) -> Pool:
     session = await _engine_session(stack, settings)
 
@@ -236,7 +266,7 @@ async def _pool(
             backend=keys.backends[entry.name].current,
             keys=keys.own.current,
             grants=grants,
-            now=time.time,
+            now=clocks.now,
         )
         return Upstream(entry.name, entry.url, control)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 import structlog
 import uvloop
@@ -13,19 +14,24 @@ from runtime import log
 _log = structlog.get_logger("proxy")
 
 
-def run(settings: ProxySettings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Raises `ConfigError` before anything listens."""
+def run(read: Callable[[], ProxySettings]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises `ConfigError` before anything listens.
+
+    `read` gives the configuration, at the start and again at each SIGHUP.
+    """
+    settings = read()
     log.configure(settings.log.level, settings.log.format)
     keys = app.check(settings)
-    return uvloop.run(_serve(settings, keys))
+    return uvloop.run(_serve(settings, keys, read))
 
 
-async def _serve(settings: ProxySettings, keys: app.Keys) -> int:
+async def _serve(settings: ProxySettings, keys: app.Keys, read: Callable[[], ProxySettings]) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with app.running(settings, keys) as proxy:
+        loop.add_signal_handler(signal.SIGHUP, proxy.reloader.reload, read)
         _log.info("listening", port=proxy.port, admin_port=proxy.admin_port)
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({stopped, proxy.poller}, return_when=asyncio.FIRST_COMPLETED)

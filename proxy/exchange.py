@@ -38,6 +38,7 @@ class Exchange:
     access: Access | None = None
     audited: bool = False  # whether anything was decided that the audit must tell
     permit: Permit | None = None
+    notice: str | None = None  # what the caller should know of their token
     buffered: int = 0  # bytes of the body that are held in memory
     cold: bool = False
     stream: bool = False
@@ -100,11 +101,13 @@ class Exchange:
     def headers(self) -> dict[str, str]:
         """The headers of ours that every good answer carries."""
         limits = self.permit.headers if self.permit else ()
+        notice = {"X-Hubgate-Notice": self.notice} if self.notice else {}
         return {
             "X-Request-Id": self.request_id,
             "Server-Timing": self.server_timing(),
             "Server": "hubgate",
             **dict(limits),
+            **notice,
         }
 
     def record(self, now: float) -> dict[str, Any]:

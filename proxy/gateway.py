@@ -17,6 +17,7 @@ from proxy.auth.ages import OverAge
 from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.identity import Caller, Identities
 from proxy.body import Bodies
+from proxy.clients import Clients
 from proxy.errors import Denied
 from proxy.exchange import Exchange, request_id
 from proxy.limits import Limits
@@ -40,6 +41,7 @@ class Gateway:
     """Authenticates, authorizes and relays; owns nothing but the order in which that happens."""
 
     settings: settings.ProxySettings
+    clients: Clients
     identities: Identities
     caller_policy: CallerPolicy
     over_age: OverAge
@@ -56,7 +58,9 @@ class Gateway:
 
     async def handle(self, inbound: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        exchange = Exchange(request_id(inbound.headers.get("X-Request-Id")), inbound.remote or "")
+        forwarded = inbound.headers.getall("X-Forwarded-For", ())
+        client = self.clients.address(inbound.remote, forwarded)
+        exchange = Exchange(request_id(inbound.headers.get("X-Request-Id")), client)
         self.metrics.in_flight.inc()
         try:
             answer = await self._serve(exchange, inbound)
@@ -140,7 +144,7 @@ class Gateway:
         if credential.doubled:
             self.metrics.doubled_bearers.inc()
         with exchange.timing("auth"):
-            caller, source = await self.identities.resolve(credential.secret)
+            caller, source = await self.identities.resolve(credential.secret, exchange.client)
         if source == "hub":
             exchange.hub_wait += exchange.spent["auth"]
         if isinstance(caller, Denied):
@@ -154,6 +158,7 @@ class Gateway:
             self.metrics.token_age.observe(age)
         if self.caller_policy.over_age(identity, now):
             self.over_age.saw(identity.fingerprint)
+        exchange.notice = self.caller_policy.notice(identity, now)
         return refused or caller
 
     async def _read(

@@ -34,8 +34,14 @@ class CallerPolicy:
         self._callers = callers
         self._tokens = tokens
 
+    def replace(self, callers: Callers, tokens: Tokens) -> None:
+        """Decide by other rules from the next request on."""
+        self._callers, self._tokens = callers, tokens
+
     def check(self, identity: Identity, now: float) -> Denied | None:
         """`None` if the caller is listed and their token is good enough."""
+        if self._blocked(identity):
+            return Denied("caller_not_allowed", "The operator of this service has locked you out.")
         if identity.kind == "key":
             return None  # the operator made this key, bound to models of their choice
         return self._listed(identity) or self._strong(identity) or self._old(identity, now)
@@ -44,6 +50,21 @@ class CallerPolicy:
         """Whether the token is older than `max_age_days`."""
         age = identity.age_days(now)
         return age is not None and age > self._tokens.max_age_days
+
+    def notice(self, identity: Identity, now: float) -> str | None:
+        """What to tell the owner of a token that is over age and still accepted (`when_old: warn`)."""
+        age = identity.age_days(now)
+        if age is None or not self.over_age(identity, now):
+            return None
+        return f"token is {int(age)} days old; make a new one, {self._tokens.max_age_days} days is the limit"
+
+    def _blocked(self, identity: Identity) -> bool:
+        block = self._callers.block
+        return (
+            identity.user in block.users
+            or identity.fingerprint in block.fingerprints
+            or not block.orgs.isdisjoint(identity.orgs)
+        )
 
     def _listed(self, identity: Identity) -> Denied | None:
         callers = self._callers
@@ -97,6 +118,10 @@ class ModelPolicy:
     """Decides which repositories this proxy serves, whatever a caller's own access is."""
 
     def __init__(self, models: Models) -> None:
+        self.replace(models)
+
+    def replace(self, models: Models) -> None:
+        """Decide by other rules from the next request on."""
         self._allow = _globs(models.allow)
         self._deny = _globs(models.deny)
         self.configured = tuple(glob for glob in models.allow if not re.search(r"[*?]", glob))

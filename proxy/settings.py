@@ -1,6 +1,7 @@
 """The proxy's configuration, `config/proxy.yaml`: every key, its range and its default."""
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -61,6 +62,7 @@ class Listen(Section):
     host: str = "0.0.0.0"
     port: Port = 8080
     tls: Tls | None = None
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 class Admin(Section):
@@ -77,11 +79,20 @@ class Hub(Section):
     access_ttl: PositiveFloat = 60
     denial_ttl: PositiveFloat = 10
     revision_ttl: PositiveFloat = 3600
+    refused_tokens_per_minute: PositiveInt = 60
 
     @property
     def url(self) -> str:
         """The endpoint to ask: configured, else `HF_ENDPOINT`, else the public Hub."""
         return self.endpoint or os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB
+
+
+class Block(Section):
+    """Who is locked out, whatever else is said; fingerprints are those of the audit."""
+
+    users: frozenset[str] = frozenset()
+    orgs: frozenset[str] = frozenset()
+    fingerprints: frozenset[str] = frozenset()
 
 
 class Callers(Section):
@@ -90,6 +101,7 @@ class Callers(Section):
     users: frozenset[str] = frozenset()
     orgs: frozenset[str] = frozenset()
     anyone: bool = False
+    block: Block = Block()
 
     @model_validator(mode="after")
     def _someone(self) -> Self:

@@ -22,7 +22,12 @@ class ConfigError(Exception):
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # an endless life of an answer would never see a revocation
+    )
 
 
 class Settings(BaseSettings):
@@ -66,8 +71,9 @@ def load(kind: type[AnySettings], path: Path) -> AnySettings:
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice is a fault and not a silent choice."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        own = (key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")  # `<<: *anchor`
+        keys = [self.construct_object(key, deep=True) for key in own]
         doubled = {str(key) for key in keys if keys.count(key) > 1}
         if doubled:
             raise ConfigError([f"{key}: stands twice" for key in sorted(doubled)])
@@ -80,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise ConfigError([f"{path}: is not YAML{line}"]) from None

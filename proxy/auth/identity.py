@@ -9,6 +9,7 @@ from typing import Any, Literal
 from proxy.auth import bearer
 from proxy.auth.cache import Cache, Source
 from proxy.auth.hub import HubClient, WhoAmI
+from proxy.auth.strangers import Strangers
 from proxy.errors import Denied
 from wire.keys import ProxyKeys
 from wire.secret import Secret
@@ -64,27 +65,35 @@ class Identities:
         hub: HubClient,
         keys: ProxyKeys,
         local_keys: Mapping[bytes, LocalKey],
+        strangers: Strangers,
         *,
         cache: Cache[bytes, Identity | Denied],
         digest_key: bytes,
     ) -> None:
         self._hub = hub
         self._local_keys = local_keys  # by sha256 of the key
+        self._strangers = strangers
         self._cache = cache
         self._digest_key = digest_key
         self._sub_key = keys.derive("sub")
         self._salt_key = keys.derive("salt")
         self._fingerprint_key = keys.derive("fingerprint")
 
-    async def resolve(self, secret: Secret) -> tuple[Caller | Denied, Source | Literal["key"]]:
+    async def resolve(self, secret: Secret, client: str) -> tuple[Caller | Denied, Source | Literal["key"]]:
         """Who holds this credential, and where we know it from."""
         if not bearer.is_hub_token(secret):
             return self._local(secret), "key"
         digest = secret.digest(self._digest_key)
-        identity, source = await self._cache.get(digest, lambda: self._ask(secret))
+        identity, source = await self._cache.get(
+            digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
+        )
         if isinstance(identity, Denied):
             return identity, source
         return Caller(identity, secret, digest), source
+
+    def forget_all(self) -> None:
+        """Drop every cached identity."""
+        self._cache.clear()
 
     def forget(self, caller: Caller) -> None:
         """Drop a cached identity, because the Hub just said that its token is no longer good."""
@@ -115,11 +124,18 @@ class Identities:
         )
         return Caller(identity, token, token.digest(self._digest_key))
 
-    async def _ask(self, secret: Secret) -> Identity | Denied:
-        facts = await self._hub.whoami(secret)
-        if isinstance(facts, Denied):
-            return facts
-        return self._identity(facts, secret)
+    async def _ask(self, secret: Secret, client: str) -> Identity | Denied:
+        wait = self._strangers.begin(client)
+        if wait is not None:
+            message = "Too many unknown tokens came from your address; the Hub is not asked about more."
+            return Denied("rate_limit_exceeded", message, retry_after=wait)
+        refused = False
+        try:
+            facts = await self._hub.whoami(secret)
+            refused = isinstance(facts, Denied) and facts.status == 401
+        finally:
+            self._strangers.end(client, refused=refused)
+        return facts if isinstance(facts, Denied) else self._identity(facts, secret)
 
     def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:
         token = facts.auth.access_token
@@ -142,6 +158,11 @@ class Identities:
     @staticmethod
     def _hmac(key: bytes, text: str) -> str:
         return Secret(text).digest(key).hex()[:32]
+
+
+def _is_about_the_token(answer: Identity | Denied) -> bool:
+    """Whether an answer is everybody's who holds the token, and not one client's who asks too much."""
+    return not isinstance(answer, Denied) or answer.code != "rate_limit_exceeded"
 
 
 def _permissions(facts: WhoAmI) -> frozenset[str]:

@@ -15,6 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(400))
+            item.add_marker(pytest.mark.xdist_group("e2e"))  # one after another, on one engine
 
 
 @pytest.fixture(scope="session")

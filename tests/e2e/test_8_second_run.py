@@ -1,5 +1,6 @@
 """A second `make run` costs little more than the engine's own start."""
 
+import os
 import subprocess
 import sys
 import time
@@ -26,9 +27,11 @@ def _bare_engine(model: Path, port: int, log: Path) -> float:
             ],
             stdout=output,
             stderr=output,
+            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
         )
     try:
-        until(lambda: _answers(port, str(model)), "the bare engine answers", 300)
+        until(lambda: engine.poll() is not None or _answers(port, str(model)), "it answers", 120)
+        assert engine.poll() is None, log.read_text(encoding="utf-8")[-2000:]
         return time.monotonic() - begun
     finally:
         engine.terminate()

@@ -1,0 +1,74 @@
+"""The proxy's own Hub client, against the demo Hub or against a server that says what it is told to."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+
+from demo.hub import DemoHub
+from proxy.auth.hub import HubClient
+from proxy.errors import Denied
+from proxy.metrics import Metrics
+from tests.fakes.clock import Clock
+from tests.fakes.engine import LOCAL, RawEngine
+from wire.repo import RepoRef
+
+MakeClient = Callable[[str], HubClient]
+
+BASE = RepoRef.parse("demo/tiny-llama")
+PRIVATE = RepoRef.parse("alice/pirate-lora")
+PUBLIC = RepoRef.parse("demo/public-lora")
+
+
+def code(answer: object) -> str:
+    """The code of a refusal, or the kind of an answer."""
+    return answer.code if isinstance(answer, Denied) else type(answer).__name__
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[DemoHub]:
+    """A demo Hub."""
+    async with DemoHub.start() as running:
+        yield running
+
+
+@pytest.fixture
+async def rogue() -> AsyncIterator[RawEngine]:
+    """A server in the Hub's place that answers with any bytes."""
+    async with RawEngine.start() as running:
+        yield running
+
+
+@pytest.fixture
+async def make_client(clock: Clock, metrics: Metrics) -> AsyncIterator[MakeClient]:
+    """Makes clients of a Hub by its address; a question may take half a second."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=0.5)
+            )
+        )
+        yield lambda url: HubClient(session, url, metrics, clock)
+
+
+@pytest.fixture
+def client(hub: DemoHub, make_client: MakeClient) -> HubClient:
+    """A client of the demo Hub."""
+    return make_client(hub.endpoint)
+
+
+@pytest.fixture
+def rogue_client(rogue: RawEngine, make_client: MakeClient) -> HubClient:
+    """A client of the rogue."""
+    return make_client(f"http://{LOCAL}:{rogue.port}")

@@ -1,0 +1,34 @@
+"""How many different tokens over the age limit were seen within a day."""
+
+from proxy.auth.ages import CAPACITY, DAY, OverAge
+from tests.fakes.clock import Clock
+
+
+def test_different_tokens_are_counted_once() -> None:
+    """Many uses of one token count as one."""
+    ages = OverAge(Clock())
+    for fingerprint in ("a", "b", "a", "a"):
+        ages.saw(fingerprint)
+    assert ages.count() == 2
+
+
+def test_a_token_is_forgotten_a_day_after_its_last_use() -> None:
+    """Each use begins the day anew."""
+    clock = Clock()
+    ages = OverAge(clock)
+    ages.saw("a")
+    ages.saw("b")
+    clock.advance(DAY / 2)
+    ages.saw("a")
+    clock.advance(DAY / 2 + 1)
+    assert ages.count() == 1
+    clock.advance(DAY / 2)
+    assert ages.count() == 0
+
+
+def test_it_is_bounded() -> None:
+    """A flood of tokens costs bounded memory."""
+    ages = OverAge(Clock())
+    for number in range(CAPACITY + 10):
+        ages.saw(str(number))
+    assert ages.count() == CAPACITY

@@ -1,0 +1,248 @@
+"""The decision on one caller and one model: their own access, adapter and base, pinned."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.hub import DemoHub
+from proxy.auth.authorization import Access, Authorizer
+from proxy.auth.cache import Cache
+from proxy.auth.hub import HubClient
+from proxy.auth.identity import Caller, Identities
+from proxy.auth.revisions import Revisions
+from proxy.auth.strangers import Strangers
+from proxy.errors import Denied
+from proxy.policy import ModelPolicy
+from proxy.settings import Models
+from tests.fakes.clock import Clock
+from tests.fakes.keyring import Keyring
+from wire.repo import RepoRef
+from wire.secret import Secret
+
+BASE, PRIVATE, PUBLIC = "demo/tiny-llama", "alice/pirate-lora", "demo/public-lora"
+
+
+def life(value: object) -> float:
+    """As in the composition root."""
+    return (0 if value.code == "hub_unavailable" else 10) if isinstance(value, Denied) else 60
+
+
+class World:
+    """A demo Hub and authorizers over it; `running` is what some engine runs."""
+
+    def __init__(self, hub: DemoHub, client: HubClient, clock: Clock, ring: Keyring) -> None:
+        self.hub = hub
+        self._client = client
+        self._clock = clock
+        self.running: dict[str, str] = {}
+        self.identities = Identities(
+            client, ring.proxy, {}, Strangers(100, clock), cache=self._cache(), digest_key=b"d" * 32
+        )
+
+    def _cache(self) -> Cache[Any, Any]:
+        return Cache(capacity=100, ttl=life, clock=self._clock)
+
+    def authorizer(self, **models: Any) -> Authorizer:
+        """An authorizer with caches of its own."""
+        read = Models(**{"allow": ("demo/*", "alice/*"), **models})
+        return Authorizer(
+            self._client,
+            self.identities,
+            Revisions(self._client, read.revisions, snapshots=self._cache(), lineages=self._cache()),
+            ModelPolicy(read),
+            accesses=self._cache(),
+            running=self.running.get,
+            aliases=read.aliases,
+            base_map=read.base_map,
+            require_base_access=read.require_base_access,
+        )
+
+    async def caller(self, token: str = "hf_demo_alice") -> Caller:
+        caller, _ = await self.identities.resolve(Secret(token), "192.0.2.1")
+        assert isinstance(caller, Caller)
+        return caller
+
+    async def decide(self, authorizer: Authorizer, token: str, model: str) -> Access | str:
+        """The access, or the code of the refusal."""
+        repo = authorizer.name(model)
+        if isinstance(repo, Denied):
+            return repo.code
+        access, _ = await authorizer.authorize(await self.caller(token), repo)
+        return access.code if isinstance(access, Denied) else access
+
+    def at(self, repo: str, revision: str = "main") -> RepoRef:
+        return RepoRef.parse(f"{repo}@{self.hub.state.sha(repo, revision)}")
+
+
+@pytest.fixture
+def world(hub: DemoHub, client: HubClient, clock: Clock, tmp_path: Path) -> World:
+    return World(hub, client, clock, Keyring.make(tmp_path))
+
+
+async def test_a_base_is_pinned(world: World) -> None:
+    """A base that the caller may read is granted at the commit that its branch means now."""
+    access = await world.decide(world.authorizer(), "hf_demo_bob", BASE)
+    assert access == Access(world.at(BASE))
+    assert isinstance(access, Access)
+    assert access.model == str(world.at(BASE))
+
+
+async def test_an_adapter_is_granted_with_its_base(world: World) -> None:
+    """An adapter comes with the base of its own config, both pinned, and is served under its own name."""
+    access = await world.decide(world.authorizer(), "hf_demo_alice", PRIVATE)
+    assert access == Access(world.at(BASE), world.at(PRIVATE))
+    assert isinstance(access, Access)
+    assert access.model == str(world.at(PRIVATE))
+
+
+@pytest.mark.parametrize(
+    ("token", "model", "code"),
+    [
+        ("hf_demo_bob", PRIVATE, "model_not_found"),
+        ("hf_demo_bob", "alice/nobodys-lora", "model_not_found"),
+        ("hf_demo_eve", BASE, "model_gated"),
+        ("hf_demo_eve", PUBLIC, "model_gated"),
+        ("hf_demo_pending", PUBLIC, "access_pending"),
+        ("hf_demo_bob", "demo/disabled-lora", "access_denied"),
+        ("hf_demo_bob", "other/model", "model_not_allowed"),
+        ("hf_demo_alice", f"{PRIVATE}@refs/pr/7", "model_not_allowed"),
+        ("hf_demo_alice", "../x", "invalid_request"),
+        ("hf_demo_alice", "", "invalid_request"),
+        ("hf_demo_alice", f"{BASE}\n", "invalid_request"),
+    ],
+)
+async def test_refusals(world: World, token: str, model: str, code: str) -> None:
+    """Whatever is not the caller's to use is refused with its reason."""
+    assert await world.decide(world.authorizer(), token, model) == code
+
+
+async def test_one_callers_grant_is_not_anothers(world: World) -> None:
+    """After alice was granted her adapter, bob is still refused, and asked about himself."""
+    authorizer = world.authorizer()
+    await world.decide(authorizer, "hf_demo_alice", PRIVATE)
+    world.hub.log.clear()
+    assert await world.decide(authorizer, "hf_demo_bob", PRIVATE) == "model_not_found"
+    assert f"GET /api/models/{PRIVATE}/auth-check" in world.hub.log.paths()
+
+
+async def test_access_is_asked_once_per_caller_and_ttl(world: World, clock: Clock) -> None:
+    """Within the ttl a second request asks nothing; after it, access is asked anew and the rest is not."""
+    authorizer = world.authorizer()
+    await world.decide(authorizer, "hf_demo_alice", PRIVATE)
+    world.hub.log.clear()
+    await world.decide(authorizer, "hf_demo_alice", PRIVATE)
+    assert world.hub.log.paths() == []
+    clock.advance(60)
+    await world.decide(authorizer, "hf_demo_alice", PRIVATE)
+    checks = [path for path in world.hub.log.paths() if path.endswith("/auth-check")]
+    assert checks == [f"GET /api/models/{PRIVATE}/auth-check", f"GET /api/models/{BASE}/auth-check"]
+
+
+async def test_a_revoked_gate_is_noticed_after_the_ttl(world: World, clock: Clock) -> None:
+    """Access that was taken away ends when the answer's life does, and not later."""
+    authorizer = world.authorizer()
+    await world.decide(authorizer, "hf_demo_bob", BASE)
+    world.hub.state.set_gate(BASE, "bob", "rejected")
+    clock.advance(60)
+    assert await world.decide(authorizer, "hf_demo_bob", BASE) == "access_denied"
+    assert await world.decide(authorizer, "hf_demo_bob", PUBLIC) == "access_denied"
+
+
+async def test_a_revoked_token_ends_the_identity_too(world: World, clock: Clock) -> None:
+    """A 401 from auth-check drops the cached identity."""
+    authorizer = world.authorizer()
+    caller = await world.caller("hf_demo_alice")
+    world.hub.state.revoke(user="alice")
+    found, _ = await authorizer.authorize(caller, RepoRef.parse(PRIVATE))
+    assert isinstance(found, Denied)
+    assert found.code == "invalid_api_key"
+    refused, source = await world.identities.resolve(caller.token, "192.0.2.1")
+    assert isinstance(refused, Denied)
+    assert source == "hub"
+
+
+async def test_an_unpinned_base_stays_on_what_runs(world: World) -> None:
+    """While an engine runs a base, its name means that commit, for adapters too; a pin means itself."""
+    running = world.at(BASE)
+    moved = world.hub.state.add_commit(BASE, {"README.md": b"new"})
+    world.running[BASE] = str(running.revision)
+    authorizer = world.authorizer()
+    assert await world.decide(authorizer, "hf_demo_bob", BASE) == Access(running)
+    assert await world.decide(authorizer, "hf_demo_bob", f"{BASE}@main") == Access(running)
+    adapted = await world.decide(authorizer, "hf_demo_bob", PUBLIC)
+    assert isinstance(adapted, Access)
+    assert adapted.base == running
+    pinned = await world.decide(authorizer, "hf_demo_bob", f"{BASE}@{moved}")
+    assert pinned == Access(running.at(moved))
+
+
+async def test_what_runs_is_no_leave(world: World) -> None:
+    """That a base runs does not let anybody use it."""
+    world.running[BASE] = str(world.at(BASE).revision)
+    assert await world.decide(world.authorizer(), "hf_demo_eve", BASE) == "model_gated"
+
+
+async def test_a_renamed_repo_is_decided_under_its_new_name(world: World) -> None:
+    """The old name leads to the new one, whose policy and access count."""
+    assert await world.decide(world.authorizer(), "hf_demo_bob", "demo/old-llama") == Access(world.at(BASE))
+    assert await world.decide(world.authorizer(), "hf_demo_eve", "demo/old-llama") == "model_gated"
+    denied = world.authorizer(deny=(BASE,))
+    assert await world.decide(denied, "hf_demo_bob", "demo/old-llama") == "model_not_allowed"
+
+
+async def test_names_that_lead_in_circles(world: World) -> None:
+    """Renames that never end are an outage, after a few questions."""
+    for name, other in (("demo/a", "demo/b"), ("demo/b", "demo/a")):
+        world.hub.state.add_repo(name, {"README.md": b""})
+        world.hub.state.repos[name].id = other
+    assert await world.decide(world.authorizer(), "hf_demo_bob", "demo/a") == "hub_unavailable"
+    assert len(world.hub.log) <= 4
+
+
+async def test_aliases_and_mapped_bases(world: World) -> None:
+    """An alias stands for a repo; a base's local name is translated by the operator's map."""
+    world.hub.state.add_repo("demo/odd", {"adapter_config.json": b'{"base_model_name_or_path": "/srv/x"}'})
+    plain = world.authorizer(aliases={"gpt-4o": PUBLIC})
+    assert isinstance(await world.decide(plain, "hf_demo_bob", "gpt-4o"), Access)
+    assert await world.decide(plain, "hf_demo_bob", "demo/odd") == "adapter_rejected"
+    mapped = world.authorizer(base_map={"/srv/x": BASE})
+    found = await world.decide(mapped, "hf_demo_bob", "demo/odd")
+    assert isinstance(found, Access)
+    assert found.base == world.at(BASE)
+
+
+async def test_an_adapter_on_an_adapter_is_rejected(world: World) -> None:
+    """A base has to be a model of its own."""
+    config = b'{"base_model_name_or_path": "demo/public-lora"}'
+    world.hub.state.add_repo("demo/odd", {"adapter_config.json": config})
+    assert await world.decide(world.authorizer(), "hf_demo_bob", "demo/odd") == "adapter_rejected"
+
+
+@pytest.mark.parametrize(("require", "verdict"), [(True, "model_gated"), (False, "Access")])
+async def test_access_to_the_base_may_be_waived(world: World, verdict: str, *, require: bool) -> None:
+    """`require_base_access: false` serves adapters on a base that the caller could not use alone."""
+    authorizer = world.authorizer(require_base_access=require)
+    world.running[BASE] = str(world.at(BASE).revision)
+    found = await world.decide(authorizer, "hf_demo_eve", PUBLIC)
+    assert (found if isinstance(found, str) else type(found).__name__) == verdict
+    assert await world.decide(authorizer, "hf_demo_eve", BASE) == "model_gated"
+
+
+async def test_a_base_outside_the_policy_is_refused(world: World) -> None:
+    """Nobody gets a denied base through an adapter, whether access to it is required or not."""
+    for require in (True, False):
+        authorizer = world.authorizer(deny=(BASE,), require_base_access=require)
+        assert await world.decide(authorizer, "hf_demo_bob", PUBLIC) == "model_not_allowed"
+
+
+@pytest.mark.parametrize("mode", ["503", "429", "disconnect"])
+async def test_an_outage_is_never_a_decision(world: World, clock: Clock, mode: str) -> None:
+    """While the Hub is away the answer is 503, and afterwards it is what it always was."""
+    authorizer = world.authorizer()
+    await world.caller("hf_demo_bob")
+    world.hub.state.set_down(mode)
+    assert await world.decide(authorizer, "hf_demo_bob", BASE) == "hub_unavailable"
+    world.hub.state.set_down(None)
+    clock.advance(60)  # a 429 asks for silence
+    assert isinstance(await world.decide(authorizer, "hf_demo_bob", BASE), Access)

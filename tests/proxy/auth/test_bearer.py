@@ -1,0 +1,175 @@
+"""The one credential of a request: found, or refused, without asking anybody."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.auth import bearer
+from proxy.auth.bearer import MAX_LENGTH, Credential
+from proxy.errors import Denied, Dialect
+from wire.secret import Secret
+
+TOKEN = "hf_canary4711"
+
+
+def parse(*headers: tuple[str, str], dialect: Dialect = "openai") -> Credential | Denied:
+    """Parse these headers."""
+    return bearer.parse(headers, dialect)
+
+
+def outcome(found: Credential | Denied) -> str:
+    """The token that was found, or the code of the refusal."""
+    return found.code if isinstance(found, Denied) else found.secret.reveal()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"Bearer {TOKEN}",
+        f"bearer {TOKEN}",
+        f"BEARER {TOKEN}",
+        f"bEaReR {TOKEN}",
+        f"Bearer  {TOKEN}",
+        f" Bearer {TOKEN}\t",
+    ],
+)
+def test_the_scheme_is_case_insensitive(value: str) -> None:
+    """RFC 9110, section 11.1."""
+    found = parse(("AUTHORIZATION", value))
+    assert outcome(found) == TOKEN
+    assert isinstance(found, Credential)
+    assert not found.doubled
+
+
+@pytest.mark.parametrize(
+    "value", [f"Bearer Bearer {TOKEN}", f"Bearer bearer  {TOKEN}", f"bearer BEARER {TOKEN}"]
+)
+def test_a_doubled_scheme_is_taken_and_told(value: str) -> None:
+    """The SDK sends it when a user writes the scheme into `api_key`."""
+    found = parse(("Authorization", value))
+    assert outcome(found) == TOKEN
+    assert isinstance(found, Credential)
+    assert found.doubled
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " ",
+        "Bearer",
+        "Bearer ",
+        TOKEN,
+        f"Bearer{TOKEN}",
+        f"Bearer\t{TOKEN}",
+        f"Bearer:{TOKEN}",
+        f"Bearer {TOKEN},",
+        f"Bearer {TOKEN} x",
+        f"Bearer x {TOKEN}",
+        f"Bearer {TOKEN}, Bearer {TOKEN}",
+        f"Bearer Bearer Bearer {TOKEN}",
+        f"Token {TOKEN}",
+        f"Basic {TOKEN}",
+        f"Bearer Basic {TOKEN}",
+        f'Bearer "{TOKEN}"',
+        f"Bearer {TOKEN}\x00",
+        f"Bearer {TOKEN}\n",
+        f"Bearer {TOKEN}\r\nX: y",
+        f"Bearer {TOKEN}\u00a0",
+        f"Bearer {TOKEN}\udcff",
+        "Bearer hf_\u00e9",
+        "Bearer hf_\uff11",
+        "Bearer " + "a" * (MAX_LENGTH + 1),
+        "Bearer =",
+    ],
+)
+def test_anything_else_is_refused(value: str) -> None:
+    """What is no bearer token is refused, and the message does not repeat it."""
+    found = parse(("Authorization", value))
+    assert outcome(found) == "invalid_api_key"
+    assert isinstance(found, Denied)
+    assert TOKEN not in found.message
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Authorization", f"Bearer {TOKEN}"), ("authorization", f"Bearer {TOKEN}")],
+        [("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer hf_other")],
+        [("Authorization", ""), ("Authorization", f"Bearer {TOKEN}")],
+    ],
+)
+def test_two_credentials_are_a_bad_request(headers: list[tuple[str, str]], dialect: Dialect) -> None:
+    """Two Authorization headers are refused, equal ones too: others might read the other one."""
+    assert outcome(bearer.parse(headers, dialect)) == "invalid_request"
+
+
+def test_the_other_header_belongs_to_its_dialect() -> None:
+    """`x-api-key` counts where Anthropic's SDK sends it, alone, and nowhere else."""
+    key, auth = ("X-Api-Key", TOKEN), ("Authorization", f"Bearer {TOKEN}")
+    assert outcome(parse(key, dialect="anthropic")) == TOKEN
+    assert outcome(parse(auth, dialect="anthropic")) == TOKEN
+    assert outcome(parse(key, auth, dialect="anthropic")) == "invalid_request"
+    assert outcome(parse(key, key, dialect="anthropic")) == "invalid_request"
+    assert outcome(parse(key)) == "invalid_api_key"
+    assert outcome(parse(key, auth)) == TOKEN
+
+
+def test_headers_that_look_like_it_are_not_it() -> None:
+    """Only the one header counts: no underscore, no forwarded copy, no query."""
+    for name in (
+        "authorization_",
+        "x-authorization",
+        "proxy-authorization",
+        "x-forwarded-authorization",
+        "cookie",
+    ):
+        assert outcome(parse((name, f"Bearer {TOKEN}"))) == "invalid_api_key"
+
+
+@given(st.text(max_size=80) | st.text('BbEeArR hf_0=,\t"', max_size=40))
+def test_what_is_found_is_safe_in_a_header(value: str) -> None:
+    """Whatever comes, a secret is short ASCII without white space or quotes, and stood in the header."""
+    found = parse(("Authorization", value))
+    if isinstance(found, Credential):
+        text = found.secret.reveal()
+        assert re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", text)
+        assert len(text) <= MAX_LENGTH
+        assert value.rstrip(" \t").endswith(text)
+    else:
+        assert found.status == 401
+
+
+@given(st.from_regex(r"[A-Za-z0-9._~+/-]{1,100}={0,2}", fullmatch=True))
+def test_every_b64token_is_found(token: str) -> None:
+    """RFC 6750, section 2.1: each token of its grammar comes out as it went in."""
+    if token.lower() != "bearer":
+        assert outcome(parse(("Authorization", f"Bearer {token}"))) == token
+
+
+@pytest.mark.parametrize(
+    ("token", "hub"),
+    [
+        ("hf_abc", True),
+        ("hf_oauth_abc", True),
+        ("hf_jwt_abc", True),
+        ("api_org_abc", True),
+        ("hf_", False),
+        ("hf_ab", False),
+        ("HF_abc", False),
+        ("hf-abc", False),
+        ("xhf_abc", False),
+        ("hf_abc\n", False),
+        ("hf_abc.def", False),
+        ("hf_é12", False),
+        ("sk-abc", False),
+        ("api_org_", False),
+        ("", False),
+    ],
+)
+def test_only_the_hubs_formats_go_to_the_hub(token: str, *, hub: bool) -> None:
+    """Nothing but a token of the Hub's own formats is ever sent there."""
+    assert bearer.is_hub_token(Secret(token)) is hub

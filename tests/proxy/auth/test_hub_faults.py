@@ -1,0 +1,196 @@
+"""When the Hub is away, slow, hostile or asks for silence: 503, and the token goes nowhere else."""
+
+import pytest
+
+from demo.hub import DemoHub
+from proxy.auth.hub import MAX_ANSWER, MAX_SILENCE, HubClient
+from proxy.errors import Denied
+from tests.fakes.answers import chunk, dies, head, raw, silent, whole
+from tests.fakes.clock import Clock
+from tests.fakes.engine import LOCAL, Answer, RawEngine
+from tests.proxy.auth.conftest import BASE, PUBLIC, code
+from wire.secret import Secret
+
+CANARY = "hf_canary4711"
+TOKEN = Secret(CANARY)
+MODEL = (
+    b'{"id":"demo/tiny-llama","sha":"' + b"a" * 40 + b'","siblings":[{"rfilename":"adapter_config.json"}]}'
+)
+
+
+async def everything(client: HubClient) -> set[str]:
+    """What every kind of question gets."""
+    return {
+        code(await client.whoami(TOKEN)),
+        code(await client.auth_check(TOKEN, BASE)),
+        code(await client.snapshot(TOKEN, BASE)),
+        code(await client.refs(TOKEN, BASE)),
+        code(await client.in_history(TOKEN, BASE, "a" * 40)),
+    }
+
+
+@pytest.mark.parametrize("mode", ["500", "502", "503", "504", "disconnect"])
+async def test_a_broken_hub_is_unavailable(client: HubClient, hub: DemoHub, mode: str) -> None:
+    """An error of the Hub's own is never a denial and never leave."""
+    hub.state.set_down(mode)
+    assert await everything(client) == {"hub_unavailable"}
+    hub.state.set_down(None)
+    assert code(await client.auth_check(Secret("hf_demo_bob"), BASE)) == "Allowed"
+
+
+async def test_a_silent_hub_is_unavailable(client: HubClient, hub: DemoHub) -> None:
+    """A question that gets no answer in time is given up."""
+    hub.state.set_down("hang")
+    assert code(await client.whoami(TOKEN)) == "hub_unavailable"
+
+
+async def test_no_hub_at_all(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """Nobody listening is an outage."""
+    await rogue.down()
+    assert await everything(rogue_client) == {"hub_unavailable"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        dies(),
+        raw(b"hello\r\n\r\n", close=True),
+        raw(whole(200, b"")),
+        raw(whole(200, b"{")),
+        raw(whole(200, b"null")),
+        raw(whole(200, b'{"id": 5, "name": [], "sha": 7}')),
+        raw(whole(200, b'{"id": "\xff"}')),
+        raw(whole(200, b'{"id":"demo/tiny-llama","sha":"main","name":5}')),
+        raw(head(200, [("Content-Length", "100")]) + b"{", close=True),
+        raw(head(200, [("Transfer-Encoding", "chunked")]) + b"zz\r\n", close=True),
+        raw(whole(204, b"")),
+        raw(whole(418, b"{}")),
+        raw(whole(400, b"{}")),
+        raw(head(302, [("Content-Length", "0")])),
+    ],
+)
+async def test_nonsense_is_unavailable(rogue: RawEngine, rogue_client: HubClient, answer: Answer) -> None:
+    """An answer outside the table is no denial; only auth-check's bare 200 means yes."""
+    rogue.always(answer)
+    answers = await everything(rogue_client)
+    assert answers - {"Allowed", "Refs"} == {"hub_unavailable"}  # refs without branches allow nothing
+
+
+async def test_a_vast_answer_is_not_read(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """The Hub cannot fill the proxy's memory."""
+    rogue.always(
+        raw(head(200, [("Transfer-Encoding", "chunked")]), chunk(b" " * (MAX_ANSWER + 1)), chunk(b""))
+    )
+    assert code(await rogue_client.whoami(TOKEN)) == "hub_unavailable"
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://{sink}/api/models/demo/tiny-llama/auth-check",
+        "//{sink}/api/models/demo/tiny-llama/auth-check",
+        "https://{hub}/api/models/demo/tiny-llama/auth-check",
+        "http://{hub}@{sink}/api/models/demo/tiny-llama/auth-check",
+        "http://[",
+        "http://[::1/",
+        "",
+        "/",
+        "/api/models/demo/tiny-llama",
+        "/api/models/../../x/auth-check",
+        "/api/models/a/b--c/auth-check",
+        "/api/models/a/b/auth-check?x=1",
+    ],
+)
+async def test_redirects_never_leave_the_hub(
+    rogue: RawEngine, rogue_client: HubClient, hub: DemoHub, location: str
+) -> None:
+    """A redirect to anywhere but this Hub's own auth-check is an outage, and its target hears nothing."""
+    target = location.format(sink=hub.endpoint.removeprefix("http://"), hub=f"{LOCAL}:{rogue.port}")
+    rogue.always(raw(head(307, [("Location", target), ("Content-Length", "0")])))
+    assert await everything(rogue_client) == {"hub_unavailable"}
+    assert len(rogue.requests) == 5
+    assert len(hub.log) == 0
+
+
+@pytest.mark.parametrize("location", ["http://{sink}/x", "//{sink}/x", "http://[", "/same/again"])
+async def test_an_adapters_config_is_read_from_the_hub_alone(
+    rogue: RawEngine, rogue_client: HubClient, hub: DemoHub, location: str
+) -> None:
+    """The config may lie on another path of the Hub; elsewhere, or in circles, it is not followed."""
+    target = location.format(sink=hub.endpoint.removeprefix("http://"))
+    rogue.always(raw(head(307, [("Location", target), ("Content-Length", "0")])))
+    rogue.then(raw(whole(200, MODEL)))
+    assert code(await rogue_client.snapshot(TOKEN, BASE)) == "hub_unavailable"
+    assert len(hub.log) == 0
+    assert len(rogue.requests) <= 4
+
+
+async def test_pages_are_followed_on_the_hub_alone(
+    rogue: RawEngine, rogue_client: HubClient, hub: DemoHub
+) -> None:
+    """A next page on another host is not asked for."""
+    link = [("Link", f'<{hub.endpoint}/api/next>; rel="next"'), ("Content-Length", "2")]
+    rogue.always(raw(head(200, link) + b"[]"))
+    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    assert len(hub.log) == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([("Retry-After", "7")], 7),
+        ([("RateLimit", '"api";r=0;t=55')], 55),
+        ([("Retry-After", "7"), ("RateLimit", '"api";r=0;t=55')], 7),
+        ([("Retry-After", "soon"), ("RateLimit", '"api";r=0;t=55')], 55),
+        ([], 10),
+        ([("Retry-After", "999999999")], MAX_SILENCE),
+        ([("RateLimit", '"api";r=0;t=99999999')], MAX_SILENCE),
+        ([("Retry-After", "\xb2")], 10),
+        ([("Retry-After", "-5")], 10),
+    ],
+)
+async def test_a_429_is_obeyed(
+    rogue: RawEngine, rogue_client: HubClient, clock: Clock, headers: list[tuple[str, str]], seconds: int
+) -> None:
+    """For as long as the Hub asks for, it is asked nothing; everybody is told when to come back."""
+    rogue.then(raw(head(429, [*headers, ("Content-Length", "0")])))
+    first = await rogue_client.whoami(TOKEN)
+    assert isinstance(first, Denied)
+    assert (first.code, first.retry_after) == ("hub_unavailable", seconds)
+    clock.advance(seconds - 0.5)
+    second = await rogue_client.auth_check(TOKEN, PUBLIC)
+    assert isinstance(second, Denied)
+    assert (second.code, second.retry_after) == ("hub_unavailable", 1)
+    assert len(rogue.requests) == 1
+    clock.advance(0.5)
+    rogue.always(raw(whole(200, b"{}")))
+    assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
+
+
+async def test_the_token_stands_in_one_header(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """The token goes out as `Authorization` and nowhere else, not in the target and not twice."""
+    rogue.always(raw(whole(200, b"{}")))
+    await everything(rogue_client)
+    for sent in rogue.requests:
+        assert sent.header("authorization") == f"Bearer {CANARY}"
+        assert sent.raw.count(CANARY.encode()) == 1
+
+
+@pytest.mark.parametrize("reason", ["x" * 5000, "a\x1b[31mb", "", "r\xe9ason"])
+async def test_the_hubs_words_are_kept_short_and_printable(
+    rogue: RawEngine, rogue_client: HubClient, reason: str
+) -> None:
+    """What the Hub says is passed on without control characters, and not at any length."""
+    body = f'{{"error": {reason!r}}}'.replace("'", '"').replace("\\x", "\\u00").encode()
+    rogue.always(raw(whole(403, body)))
+    denied = await rogue_client.auth_check(TOKEN, BASE)
+    assert isinstance(denied, Denied)
+    assert denied.code == "access_denied"
+    assert denied.message.isprintable()
+    assert len(denied.message) < 400
+
+
+async def test_silence(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A Hub that accepts and says nothing is given up after the timeout."""
+    rogue.always(silent())
+    assert code(await rogue_client.auth_check(TOKEN, BASE)) == "hub_unavailable"

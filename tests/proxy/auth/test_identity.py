@@ -1,0 +1,245 @@
+"""From a credential to an identity: pseudonyms, fingerprints, local keys, and what is cached."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from demo.hub import DemoHub
+from proxy.auth.cache import Cache
+from proxy.auth.hub import HubClient
+from proxy.auth.identity import Caller, Identities, LocalKey
+from proxy.auth.strangers import Strangers
+from proxy.errors import Denied
+from tests.fakes.answers import raw, whole
+from tests.fakes.clock import Clock
+from tests.fakes.engine import RawEngine
+from tests.fakes.keyring import Keyring
+from tests.proxy.auth.conftest import MakeClient
+from wire.keys import ProxyKeys
+from wire.secret import Secret
+
+ALICE, BOB = Secret("hf_demo_alice"), Secret("hf_demo_bob")
+KEY = "local-key-of-ci-1"
+
+Make = Callable[..., Identities]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> ProxyKeys:
+    """A proxy's keys."""
+    return Keyring.make(tmp_path).proxy
+
+
+@pytest.fixture
+def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
+    """Makes the part under test, with local keys if given."""
+
+    def made(
+        *local: LocalKey, hub: HubClient = client, own: ProxyKeys = keys, digest: bytes = b"d" * 32
+    ) -> Identities:
+        def life(value: object) -> float:
+            return (0 if value.code == "hub_unavailable" else 10) if isinstance(value, Denied) else 300
+
+        by_hash = {hashlib.sha256(KEY.encode()).digest(): key for key in local}
+        return Identities(
+            hub,
+            own,
+            by_hash,
+            Strangers(100, clock),
+            cache=Cache(capacity=100, ttl=life, clock=clock),
+            digest_key=digest,
+        )
+
+    return made
+
+
+async def resolved(identities: Identities, secret: Secret) -> Caller:
+    """The caller behind a good credential."""
+    caller, _ = await identities.resolve(secret, "192.0.2.1")
+    assert isinstance(caller, Caller)
+    return caller
+
+
+async def refused(identities: Identities, secret: Secret) -> str:
+    """The code for a bad one."""
+    denied, _ = await identities.resolve(secret, "192.0.2.1")
+    assert isinstance(denied, Denied)
+    return denied.code
+
+
+async def test_whoami_becomes_an_identity(make: Make, hub: DemoHub) -> None:
+    """The identity holds what the policy and the audit need, and no credential."""
+    alice = (await resolved(make(), ALICE)).identity
+    assert (alice.user, alice.kind) == ("alice", "access_token")
+    assert alice.orgs == {"acme"}
+    assert (alice.token_name, alice.role) == ("alice-ci", "fineGrained")
+    assert alice.permissions == {"repo.content.read"}
+    assert alice.created_at is not None
+    assert alice.age_days(hub.state.clock()) == pytest.approx(10, abs=0.01)
+    assert ALICE.reveal() not in repr(alice)
+
+
+async def test_an_oauth_token_has_an_end(make: Make) -> None:
+    """An OAuth token has no role and no age, but an end."""
+    bob = (await resolved(make(), Secret("hf_oauth_demo_bob"))).identity
+    assert (bob.kind, bob.role, bob.created_at) == ("oauth", "", None)
+    assert bob.expires_at is not None
+
+
+async def test_pseudonyms_follow_the_user_and_fingerprints_the_token(make: Make) -> None:
+    """Two tokens of one user share `sub` and salt; each has a fingerprint of its own."""
+    identities = make()
+    one = (await resolved(identities, BOB)).identity
+    other = (await resolved(identities, Secret("hf_oauth_demo_bob"))).identity
+    alice = (await resolved(identities, ALICE)).identity
+    assert (one.sub, one.salt) == (other.sub, other.salt)
+    assert one.fingerprint != other.fingerprint
+    assert len({one.sub, one.salt, alice.sub, alice.salt}) == 4
+    assert "bob" not in one.sub + one.salt + one.fingerprint
+
+
+async def test_pseudonyms_survive_a_restart_and_differ_between_proxies(make: Make, tmp_path: Path) -> None:
+    """The pepper makes pseudonyms: the same for one key file, others for another."""
+    first = (await resolved(make(), ALICE)).identity
+    again = (await resolved(make(digest=b"e" * 32), ALICE)).identity
+    assert (first.sub, first.salt, first.fingerprint) == (again.sub, again.salt, again.fingerprint)
+    other = (await resolved(make(own=Keyring.make(tmp_path / "x").proxy), ALICE)).identity
+    assert not {first.sub, first.salt, first.fingerprint} & {other.sub, other.salt, other.fingerprint}
+
+
+async def test_the_salt_can_stand_in_a_request(make: Make) -> None:
+    """The engine takes at most 128 characters, and none of its own marks."""
+    salt = (await resolved(make(), ALICE)).identity.salt
+    assert len(salt) <= 128
+    assert salt.isalnum()
+
+
+async def test_tokens_that_differ_at_the_end_are_two(make: Make, hub: DemoHub) -> None:
+    """No part of a token stands for the whole (CVE-2026-35030)."""
+    identities = make()
+    await resolved(identities, ALICE)
+    for token in ("hf_demo_alicf", "hf_demo_alic", "hf_demo_alicee"):
+        assert await refused(identities, Secret(token)) == "invalid_api_key"
+    assert len(hub.log) == 4
+
+
+async def test_good_and_bad_tokens_are_asked_once_each(make: Make, hub: DemoHub, clock: Clock) -> None:
+    """An identity holds for its ttl, a refusal for a shorter one."""
+    identities = make()
+    for _ in range(3):
+        await resolved(identities, ALICE)
+        await refused(identities, Secret("hf_demo_unknown"))
+    assert len(hub.log) == 2
+    clock.advance(10)
+    await resolved(identities, ALICE)
+    await refused(identities, Secret("hf_demo_unknown"))
+    assert len(hub.log) == 3
+
+
+async def test_an_outage_is_not_kept(make: Make, hub: DemoHub) -> None:
+    """While the Hub is down nobody new gets in; as soon as it is back everybody does."""
+    identities = make()
+    hub.state.set_down("503")
+    assert await refused(identities, ALICE) == "hub_unavailable"
+    hub.state.set_down(None)
+    await resolved(identities, ALICE)
+
+
+async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
+    """Once forgotten, a revoked token is refused at once."""
+    identities = make()
+    alice = await resolved(identities, ALICE)
+    hub.state.revoke(user="alice")
+    await resolved(identities, ALICE)
+    identities.forget(alice)
+    assert await refused(identities, ALICE) == "invalid_api_key"
+
+
+@pytest.mark.parametrize("text", ["sk-123", "Bearer", "hf_", "hf_a.b", "eyJhbGciOi.x.y", KEY])
+async def test_other_credentials_are_not_sent_to_the_hub(make: Make, hub: DemoHub, text: str) -> None:
+    """What the Hub could not know asks it nothing."""
+    assert await refused(make(), Secret(text)) == "invalid_api_key"
+    assert len(hub.log) == 0
+
+
+async def test_a_local_key_stands_for_its_token(make: Make, hub: DemoHub) -> None:
+    """A key of the proxy's own is an identity by its name; the Hub is asked with the token behind it."""
+    caller = await resolved(make(LocalKey("ci", ("demo/*",), lambda: BOB)), Secret(KEY))
+    assert (caller.identity.user, caller.identity.kind, caller.identity.models) == (
+        "key:ci",
+        "key",
+        ("demo/*",),
+    )
+    assert caller.token == BOB
+    assert len(hub.log) == 0
+
+
+async def test_a_local_key_follows_the_rotation_of_its_token(make: Make) -> None:
+    """The token behind a key is read for each request, and caches do not mix the old and the new."""
+    tokens = [BOB, ALICE]
+    identities = make(LocalKey("ci", ("demo/*",), lambda: tokens.pop(0)))
+    first, second = await resolved(identities, Secret(KEY)), await resolved(identities, Secret(KEY))
+    assert (first.token, second.token) == (BOB, ALICE)
+    assert first.digest != second.digest
+    assert first.identity == second.identity
+
+
+@pytest.mark.parametrize("token", [None, Secret("sk-123"), Secret("hf_a\N{REPLACEMENT CHARACTER}")])
+async def test_a_local_key_without_a_good_token_is_an_outage(make: Make, token: Secret | None) -> None:
+    """A key whose mounted secret is missing or broken is no fault of its caller."""
+    assert await refused(make(LocalKey("ci", ("demo/*",), lambda: token)), Secret(KEY)) == "hub_unavailable"
+
+
+WHOAMI = '{"id":"1","name":"alice","auth":{"type":"access_token","accessToken":{"role":"fineGrained",%s}}}'
+
+
+@pytest.fixture
+def odd(rogue: RawEngine, make_client: MakeClient, make: Make) -> Callable[[str], Identities]:
+    """Makes identities of a Hub that says this of every access token."""
+
+    def made(facts: str) -> Identities:
+        rogue.always(raw(whole(200, (WHOAMI % facts).encode())))
+        return make(hub=make_client(f"http://127.0.0.1:{rogue.port}"))
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("created", "seconds"),
+    [
+        ('"2026-07-23T10:27:03.276Z"', datetime(2026, 7, 23, 10, 27, 3, 276000, UTC).timestamp()),
+        ('"2026-07-23T12:27:03+02:00"', datetime(2026, 7, 23, 10, 27, 3, 0, UTC).timestamp()),
+        ('"2026-07-23T10:27:03"', datetime(2026, 7, 23, 10, 27, 3, 0, UTC).timestamp()),
+        ('"yesterday"', None),
+        ('""', None),
+        ("null", None),
+    ],
+)
+async def test_dates_are_read_in_their_time_zone(
+    odd: Callable[[str], Identities], created: str, seconds: float | None
+) -> None:
+    """A date is a moment; what is no date is none."""
+    alice = (await resolved(odd(f'"createdAt":{created}'), ALICE)).identity
+    assert alice.created_at == seconds
+
+
+@pytest.mark.parametrize(
+    ("scoped", "permissions"),
+    [
+        ('[{"permissions":["repo.content.read"]}]', {"repo.content.read"}),
+        ("[]", set()),
+        ("[{}]", {"malformed"}),
+        ('[{"permissions":null}]', {"malformed"}),
+        ('[{"permissions":"repo.write"}]', {"malformed"}),
+        ('[{"permissions":[null,5]}]', {"None", "5"}),
+    ],
+)
+async def test_permissions_that_cannot_be_read_count_as_unknown(
+    odd: Callable[[str], Identities], scoped: str, permissions: set[str]
+) -> None:
+    """A permission that is malformed is one that no policy allows."""
+    facts = f'"fineGrained":{{"global":[],"scoped":{scoped}}}'
+    assert (await resolved(odd(facts), ALICE)).identity.permissions == permissions

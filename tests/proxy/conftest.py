@@ -1,0 +1,30 @@
+"""A running proxy for each test that asks for one."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.edge import Edge
+
+StartEdge = Callable[..., Awaitable[Edge]]
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    """A proxy with default settings, whose engine holds the base."""
+    async with Edge.start(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def start_edge(tmp_path: Path) -> AsyncIterator[StartEdge]:
+    """Starts a proxy with settings of the test's own; see `Edge.start`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settings: dict[str, Any] | None = None, **how: Any) -> Edge:
+            return await stack.enter_async_context(Edge.start(tmp_path, settings, **how))
+
+        yield start

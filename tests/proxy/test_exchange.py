@@ -1,0 +1,123 @@
+"""What is known of one request: its id, its times and its audit record."""
+
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.auth.authorization import Access
+from proxy.errors import STATUS, Denied
+from proxy.exchange import Exchange, request_id
+from tests.fakes.clock import START
+from tests.fakes.identity import identity
+from wire.repo import RepoRef
+
+SHA = "a" * 40
+BASE = RepoRef.parse(f"demo/tiny@{SHA}")
+LORA = RepoRef.parse(f"alice/lora@{'b' * 40}")
+
+
+def exchange() -> Exchange:
+    return Exchange("req-1", "127.0.0.1", endpoint="/v1/completions")
+
+
+@pytest.mark.parametrize("inbound", ["abcdefgh", "req-0123456789", "A.b_c-d9", "x" * 128])
+def test_a_sane_id_is_kept(inbound: str) -> None:
+    """The caller's own request id is echoed if it is plain and of a sane length."""
+    assert request_id(inbound) == inbound
+
+
+@given(st.none() | st.text(max_size=200))
+def test_other_ids_are_replaced(inbound: str | None) -> None:
+    """An id is plain ASCII of 8 to 128 characters, whatever came in."""
+    made = request_id(inbound)
+    assert made.isascii()
+    assert 8 <= len(made) <= 128
+    assert set(made) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+def test_made_ids_differ() -> None:
+    """Two requests without an id get two."""
+    assert request_id(None) != request_id("x\r\ny")
+
+
+def test_phases_add_up() -> None:
+    """Time spent in a phase is kept, also when it ends with an error, and is told in milliseconds."""
+    one = exchange()
+    for _ in range(2):
+        with one.timing("auth"):
+            pass
+    with pytest.raises(KeyError), one.timing("load"):
+        raise KeyError
+    assert one.spent.keys() == {"auth", "load"}
+    one.spent = {"auth": 0.0125, "load": 1.5, "body": 3.0}
+    assert one.server_timing() == "auth;dur=12.5, limits;dur=0.0, load;dur=1500.0, upstream;dur=0.0"
+
+
+def test_a_phase_that_goes_on_is_told() -> None:
+    """Headers are written while the engine answers: the time until then stands in them."""
+    one = exchange()
+    with one.timing("upstream"):
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < 0.002:
+            pass
+        assert not one.server_timing().endswith("upstream;dur=0.0")
+
+
+def test_overhead_is_the_proxys_own_time() -> None:
+    """Waiting for the caller's body, the Hub, a load or the engine is not overhead."""
+    one = exchange()
+    one.started = time.perf_counter() - 10
+    one.spent = {"auth": 2.0, "limits": 0.5, "body": 1.0, "load": 3.0, "upstream": 2.0}
+    one.hub_wait = 1.5
+    assert 2.5 <= one.overhead < 3.5
+    one.hub_wait = 100
+    assert one.overhead == 0
+
+
+def test_a_good_request_is_granted() -> None:
+    """The record of a good request says who used what, at which commits, on which base."""
+    one = exchange()
+    one.identity, one.model, one.access = identity(), "alice/lora", Access(BASE, LORA)
+    one.answered(200)
+    record = one.record(START)
+    assert (record["user"], record["token_name"], record["role"]) == ("alice", "alice-ci", "read")
+    assert record["token_age_days"] == 10.0
+    assert (record["repo"], record["sha"], record["base"]) == ("alice/lora", "b" * 40, str(BASE))
+    assert (record["decision"], record["reason"], record["temperature"]) == ("granted", "ok", "warm")
+    assert not one.turned_away
+
+
+@pytest.mark.parametrize("code", STATUS)
+def test_who_is_turned_away_is_denied(code: str) -> None:
+    """Refusing the caller or the model is a denial; a failure is no decision."""
+    one = exchange()
+    one.refused(Denied(code, "why"))  # type: ignore[arg-type]
+    record = one.record(START)
+    denied = STATUS[code] in (401, 403, 404)  # type: ignore[index]
+    assert one.turned_away is denied
+    assert (record["decision"] == "denied") is denied
+    assert (record["status"], record["reason"]) == (STATUS[code], code)  # type: ignore[index]
+
+
+def test_after_a_grant_a_failure_is_no_denial() -> None:
+    """A request that was granted and then failed stays granted, with the real reason."""
+    one = exchange()
+    one.access = Access(BASE)
+    one.answered(200)
+    one.failed("upstream_error")
+    record = one.record(START)
+    assert (record["decision"], record["status"], record["reason"]) == ("granted", 200, "upstream_error")
+    one.left()
+    assert (one.status, one.code) == (499, "client_left")
+
+
+def test_a_record_holds_no_credential() -> None:
+    """A record is plain JSON, of names and numbers."""
+    one = exchange()
+    one.identity = identity()
+    text = msgspec.json.encode(one.record(START)).decode()
+    assert "hf_" not in text
+    assert identity().salt not in text

@@ -1,0 +1,129 @@
+"""The table of endpoints: exact paths, taken literally, and nothing else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import request
+from proxy.errors import Denied
+from proxy.request import ENDPOINTS, Route
+
+
+def code(found: Route | Denied) -> str:
+    """The code of a refusal, or `ok`."""
+    return found.code if isinstance(found, Denied) else "ok"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "path"),
+    [
+        ("POST", "/v1/chat/completions", "/v1/chat/completions"),
+        ("POST", "/v1/completions?x=1", "/v1/completions"),
+        ("GET", "/v1/models", "/v1/models"),
+        ("HEAD", "/v1/models", "/v1/models"),
+        ("GET", "/health", "/health"),
+        ("HEAD", "/health?probe", "/health"),
+        ("GET", "/v1/models/a/b", "/v1/models/{model}"),
+    ],
+)
+def test_known_endpoints_are_found(method: str, target: str, path: str) -> None:
+    """Each endpoint of the table is found by its exact path; a query does not matter."""
+    found = request.route(method, target)
+    assert isinstance(found, Route)
+    assert found.endpoint.path == path
+
+
+@pytest.mark.parametrize(
+    ("target", "model"),
+    [
+        ("/v1/models/demo/tiny", "demo/tiny"),
+        ("/v1/models/demo%2Ftiny", "demo/tiny"),
+        ("/v1/models/demo%2ftiny%40main", "demo/tiny@main"),
+        ("/v1/models/demo%252Ftiny", "demo%2Ftiny"),
+        ("/v1/models/..%2f..%2fpause", "../../pause"),
+        ("/v1/models/", ""),
+    ],
+)
+def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
+    """The SDK's `%2F` is read as a slash there, and nothing is decoded twice or normalised."""
+    found = request.route("GET", target)
+    assert isinstance(found, Route)
+    assert found.argument == model
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "",
+        "*",
+        "//",
+        "/v1",
+        "/v1/",
+        "/v1/chat",
+        "/v1/chat/completions/",
+        "/v1/chat//completions",
+        "//v1/chat/completions",
+        "/V1/chat/completions",
+        "/v1/../pause",
+        "/v1/%2e%2e/pause",
+        "/v1/chat/../chat/completions",
+        "/v1%2fchat/completions",
+        "/v1%2Fmodels",
+        "/v1/chat/completions;x",
+        "/v1/chat/completions#x",
+        "/v1/chat/completions%00",
+        "/v1/chat/completions\\",
+        "/health/",
+        "/health#",
+        "/%68ealth",
+        "/metrics",
+        "/pause",
+        "/sleep",
+        "/invocations",
+        "/adapters",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/collective_rpc",
+        "/hubgate/adapters",
+        "/v1/responses/resp_1",
+        "/tokenizer_info",
+        "/docs",
+        "/openapi.json",
+        "http://evil/v1/models",
+        "http://evil/health",
+        "evil:443",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS", "CONNECT"])
+def test_everything_else_does_not_exist(method: str, target: str) -> None:
+    """A path outside the table is unknown to every method."""
+    assert code(request.route(method, target)) == "unknown_endpoint"
+
+
+@given(st.text(max_size=40) | st.text("/v1chatmodels%2eF.;?#", max_size=40))
+def test_no_path_but_those_of_the_table(target: str) -> None:
+    """Whatever the target, a route is one of the table or a refusal."""
+    found = request.route("GET", target)
+    if isinstance(found, Route):
+        path = target.partition("?")[0]
+        assert path in ENDPOINTS or path.startswith("/v1/models/")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allow"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("HEAD", "/v1/completions", "POST"),
+        ("PUT", "/v1/completions", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models/a/b", "GET"),
+        ("TRACE", "/health", "GET"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_one(method: str, target: str, allow: str) -> None:
+    """405 carries `Allow`."""
+    found = request.route(method, target)
+    assert code(found) == "method_not_allowed"
+    assert isinstance(found, Denied)
+    assert dict(found.headers) == {"Allow": allow}

@@ -1,0 +1,148 @@
+"""The proxy's configuration: defaults that are safe, and faults that say where."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy import app
+from proxy.settings import PUBLIC_HUB, Hub, ProxySettings
+from runtime.config import ConfigError, load
+from tests.fakes.keyring import Keyring
+
+CANARY = "hf_canary_4711"
+MINIMAL: dict[str, Any] = {
+    "callers": {"users": ["alice"]},
+    "models": {"allow": ["demo/*"]},
+    "upstreams": [{"name": "gpu-0", "url": "http://127.0.0.1:8100", "public_key_file": "backend.pub"}],
+    "seal": {"key_file": "proxy.key"},
+}
+
+
+def read(folder: Path, **sections: Any) -> ProxySettings:
+    """The settings of a file."""
+    path = folder / "proxy.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **sections}))
+    return load(ProxySettings, path)
+
+
+def faults(folder: Path, **sections: Any) -> list[str]:
+    """The faults of a file; none of them quotes a value."""
+    with pytest.raises(ConfigError) as caught:
+        read(folder, **sections)
+    assert CANARY not in "".join(caught.value.faults)
+    return caught.value.faults
+
+
+def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
+    """What users were told a silent file means."""
+    found = read(tmp_path)
+    assert (found.listen.host, found.listen.port) == ("0.0.0.0", 8080)
+    assert (found.admin.host, found.admin.port) == ("127.0.0.1", 8081)
+    assert (found.hub.timeout, found.hub.identity_ttl, found.hub.access_ttl) == (5, 300, 60)
+    assert (found.hub.denial_ttl, found.hub.revision_ttl) == (10, 3600)
+    assert found.tokens.roles == {"read", "fineGrained"}
+    assert (found.tokens.max_age_days, found.tokens.when_old, found.tokens.oauth) == (90, "deny", "deny")
+    assert found.models.revisions == {"main"}
+    assert found.models.require_base_access
+    assert (found.limits.requests_per_minute, found.limits.concurrent_requests) == (600, 64)
+    assert found.request.max_body_bytes == 32 * 1024 * 1024
+    assert found.audit.required
+    assert not found.metrics.per_user
+
+
+@pytest.mark.parametrize(
+    ("sections", "where"),
+    [
+        ({"callers": {}}, "callers"),
+        ({"callers": {"users": []}}, "callers"),
+        ({"callers": {"anyone": True, "users": [CANARY]}}, "callers"),
+        ({"models": {"allow": []}}, "models.allow"),
+        ({"models": {"allow": [CANARY]}}, "models.allow.0"),
+        ({"models": {"allow": ["a/*"], "revisions": [CANARY]}}, "models.revisions"),
+        ({"models": {"allow": ["a/*"], "aliases": {"x": CANARY}}}, "models.aliases.x"),
+        ({"models": {"allow": ["a/*"], "base_map": {"x": CANARY}}}, "models.base_map.x"),
+        ({"tokens": {"roles": []}}, "tokens.roles"),
+        ({"tokens": {"roles": ["admin"]}}, "tokens.roles"),
+        ({"tokens": {"max_age_days": 0}}, "tokens.max_age_days"),
+        ({"tokens": {"when_old": CANARY}}, "tokens.when_old"),
+        ({"hub": {"access_ttl": 0}}, "hub.access_ttl"),
+        ({"hub": {"access_ttl": float("inf")}}, "hub.access_ttl"),
+        ({"hub": {"endpoint": CANARY}}, "hub.endpoint"),
+        ({"hub": {"endpoint": f"ftp://{CANARY}"}}, "hub.endpoint"),
+        ({"hub": {"endpoint": f"http://alice:{CANARY}@hub"}}, "hub.endpoint"),
+        ({"hub": {"endpoint": f"http://:{CANARY}@hub"}}, "hub.endpoint"),
+        ({"hub": {"endpoint": f"http://hub?{CANARY}"}}, "hub.endpoint"),
+        ({"hub": {"endpoint": f"http://hub#{CANARY}"}}, "hub.endpoint"),
+        ({"limits": {"storage": f"mysql://{CANARY}"}}, "limits.storage"),
+        ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
+        ({"request": {"media_urls": "any"}}, "request.media_urls"),
+        ({"upstreams": []}, "upstreams"),
+        ({"upstreams": MINIMAL["upstreams"] * 2}, "configuration"),
+        ({"listen": {"port": 65536}}, "listen.port"),
+        ({"listen": {"tls": {"cert_file": "x"}}}, "listen.tls.key_file"),
+        (
+            {"keys": [{"name": CANARY, "sha256": CANARY, "token": "service", "models": ["a/*"]}]},
+            "keys.0.sha256",
+        ),
+        ({"keys": [{"name": "ci", "sha256": "0" * 64, "token": CANARY, "models": ["a/*"]}]}, "keys.0.token"),
+        ({"keys": [{"name": "ci", "sha256": "0" * 64, "token": "service", "models": []}]}, "keys.0.models"),
+        ({"workers": 4}, "workers"),
+        ({"hub": {"tokn": CANARY}}, "hub.tokn"),
+    ],
+)
+def test_each_fault_is_told_by_its_path(tmp_path: Path, sections: dict[str, Any], where: str) -> None:
+    """A wrong value is named by its key, without the value."""
+    assert any(fault.startswith(where) for fault in faults(tmp_path, **sections))
+
+
+def test_the_hub_is_configured_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hub.endpoint` goes before `HF_ENDPOINT`, and that before the public Hub."""
+    assert Hub().url == PUBLIC_HUB
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror/")
+    assert Hub().url == "http://mirror"
+    assert Hub(endpoint="http://own/").url == "http://own"
+
+
+def test_key_files_are_checked_together(tmp_path: Path) -> None:
+    """`check` names every key file that cannot be used, in one go."""
+    ring = Keyring.make(tmp_path / "keys")
+    upstreams = [
+        {"name": "gpu-0", "url": "http://127.0.0.1:1", "public_key_file": str(ring.backend_private)},
+        {"name": "gpu-1", "url": "http://127.0.0.1:2", "public_key_file": str(tmp_path / "nowhere")},
+    ]
+    keys = [{"name": "ci", "sha256": "0" * 64, "token": "service", "models": ["demo/*"]}]
+    settings = read(tmp_path, upstreams=upstreams, seal={"key_file": str(ring.proxy_public)}, keys=keys)
+    with pytest.raises(ConfigError) as caught:
+        app.check(settings)
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [
+        "seal.key_file",
+        "upstreams.0.public_key_file",
+        "upstreams.1.public_key_file",
+        "keys.0.token",
+    ]
+
+
+async def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:
+    """The proxy says which port it cannot have, and leaves nothing running."""
+    ring = Keyring.make(tmp_path / "keys")
+    settings = read(
+        tmp_path,
+        upstreams=[
+            {"name": "gpu-0", "url": "http://127.0.0.1:9", "public_key_file": str(ring.backend_public)}
+        ],
+        seal={"key_file": str(ring.proxy_private)},
+        audit={"path": str(tmp_path / "audit.jsonl")},
+        listen={"host": "127.0.0.1", "port": 0},
+        admin={"port": 0},
+    )
+    keys = app.check(settings)
+    async with app.running(settings, keys) as proxy:
+        other = settings.audit.model_copy(update={"path": tmp_path / "other.jsonl"})
+        listen = settings.listen.model_copy(update={"port": proxy.port})
+        taken = settings.model_copy(update={"listen": listen, "audit": other})
+        with pytest.raises(ConfigError) as caught:
+            async with app.running(taken, keys):
+                pytest.fail("two listen on one port")
+    assert caught.value.faults[0].startswith("listen.port:")

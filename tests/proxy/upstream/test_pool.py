@@ -1,0 +1,178 @@
+"""What a proxy knows of its backends, and which one it leases."""
+
+from collections.abc import AsyncGenerator
+from typing import Any, get_args
+
+import pytest
+
+from proxy.auth.authorization import Access
+from proxy.auth.identity import Caller
+from proxy.errors import STATUS, Denied
+from proxy.metrics import Metrics
+from proxy.upstream.control import Control, ControlError
+from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
+from tests.fakes.identity import caller
+from wire.control import PROTOCOL, Engine, Event, Failed, FailureCode, Hello, Progress, Ready
+from wire.repo import RepoRef
+
+BASE = RepoRef.parse("demo/tiny@" + "a" * 40)
+LORA = RepoRef.parse("alice/lora@" + "b" * 40)
+ON_BASE, ON_LORA = Access(BASE), Access(BASE, LORA)
+
+
+def engine(number: int = 1, **changes: Any) -> Engine:
+    facts: dict[str, Any] = {"id": f"e-{number}", "boot": "b", "port": 8200 + number, "base": str(BASE)}
+    return Engine(**{**facts, "state": "ready", **changes})
+
+
+class Told(Control):
+    """A control API that says what it is told to."""
+
+    def __init__(self, *engines: Engine) -> None:
+        self.engines = engines
+        self.down = False
+        self.events: list[Event] = []
+        self.sealed_for: list[str] = []
+
+    async def hello(self) -> Hello:
+        if self.down:
+            raise ControlError("down")
+        return Hello(protocol=PROTOCOL, name="gpu", boot="boot-1", nonce="n", engines=self.engines)
+
+    async def ensure(
+        self, access: Access, caller: Caller, boot: str, request_id: str
+    ) -> AsyncGenerator[Event]:
+        del access, caller, request_id
+        self.sealed_for.append(boot)
+        for event in self.events:
+            yield event
+
+
+async def known(*engines: Engine, url: str = "http://gpu:8100") -> tuple[Upstream, Told]:
+    """A backend that just told these engines."""
+    told = Told(*engines)
+    upstream = Upstream("gpu", url, told)
+    await upstream.refresh()
+    return upstream, told
+
+
+async def test_a_base_is_warm_on_a_ready_engine() -> None:
+    """Only an engine that is ready, at that very commit, counts."""
+    upstream, _ = await known(engine())
+    assert upstream.engine(ON_BASE) == engine()
+    assert upstream.engine(Access(BASE.at("c" * 40))) is None
+    for state in ("absent", "downloading", "starting", "draining", "stopping", "failed"):
+        upstream, _ = await known(engine(state=state))
+        assert upstream.engine(ON_BASE) is None
+
+
+async def test_an_adapter_is_warm_where_it_is_held() -> None:
+    """Of two engines with one base, the one that holds the adapter is found."""
+    holder = engine(2, adapters=(str(LORA),))
+    upstream, _ = await known(engine(1), holder)
+    assert upstream.engine(ON_LORA) == holder
+    assert upstream.engine(Access(BASE, LORA.at("c" * 40))) is None
+
+
+async def test_warmth_has_three_degrees() -> None:
+    """Holding the model is warmer than running its base, and that than nothing."""
+    for engines, warmth in (([engine(adapters=(str(LORA),))], 2), ([engine()], 1), ([], 0)):
+        upstream, _ = await known(*engines)
+        assert upstream.warmth(ON_LORA) == warmth
+
+
+@pytest.mark.parametrize(("state", "runs"), [("starting", True), ("ready", True), ("stopping", False)])
+async def test_a_base_runs_from_its_start_on(state: str, *, runs: bool) -> None:
+    """An unpinned base stays on the commit that is running or about to."""
+    upstream, _ = await known(engine(state=state))
+    assert upstream.running("demo/tiny") == ("a" * 40 if runs else None)
+    assert upstream.running("demo/tin") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://gpu:8100", "http://gpu:8201"),
+        ("https://gpu", "http://gpu:8201"),
+        ("http://[::1]:8100", "http://[::1]:8201"),
+        ("http://10.0.0.7:8100/x", "http://10.0.0.7:8201"),
+    ],
+)
+async def test_the_host_is_the_proxys_to_know(url: str, address: str) -> None:
+    """Only the port is the backend's word."""
+    upstream, _ = await known(engine(), url=url)
+    assert upstream.address(engine()) == address
+
+
+async def test_a_backend_that_does_not_answer_is_forgotten() -> None:
+    """When the hello fails the backend is down and nothing is warm there."""
+    upstream, told = await known(engine())
+    told.down = True
+    with pytest.raises(ControlError):
+        await upstream.refresh()
+    assert not upstream.up
+    assert upstream.engine(ON_BASE) is None
+    told.down = False
+    await upstream.refresh()
+    assert upstream.engine(ON_BASE) is not None
+
+
+async def test_a_lost_engine_is_cold_until_told_anew() -> None:
+    """What turned out wrong is not used again before the next hello."""
+    upstream, _ = await known(engine())
+    upstream.lost(engine())
+    upstream.lost(engine())
+    assert upstream.engine(ON_BASE) is None
+    await upstream.refresh()
+    assert upstream.engine(ON_BASE) is not None
+
+
+async def test_ensure_learns_the_engine() -> None:
+    """A load is asked for under the present boot, and its engine is known as warm afterwards."""
+    upstream, told = await known()
+    held = engine(adapters=(str(LORA),))
+    told.events = [Progress(stage="queued", repo=str(LORA)), Ready(engine=held)]
+    events = [event async for event in upstream.ensure(ON_LORA, caller(), "req-1")]
+    assert events == told.events
+    assert told.sealed_for == ["boot-1"]
+    assert upstream.engine(ON_LORA) == held
+
+
+async def test_nothing_is_sealed_for_a_backend_that_is_down() -> None:
+    """Without a fresh hello there is no boot to seal a token for."""
+    upstream, told = await known()
+    told.down = True
+    with pytest.raises(ControlError):
+        await anext(upstream.ensure(ON_LORA, caller(), "req-1"))
+    assert told.sealed_for == []
+
+
+async def test_only_backends_that_are_up_are_leased() -> None:
+    """Among those that are up the warmest is leased; with none, the caller is told to come back."""
+    warm, told = await known(engine(adapters=(str(LORA),)))
+    cold = Upstream("other", "http://other", other := Told())
+    pool = Pool([cold, warm], Metrics())
+    assert pool.lease(ON_LORA) is warm
+    await cold.refresh()
+    assert pool.lease(ON_LORA) is warm
+    assert (pool.ready, pool.running("demo/tiny")) == (True, "a" * 40)
+    told.down = other.down = True
+    for upstream in (warm, cold):
+        with pytest.raises(ControlError):
+            await upstream.refresh()
+    denied = pool.lease(ON_LORA)
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("no_upstream", 5)
+    assert (pool.ready, pool.running("demo/tiny")) == (False, None)
+
+
+@pytest.mark.parametrize("code", get_args(FailureCode))
+def test_every_failure_of_a_load_means_an_error(code: FailureCode) -> None:
+    """Each way in which a load can fail is an error of the table, and a missing repo reads like any other."""
+    denied = refusal(Failed(code=code, message="why", repo="x/y", retry_after=3), "alice/lora")
+    assert denied.code in STATUS
+    if code == "not_found":
+        assert denied.message == "The model alice/lora does not exist, or your token cannot read it."
+    else:
+        assert (denied.message, denied.retry_after) == ("why", 3)
+    assert unreachable().status == 503
