@@ -20,7 +20,7 @@ CONFIG = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="hubgate")
 def main() -> None:
-    r"""Put vLLM behind the Hugging Face tokens of its callers.
+    """Put vLLM behind the Hugging Face tokens of its callers.
 
     \b
     A first try, without a GPU or an account:   make run
@@ -30,7 +30,7 @@ def main() -> None:
                      hubgate backend --config backend.yaml  (beside the GPUs)
 
     Exit codes: 0 fine, 2 wrong usage or configuration, 1 anything else.
-    """
+    """  # noqa: D301 - click keeps the lines that follow a real backspace
 
 
 @main.command()
@@ -168,8 +168,15 @@ def report(file: Path) -> None:
     for key, tally in tallies.items():
         table = Table(key, "outcome", "requests")
         for (name, outcome), count in sorted(tally.items()):
-            table.add_row(str(name), str(outcome), str(count))
+            table.add_row(_plain(name), _plain(outcome), str(count))
         Console().print(table)
+
+
+def _plain(name: object) -> Any:
+    """A name as text: it comes from a caller, and neither is markup nor commands the terminal."""
+    from rich.text import Text  # noqa: PLC0415 - lazy
+
+    return Text("".join(c if c.isprintable() else "�" for c in str(name)))
 
 
 def _refuse(config: Path, error: ConfigError) -> NoReturn:

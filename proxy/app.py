@@ -93,10 +93,11 @@ class Clocks:
     monotonic: Callable[[], float] = time.monotonic
 
 
+CLOCKS = Clocks()
+
+
 @asynccontextmanager
-async def running(
-    settings: ProxySettings, keys: Keys, clocks: Clocks = Clocks()
-) -> AsyncIterator["Proxy"]:
+async def running(settings: ProxySettings, keys: Keys, clocks: Clocks = CLOCKS) -> AsyncIterator["Proxy"]:
     """The whole proxy, listening; leaving lets requests under way end for `timeouts.drain` seconds."""
     async with AsyncExitStack() as stack:
         proxy = await _build(stack, settings, keys, clocks)
@@ -113,10 +114,10 @@ class Proxy:
     reloader: Reloader
 
 
-async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> Proxy:
+async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clocks: Clocks) -> Proxy:
     metrics = Metrics()
-    over_age = OverAge(time.time)
-    audit = _audit(settings, keys.own.current(), metrics)
+    over_age = OverAge(clocks.now)
+    audit = _audit(settings, keys.own.current(), metrics, clocks)
     stack.callback(audit.close)
 
     hub = HubClient(await _hub_session(stack, settings), settings.hub.url, metrics, clocks.monotonic)
@@ -124,14 +125,14 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys) -> 
         hub,
         keys.own.current(),
         keys.local,
-        Strangers(settings.hub.refused_tokens_per_minute, time.monotonic),
+        Strangers(settings.hub.refused_tokens_per_minute, clocks.monotonic),
         cache=_cache(settings, settings.hub.identity_ttl, clocks),
         digest_key=secrets.token_bytes(32),
     )
-    grants = Grants(keys.own.current, time.time)
-    accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl)
+    grants = Grants(keys.own.current, clocks.now)
+    accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl, clocks)
     callers = CallerPolicy(settings.callers, settings.tokens)
-    pool = await _pool(stack, settings, keys, grants, metrics, clocks)
+    pool = await _pool(stack, settings, keys, grants, metrics, clocks=clocks)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
         hub,
@@ -254,6 +255,7 @@ async def _pool(
     keys: Keys,
     grants: Grants,
     metrics: Metrics,
+    *,
     clocks: Clocks,
 ) -> Pool:
     session = await _engine_session(stack, settings)

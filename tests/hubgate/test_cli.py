@@ -54,7 +54,6 @@ def test_help_names_the_first_steps() -> None:
         assert command in words
 
 
-@pytest.mark.xfail(strict=True, reason="the docstring is raw, so click sees a backslash and a b")
 def test_help_keeps_its_lines() -> None:
     """The examples stand on lines of their own, as they can be copied."""
     assert "hubgate check-config --config proxy.yaml\n" in run("--help").output
@@ -207,7 +206,6 @@ def test_report_sums_up(tmp_path: Path) -> None:
     assert any("demo/tiny" in row and "3" in row for row in rows)
 
 
-@pytest.mark.xfail(strict=True, reason="rich reads names as markup and lets escapes through")
 @pytest.mark.parametrize("user", ["[/red]x", "[bold]x", "\x1b[2Jx"])
 def test_report_of_hostile_names(tmp_path: Path, user: str) -> None:
     """A name can neither break the report nor command the terminal."""

@@ -14,7 +14,7 @@ from tests.fakes.clock import Clock
 from tests.fakes.engine import LOCAL, RawEngine
 from wire.repo import RepoRef
 
-MakeClient = Callable[[str], HubClient]
+MakeClient = Callable[..., HubClient]
 
 BASE = RepoRef.parse("demo/tiny-llama")
 PRIVATE = RepoRef.parse("alice/pirate-lora")
@@ -52,23 +52,25 @@ async def rogue() -> AsyncIterator[RawEngine]:
 
 @pytest.fixture
 async def make_client(clock: Clock, metrics: Metrics) -> AsyncIterator[MakeClient]:
-    """Makes clients of a Hub by its address; a question may take half a second."""
+    """Makes clients of a Hub by its address and the seconds that a question may take."""
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=0.5)
-            )
-        )
-        yield lambda url: HubClient(session, url, metrics, clock)
+
+        def make(url: str, timeout: float = 20) -> HubClient:
+            cookies = aiohttp.DummyCookieJar()
+            session = aiohttp.ClientSession(cookie_jar=cookies, timeout=aiohttp.ClientTimeout(total=timeout))
+            stack.push_async_callback(session.close)
+            return HubClient(session, url, metrics, clock)
+
+        yield make
 
 
 @pytest.fixture
-def client(hub: DemoHub, make_client: MakeClient) -> HubClient:
+async def client(hub: DemoHub, make_client: MakeClient) -> HubClient:
     """A client of the demo Hub."""
     return make_client(hub.endpoint)
 
 
 @pytest.fixture
-def rogue_client(rogue: RawEngine, make_client: MakeClient) -> HubClient:
+async def rogue_client(rogue: RawEngine, make_client: MakeClient) -> HubClient:
     """A client of the rogue."""
     return make_client(f"http://{LOCAL}:{rogue.port}")
