@@ -137,13 +137,10 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
     authorizer = Authorizer(
         hub,
         identities,
-        _revisions(hub, settings, clocks),
+        _revisions(hub, settings, policy, clocks),
         policy,
         accesses=accesses,
         running=pool.running,
-        aliases=settings.models.aliases,
-        base_map=settings.models.base_map,
-        require_base_access=settings.models.require_base_access,
     )
     gateway = Gateway(
         settings=settings,
@@ -154,7 +151,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         limits=Limits(settings.limits),
         bodies=Bodies(settings.request, settings.timeouts.body_idle),
         authorizer=authorizer,
-        listing=Listing(authorizer, policy, settings.models.aliases),
+        listing=Listing(authorizer, policy),
         pool=pool,
         grants=grants,
         relay=Relay(await _engine_session(stack, settings), settings.timeouts, metrics),
@@ -168,7 +165,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
 
     def forget() -> None:
         identities.forget_all()
-        accesses.clear()
+        authorizer.forget_all()
 
     reloader = Reloader(settings, callers, policy, forget)
     return Proxy(await _listen(stack, settings, gateway), admin_port, poller, reloader)
@@ -211,14 +208,14 @@ def _cache(settings: ProxySettings, ttl: float, clocks: Clocks) -> "Cache[Any, A
     return Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic)
 
 
-def _revisions(hub: HubClient, settings: ProxySettings, clocks: Clocks) -> Revisions:
+def _revisions(hub: HubClient, settings: ProxySettings, policy: ModelPolicy, clocks: Clocks) -> Revisions:
     def life(fact: object) -> float:
         # A refusal came of one caller's token; the fact is everybody's.
         return 0 if isinstance(fact, Denied) else settings.hub.revision_ttl
 
     return Revisions(
         hub,
-        settings.models.revisions,
+        lambda: policy.models.revisions,
         snapshots=Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic),
         lineages=Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic),
     )

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -124,7 +124,7 @@ class Audit:
             if not self._healthy:
                 _cut(self._file, self._end)  # what the last failure may have left
             _write(self._file, group)
-            _write_head(self._path, head)
+            _write_head(self._path, head, self._key)
         except OSError:
             self._healthy = False
             with suppress(OSError):
@@ -163,14 +163,20 @@ def verify(path: Path, key: bytes) -> Verdict:
             faults.append(f"line {number}: record {seq} was changed, or the key is another one")
         head = Head(seq, mac)
         macs[seq] = mac
-    exported = _read_head(path)
-    if exported is None:
-        faults.append(f"{path.name}.head: is missing, so a cut tail would not show")
-    elif exported.seq and macs.get(exported.seq) != exported.mac:
-        faults.append(
-            f"the head names record {exported.seq}, which the file does not end with: its tail was cut"
-        )
+    faults += _faults_of_head(path, key, macs)
     return Verdict(len(macs), head, tuple(faults))
+
+
+def _faults_of_head(path: Path, key: bytes, macs: Mapping[int, bytes]) -> list[str]:
+    try:
+        exported = _read_head(path, key)
+    except AuditFileError as error:
+        return [f"{path.name}.head: {error}"]
+    if exported is None:
+        return [f"{path.name}.head: is missing, so a cut tail would not show"]
+    if exported.seq and macs.get(exported.seq) != exported.mac:
+        return [f"the head names record {exported.seq}, which the file does not hold: its tail was cut"]
+    return []
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
@@ -237,7 +243,7 @@ def _open(path: Path, key: bytes) -> tuple[FileIO, Head, int]:
         raise AuditFileError(f"{path}: another proxy writes to it; each needs a file of its own") from None
     try:
         head, end = _resume(file, key)
-        _compare(head, _read_head(path))
+        _compare(head, _read_head(path, key))
     except AuditFileError as error:
         file.close()
         raise AuditFileError(
@@ -285,16 +291,30 @@ def _cut(file: FileIO, end: int) -> None:
     file.truncate()
 
 
-def _write_head(path: Path, head: Head) -> None:
+def _vouch(key: bytes, seq: int, mac: str) -> str:
+    """What makes a head one that only the holder of the key can have written."""
+    return hmac.digest(key, f"head {seq} {mac}".encode(), "sha256").hex()
+
+
+def _write_head(path: Path, head: Head, key: bytes) -> None:
     target = path.with_name(path.name + ".head")
     scratch = path.with_name(path.name + ".head.new")
-    scratch.write_bytes(msgspec.json.encode({"seq": head.seq, "mac": head.mac.hex()}) + b"\n")
+    mac = head.mac.hex()
+    content = {"seq": head.seq, "mac": mac, "vouch": _vouch(key, head.seq, mac)}
+    scratch.write_bytes(msgspec.json.encode(content) + b"\n")
     scratch.replace(target)
 
 
-def _read_head(path: Path) -> Head | None:
+def _read_head(path: Path, key: bytes) -> Head | None:
+    """The exported head, `None` if there is none. Raises `AuditFileError` if it is not ours."""
     try:
         data = msgspec.json.decode(path.with_name(path.name + ".head").read_bytes())
-        return Head(int(data["seq"]), bytes.fromhex(data["mac"]))
-    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+        head = Head(int(data["seq"]), bytes.fromhex(data["mac"]))
+        vouched = hmac.compare_digest(str(data["vouch"]), _vouch(key, head.seq, head.mac.hex()))
+    except FileNotFoundError:
         return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise AuditFileError("its head cannot be read") from None
+    if not vouched:
+        raise AuditFileError("its head was changed, or written with another key")
+    return head

@@ -22,14 +22,13 @@ from proxy.errors import Denied
 from proxy.exchange import Exchange, request_id
 from proxy.limits import Limits
 from proxy.metrics import Metrics
-from proxy.models import Listing
+from proxy.models import Listing, card
 from proxy.policy import CallerPolicy
 from proxy.upstream.control import ControlError
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
 from proxy.upstream.relay import Relay, Stale
 from wire.control import Download, Engine, Failed, Ready
-from wire.repo import RepoRef
 
 log = structlog.get_logger("gateway")
 
@@ -104,15 +103,13 @@ class Gateway:
         if endpoint.kind == "models":
             return self._json(exchange, await self.listing.all(caller))
         if endpoint.kind == "model":
-            return self._json(exchange, await self.listing.one(caller, route.argument))
+            found = await self._authorize(exchange, caller, route.argument)
+            return found if isinstance(found, Denied) else self._json(exchange, card(found.model))
         inference = await self._read(exchange, inbound, endpoint)
         if isinstance(inference, Denied):
             return inference
 
-        asked = self.authorizer.name(inference.model)
-        if isinstance(asked, Denied):
-            return asked
-        access = await self._authorize(exchange, caller, asked)
+        access = await self._authorize(exchange, caller, inference.model)
         if isinstance(access, Denied):
             return access
 
@@ -120,8 +117,9 @@ class Gateway:
         if isinstance(upstream, Denied):
             return upstream
         exchange.upstream = upstream.name
-        for _ in range(2):  # once more where the engine turns out not to hold the model: nothing ran
-            engine = upstream.engine(access) or await self._ensure(exchange, caller, asked, access, upstream)
+        # Once more, and then surely loaded, where the engine turns out not to hold the model: nothing ran.
+        for known in (upstream.engine(access), None):
+            engine = known or await self._ensure(exchange, caller, inference.model, access, upstream)
             if isinstance(engine, Denied):
                 return engine
             target = upstream.address(engine) + endpoint.path
@@ -175,8 +173,11 @@ class Gateway:
             exchange.stream = inference.stream
         return inference
 
-    async def _authorize(self, exchange: Exchange, caller: Caller, asked: RepoRef) -> Access | Denied:
+    async def _authorize(self, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
         """Step 5: on every request, whatever is loaded."""
+        asked = self.authorizer.name(name)
+        if isinstance(asked, Denied):
+            return asked
         exchange.model = str(asked)
         before = exchange.spent.get("auth", 0.0)
         with exchange.timing("auth"):
@@ -193,14 +194,13 @@ class Gateway:
         return access
 
     async def _ensure(
-        self, exchange: Exchange, caller: Caller, asked: RepoRef, access: Access, upstream: Upstream
+        self, exchange: Exchange, caller: Caller, name: str, access: Access, upstream: Upstream
     ) -> Engine | Denied:
         """Step 7: have a cold model loaded, with this caller's own token."""
         exchange.cold = True
-        refused = await self.limits.cold_load(caller.identity)
+        refused = await self.limits.cold_load(caller.identity, access.model)
         if refused is not None:
             return refused
-        begun = exchange.elapsed
         try:
             with exchange.timing("load"):
                 async with asyncio.timeout(self.settings.cold_start.plain_wait):
@@ -215,12 +215,13 @@ class Gateway:
             )
             return unreachable()
         if isinstance(ended, Failed):
-            return refusal(ended, str(asked))
-        if exchange.elapsed - begun > self.settings.hub.access_ttl:
-            renewed = await self._authorize(exchange, caller, asked)  # the wait outlived the check
-            if isinstance(renewed, Denied):
-                return renewed
-            exchange.access = access  # what was loaded is what is served, wherever main is by now
+            return refusal(ended, exchange.model or name)
+        # The check may have aged before the load and ages while it lasts: both together stay within
+        # `access_ttl` only if it is asked for again, which costs nothing while it is cached.
+        renewed = await self._authorize(exchange, caller, name)
+        if isinstance(renewed, Denied):
+            return renewed
+        exchange.access = access  # what was loaded is what is served, wherever main is by now
         return ended.engine
 
     async def _load(

@@ -29,6 +29,7 @@ class Limits:
     def __init__(self, limits: settings.Limits) -> None:
         self._per_minute = RateLimitItemPerMinute(limits.requests_per_minute)
         self._loads_per_hour = RateLimitItemPerHour(limits.cold_loads_per_hour)
+        self._same_load = RateLimitItemPerMinute(1)
         self._concurrent = limits.concurrent_requests
         self._rates = FixedWindowRateLimiter(_storage(limits.storage))
         self._under_way: Counter[str] = Counter()
@@ -52,8 +53,10 @@ class Limits:
         self._under_way[identity.sub] += 1
         return Permit(identity.sub, headers)
 
-    async def cold_load(self, identity: Identity) -> Denied | None:
-        """Count one load of a cold model."""
+    async def cold_load(self, identity: Identity, model: str) -> Denied | None:
+        """Count one load of a cold model; those who wait for the same one within a minute are one."""
+        if not await self._rates.hit(self._same_load, "load", identity.sub, model):
+            return None
         if await self._rates.hit(self._loads_per_hour, "loads", identity.sub):
             return None
         message = f"You asked for more than {self._loads_per_hour.amount} cold models within an hour."

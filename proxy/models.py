@@ -1,7 +1,6 @@
 """`GET /v1/models`: what this caller may use, and never what others have loaded."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 from proxy.auth.authorization import Access, Authorizer
@@ -20,10 +19,9 @@ class Listing:
     Each is listed only while the caller's access to it holds.
     """
 
-    def __init__(self, authorizer: Authorizer, policy: ModelPolicy, aliases: Mapping[str, str]) -> None:
+    def __init__(self, authorizer: Authorizer, policy: ModelPolicy) -> None:
         self._authorizer = authorizer
-        self._configured = policy.configured
-        self._aliases = aliases
+        self._policy = policy
         self._granted: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
 
     def granted(self, caller: Caller, access: Access) -> None:
@@ -38,27 +36,22 @@ class Listing:
         if len(self._granted) > MAX_CALLERS:
             self._granted.popitem(last=False)
 
-    async def all(self, caller: Caller) -> dict[str, Any]:
-        """The body of `GET /v1/models`."""
-        names = {name: name for name in self._configured}
-        names |= dict(self._aliases)
+    async def all(self, caller: Caller) -> dict[str, Any] | Denied:
+        """The body of `GET /v1/models`; an outage of the Hub is told, and is no empty list."""
+        names = {name: name for name in self._policy.configured}
+        names |= self._policy.models.aliases
         names |= {name: name for name in self._granted.get(caller.identity.sub, ())}
-        cards = [
-            _card(name)
-            for name, repo in names.items()
-            if await self._authorizer.may_read(caller, RepoRef.parse(repo))
-        ]
+        cards = []
+        for name, repo in names.items():
+            refused = await self._authorizer.refusal(caller, RepoRef.parse(repo))
+            if refused is None:
+                cards.append(card(name))
+            elif refused.code == "hub_unavailable":
+                return refused
         return {"object": "list", "data": cards}
 
-    async def one(self, caller: Caller, name: str) -> dict[str, Any] | Denied:
-        """The body of `GET /v1/models/{name}`: the name pinned to what would answer now."""
-        repo = self._authorizer.name(name)
-        if isinstance(repo, Denied):
-            return repo
-        access, _ = await self._authorizer.authorize(caller, repo)
-        return access if isinstance(access, Denied) else _card(access.model)
 
-
-def _card(name: str) -> dict[str, Any]:
+def card(name: str) -> dict[str, Any]:
+    """One model as `GET /v1/models/{name}` shows it."""
     # `created` is required by the SDKs and means nothing for a repo; 0 says so.
     return {"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]}

@@ -122,6 +122,7 @@ class ModelPolicy:
 
     def replace(self, models: Models) -> None:
         """Decide by other rules from the next request on."""
+        self.models = models
         self._allow = _globs(models.allow)
         self._deny = _globs(models.deny)
         self.configured = tuple(glob for glob in models.allow if not re.search(r"[*?]", glob))

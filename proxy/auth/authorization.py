@@ -1,6 +1,6 @@
 """Decides, for one caller and one model, on every request, what may be used: at which commits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.auth.cache import Cache, Source
@@ -39,9 +39,6 @@ class Authorizer:
         *,
         accesses: "Cache[AccessKey, Allowed | Moved | Denied]",
         running: Callable[[str], str | None],
-        aliases: Mapping[str, str],
-        base_map: Mapping[str, str],
-        require_base_access: bool,
     ) -> None:
         self._hub = hub
         self._identities = identities
@@ -49,14 +46,11 @@ class Authorizer:
         self._policy = policy
         self._accesses = accesses
         self._running = running  # org/name of a base → the sha that an engine runs
-        self._aliases = aliases
-        self._base_map = base_map
-        self._require_base_access = require_base_access
 
     def name(self, text: str) -> RepoRef | Denied:
         """The repo that a request's `model` means: an alias, or `org/name[@revision]`."""
         try:
-            return RepoRef.parse(self._aliases.get(text, text))
+            return RepoRef.parse(self._policy.models.aliases.get(text, text))
         except InvalidRepoError as error:
             return Denied("invalid_request", f"Bad model name: {error}.", "model")
 
@@ -79,10 +73,15 @@ class Authorizer:
             return base, "hub"
         return Access(base, snapshot.repo), source
 
-    async def may_read(self, caller: Caller, repo: RepoRef) -> bool:
-        """Whether this caller may read the repo at all: what listings are filtered by."""
+    async def refusal(self, caller: Caller, repo: RepoRef) -> Denied | None:
+        """Why this caller may not read the repo, if so: what listings are filtered by."""
         reachable, _ = await self._reachable(caller, repo)
-        return not isinstance(reachable, Denied)
+        return reachable if isinstance(reachable, Denied) else None
+
+    def forget_all(self) -> None:
+        """Drop what the Hub said of access and of revisions."""
+        self._accesses.clear()
+        self._revisions.forget_all()
 
     async def _reachable(self, caller: Caller, asked: RepoRef) -> tuple[RepoRef | Denied, Source]:
         """The repo under its present name, if policy and the Hub both allow it to this caller."""
@@ -113,7 +112,7 @@ class Authorizer:
 
     async def _base_of(self, caller: Caller, adapter: Snapshot) -> RepoRef | Denied:
         """The base that the adapter's own config names, pinned, and checked like any other repo."""
-        named = self._base_map.get(adapter.base or "", adapter.base or "")
+        named = self._policy.models.base_map.get(adapter.base or "", adapter.base or "")
         try:
             base = RepoRef.parse(named)
         except InvalidRepoError:
@@ -123,7 +122,7 @@ class Authorizer:
                 "the operator can map the name it gives in models.base_map.",
                 "model",
             )
-        if self._require_base_access:
+        if self._policy.models.require_base_access:
             reachable, _ = await self._reachable(caller, base)
             if isinstance(reachable, Denied):
                 return reachable

@@ -125,7 +125,7 @@ class Identities:
         return Caller(identity, token, token.digest(self._digest_key))
 
     async def _ask(self, secret: Secret, client: str) -> Identity | Denied:
-        wait = self._strangers.begin(client)
+        wait = await self._strangers.begin(client)
         if wait is not None:
             message = "Too many unknown tokens came from your address; the Hub is not asked about more."
             return Denied("rate_limit_exceeded", message, retry_after=wait)
@@ -134,7 +134,7 @@ class Identities:
             facts = await self._hub.whoami(secret)
             refused = isinstance(facts, Denied) and facts.status == 401
         finally:
-            self._strangers.end(client, refused=refused)
+            await self._strangers.end(client, refused=refused)
         return facts if isinstance(facts, Denied) else self._identity(facts, secret)
 
     def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:

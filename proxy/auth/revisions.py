@@ -28,7 +28,7 @@ class Revisions:
     def __init__(
         self,
         hub: HubClient,
-        allowed: frozenset[str],
+        allowed: Callable[[], frozenset[str]],
         *,
         snapshots: "Cache[str, Snapshot | Denied]",
         lineages: "Cache[str, bool | Denied]",
@@ -38,6 +38,11 @@ class Revisions:
         self._snapshots = snapshots
         self._lineages = lineages
 
+    def forget_all(self) -> None:
+        """Drop every fact."""
+        self._snapshots.clear()
+        self._lineages.clear()
+
     def refuse(self, repo: RepoRef) -> Denied | None:
         """Refuse at once, asking nobody, what no answer of the Hub could make right.
 
@@ -45,12 +50,10 @@ class Revisions:
         """
         revision = repo.revision
         if revision is None or revision == "main":
-            return None
+            return None  # what a name without a revision means, and what bases are served at
         if revision.startswith("refs/"):
             return _not_allowed(repo)
-        if is_sha(revision) or self._allowed & {"tags", "branches", "any"}:
-            return None
-        return _not_allowed(repo)
+        return None if is_sha(revision) or self._allows("tags", "branches") else _not_allowed(repo)
 
     async def snapshot(self, token: Secret, repo: RepoRef) -> Snapshot | Denied:
         """What the repo is at its revision, once that revision is known to be an allowed one."""
@@ -65,6 +68,9 @@ class Revisions:
         )
         return found
 
+    def _allows(self, *kinds: str) -> bool:
+        return not self._allowed().isdisjoint({*kinds, "any"})
+
     async def _held(self, token: Secret, repo: RepoRef) -> bool | Denied:
         held, _ = await self._lineages.get(str(repo), lambda: self._ask(token, repo), shareable=shareable)
         return held
@@ -72,11 +78,11 @@ class Revisions:
     async def _ask(self, token: Secret, repo: RepoRef) -> bool | Denied:
         """Whether the revision is an allowed ref, or a commit in the history of one."""
         revision = repo.revision or "main"
-        if is_sha(revision) and "main" in self._allowed | ({"main"} if "any" in self._allowed else set()):
+        if is_sha(revision) and self._allows("main"):
             held = await self._hub.in_history(token, repo.at("main"), revision)
             if held:  # True, or a Denied that ends it here
                 return held
-        if not self._allowed & {"tags", "branches", "any"}:
+        if not self._allows("tags", "branches"):
             return False
         refs = await self._hub.refs(token, repo)
         if isinstance(refs, Denied):
@@ -84,8 +90,8 @@ class Revisions:
         return await self._among(refs, token, repo, revision)
 
     async def _among(self, refs: Refs, token: Secret, repo: RepoRef, revision: str) -> bool | Denied:
-        tags = refs.tags if self._allowed & {"tags", "any"} else []
-        branches = refs.branches if self._allowed & {"branches", "any"} else []
+        tags = refs.tags if self._allows("tags") else []
+        branches = refs.branches if self._allows("branches") else []
         if not is_sha(revision):
             return any(ref.name == revision for ref in (*tags, *branches))
         if any(ref.target_commit == revision for ref in (*tags, *branches)):

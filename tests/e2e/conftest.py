@@ -9,6 +9,7 @@ from tests.e2e.product import Product, started
 # Files run in the order of their names: those that break things come last.
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything in here, and give it the time that a real engine takes."""
     for item in items:

@@ -83,6 +83,7 @@ def _terminal_run(root: Path, *, under_a_shell: bool = False) -> Iterator[tuple[
     arguments = ["bash", "-c", f"{command}; true"] if under_a_shell else ["bash", "-c", f"exec {command}"]
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test worker ignores it, and children inherit that
         os.chdir(PROJECT)
         os.execvpe("bash", arguments, {**os.environ, "HUBGATE_RUN_ID": run_id, "TERM": "xterm"})  # noqa: S606
     screen = Screen(terminal)

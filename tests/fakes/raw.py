@@ -10,7 +10,6 @@ import msgspec
 
 from tests.fakes.engine import LOCAL, PATIENCE
 
-
 MAX_LINE = 1024 * 1024  # bytes that `until` reads at most
 
 

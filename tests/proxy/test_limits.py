@@ -69,12 +69,18 @@ async def test_places_are_forgotten_when_empty() -> None:
 async def test_cold_loads_are_counted_apart() -> None:
     """Loads have their own hour, which ordinary requests do not use up."""
     few = limits(cold_loads_per_hour=1)
-    assert await few.cold_load(ALICE) is None
-    denied = await few.cold_load(ALICE)
+    assert await few.cold_load(ALICE, "demo/a") is None
+    denied = await few.cold_load(ALICE, "demo/b")
     assert denied is not None
     assert (denied.code, denied.retry_after) == ("rate_limit_exceeded", 120)
-    assert await few.cold_load(BOB) is None
+    assert await few.cold_load(BOB, "demo/b") is None
     assert isinstance(await few.acquire(ALICE), Permit)
+
+
+async def test_waiters_for_one_model_are_one_load() -> None:
+    """Sixty requests for the same cold model cost one load."""
+    few = limits(cold_loads_per_hour=1)
+    assert not any([await few.cold_load(ALICE, "demo/a") for _ in range(60)])
 
 
 @pytest.mark.parametrize("value", [0, -1])

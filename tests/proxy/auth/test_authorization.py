@@ -49,13 +49,10 @@ class World:
         return Authorizer(
             self._client,
             self.identities,
-            Revisions(self._client, read.revisions, snapshots=self._cache(), lineages=self._cache()),
+            Revisions(self._client, lambda: read.revisions, snapshots=self._cache(), lineages=self._cache()),
             ModelPolicy(read),
             accesses=self._cache(),
             running=self.running.get,
-            aliases=read.aliases,
-            base_map=read.base_map,
-            require_base_access=read.require_base_access,
         )
 
     async def caller(self, token: str = "hf_demo_alice") -> Caller:

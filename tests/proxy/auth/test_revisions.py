@@ -42,7 +42,7 @@ class World:
         def cache() -> Cache[str, Any]:
             return Cache(capacity=100, ttl=life, clock=self._clock)
 
-        return Revisions(self._client, frozenset(allowed), snapshots=cache(), lineages=cache())
+        return Revisions(self._client, lambda: frozenset(allowed), snapshots=cache(), lineages=cache())
 
     async def verdict(self, revision: str | None, *allowed: str) -> str:
         """The sha that a revision means, or the code of its refusal."""

@@ -1,5 +1,7 @@
 """What the relay reads of an answer while it passes: token usage, however the bytes are cut."""
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -8,7 +10,6 @@ from hypothesis import strategies as st
 from proxy.upstream import relay
 from proxy.upstream.relay import MAX_COUNTED, _Kept
 from tests.fakes.answers import DONE, completed, event
-import itertools
 
 PLAIN = msgspec.json.encode(completed("a/b@c", usage=(7, 5)))
 LAST = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}
