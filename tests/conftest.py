@@ -1,9 +1,11 @@
 """What holds for every test: nothing of this machine's environment reaches one."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Machines under load are slow; a test's own timeout is the judge of that, not hypothesis. The same
 # examples in every run: a gate must not fail by chance. `--hypothesis-seed` draws others.
@@ -19,3 +21,15 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_OURS):
             monkeypatch.delenv(name)
+
+
+class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
+    """What runs on the one real engine goes to one worker, in order; the rest to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Choose how tests are handed to workers (a hook of pytest-xdist)."""
+    return _OneEngine(config, log)
