@@ -105,7 +105,7 @@ def until(probe: Callable[[], Value], what: str, seconds: float = 60.0) -> Value
 @contextmanager
 def started(root: Path, *, ready: bool = True, command: list[str] | None = None) -> Iterator[Product]:
     """Start the product in `root` on free ports; leaving stops it and whatever it left behind."""
-    ports = _free_ports()
+    ports = free_ports()
     run_id = f"test-{os.getpid()}-{ports.proxy}"
     output = root.with_suffix(".out")
     arguments = [
@@ -139,9 +139,9 @@ def _is_ready(product: Product) -> bool:
     return "Hubgate is ready" in text
 
 
-def _free_ports() -> Ports:
-    """Four pairs of neighbouring ports that nobody listens on."""
-    for first in range(20000 + os.getpid() % 2000 * 10, 60000, 10):
+def free_ports() -> Ports:
+    """Pairs of neighbouring ports that nobody has, below those that connections are given."""
+    for first in range(12000 + os.getpid() % 1000 * 10, 32000, 10):
         ports = Ports(proxy=first, backend=first + 2, engine=first + 4, hub=first + 6)
         if all(_is_free(port) for _, port in ports.named()):
             return ports

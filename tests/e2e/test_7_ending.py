@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.product import Product, processes_of, started, until
+from tests.e2e.product import Product, free_ports, processes_of, started, until
 
 PROJECT = Path(__file__).parents[2]
 
@@ -83,7 +83,8 @@ def _terminal_run(root: Path, *, under_a_shell: bool = False) -> Iterator[tuple[
     arguments = ["bash", "-c", f"{command}; true"] if under_a_shell else ["bash", "-c", f"exec {command}"]
     child, terminal = pty.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test worker ignores it, and children inherit that
+        for number in (signal.SIGINT, signal.SIGHUP):  # whoever runs the tests may ignore them
+            signal.signal(number, signal.SIG_DFL)
         os.chdir(PROJECT)
         os.execvpe("bash", arguments, {**os.environ, "HUBGATE_RUN_ID": run_id, "TERM": "xterm"})  # noqa: S606
     screen = Screen(terminal)
@@ -98,8 +99,11 @@ def _terminal_run(root: Path, *, under_a_shell: bool = False) -> Iterator[tuple[
 
 
 def _ports() -> str:
-    first = 45000 + os.getpid() % 1000 * 10
-    return f"--port {first} --backend-port {first + 2} --engine-port {first + 4} --hub-port {first + 6}"
+    ports = free_ports()
+    return (
+        f"--port {ports.proxy} --backend-port {ports.backend} "
+        f"--engine-port {ports.engine} --hub-port {ports.hub}"
+    )
 
 
 class Screen(threading.Thread):
