@@ -85,7 +85,7 @@ ALIASES: Final = {"house": GATED_BASE}
 
 def secret(name: str) -> str:
     """The text of a token."""
-    return PREFIX + name
+    return PREFIX + name.replace("-", "_")
 
 
 def holder(name: str) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from demo.catalog import Token
-from tests.isolation.cast import MODELS, TOKENS, USERS, Gate, chain
+from tests.isolation.cast import MODELS, TOKENS, USERS, chain
 
 Value = TypeVar("Value")
 Clock = Callable[[], float]
@@ -25,7 +25,7 @@ class History(Generic[Value]):
     def now(self) -> Value:
         return self._since[-1][1]
 
-    def set(self, value: Value) -> None:
+    def become(self, value: Value) -> None:
         """From now on this holds."""
         if value != self.now:
             self._since.append((self._clock(), value))
@@ -65,7 +65,7 @@ class Reading(NamedTuple):
 class _Repo:
     private: bool
     gated: bool
-    gate: dict[str, Gate]
+    gate: dict[str, str]
 
     @property
     def public(self) -> bool:
@@ -92,7 +92,7 @@ class Oracle:
     # --- events
 
     def token(self, name: str, *, good: bool) -> None:
-        self.tokens[name].set(good)
+        self.tokens[name].become(good)
         self._changed()
 
     def private(self, repo: str, *, private: bool) -> None:
@@ -103,7 +103,7 @@ class Oracle:
         self._repos[repo].gated = gated
         self._changed()
 
-    def gate(self, repo: str, user: str, access: Gate | None) -> None:
+    def gate(self, repo: str, user: str, access: str | None) -> None:
         gate = self._repos[repo].gate
         gate.pop(user, None)
         if access is not None:
@@ -113,12 +113,12 @@ class Oracle:
     def outage(self, mode: str | None) -> None:
         if "429" in (mode, self.down.now):
             self.silent_until = self._clock() + SILENCE
-        self.down.set(mode)
+        self.down.become(mode)
 
     def commit(self, repo: str, sha: str) -> None:
         if repo not in self.commits:
             self.commits[repo] = History(self._clock, sha)
-        self.commits[repo].set(sha)
+        self.commits[repo].become(sha)
 
     def evicted(self, model: str) -> None:
         self.evictions[model] += 1
@@ -161,7 +161,7 @@ class Oracle:
 
     def _changed(self) -> None:
         for (name, repo), history in self.readings.items():
-            history.set(self._reading(name, repo))
+            history.become(self._reading(name, repo))
 
     def _reading(self, name: str, repo: str) -> Reading:
         state = self._repos[repo]

@@ -9,6 +9,7 @@ from tests.isolation import cast
 from tests.isolation.cast import Revision
 
 SURE: Final = 0.9  # the proxy's jitter shortens a life by a tenth at most
+REMEMBERED: Final = 60.0  # seconds; far longer than a refusal is
 _AUTH_CHECK = re.compile(r"/api/models/([^/]+/[^/]+)/auth-check")
 _FACT = re.compile(r"/api/models/([^/]+/[^/]+)/revision/main")
 _CONFIG = re.compile(r"/([^/]+/[^/]+)/resolve/[0-9a-f]{40}/adapter_config.json")
@@ -31,19 +32,20 @@ class Warmth:
             if entry.status == 401:
                 self._turned_away[entry.token_name] = entry.time
             for question in _questions(entry):
-                if entry.status < 429:  # an outage leaves what was known before
+                if entry.status < 429 and entry.bytes:  # an outage leaves what was known before
                     self._told[question] = entry.time, entry.status
 
     def knows(self, token: str, repo: str, revision: Revision) -> bool:
         """Whether a request for this needs no question to the Hub."""
-        if self._turned_away.get(token, float("-inf")) >= self._told.get((token, "identity"), (0.0, 0))[0] - 60:
-            return False  # a 401 makes the proxy forget who it is, while the refusal is remembered too
+        introduced, _ = self._told.get((token, "identity"), (0.0, 0))
+        if self._turned_away.get(token, 0.0) >= introduced - REMEMBERED:
+            return False  # a 401 makes the proxy forget who it is, for as long as it remembers the 401
         if not self._holds(token, "identity", "identity"):
             return False
-        if not repo:
-            return True  # a list leaves out what it cannot ask for
-        if revision not in ("", "main") or repo not in cast.MODELS:
-            return False  # nothing is claimed of those
+        if revision or repo == cast.TEAMS or repo not in cast.MODELS:
+            # Nothing is claimed of those, nor of lists. The team's is asked for with and without `@main`,
+            # which the proxy remembers apart and the Hub's log does not tell apart.
+            return False
         links = cast.chain(repo)
         asked = all(self._holds(token, link, "access") for link in links)
         facts = [(link, kind) for link in links for kind in ("fact", "config")[: 1 + (link in cast.ADAPTERS)]]

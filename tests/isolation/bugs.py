@@ -1,0 +1,63 @@
+"""Mistakes that others have made, put into the proxy: a campaign that does not find them proves nothing."""
+
+from typing import Any
+
+import pytest
+
+from proxy.auth import bearer
+from proxy.auth.authorization import Access, Authorizer
+from proxy.auth.identity import Caller, Identities
+from proxy.errors import Denied
+from proxy.exchange import Exchange
+from proxy.gateway import Gateway
+from wire.repo import RepoRef
+from wire.secret import Secret
+
+
+def access_by_repo_alone(patch: pytest.MonkeyPatch) -> None:
+    """One caller's leave to read a repo is everybody's: vLLM's LoRA resolvers, LoRAX issue 479."""
+
+    async def ask(self: Authorizer, caller: Caller, repo: RepoRef) -> Any:
+        name = RepoRef(repo.org, repo.name)
+        return await self._accesses.get((b"", name.id), lambda: self._hub.auth_check(caller.token, name))
+
+    patch.setattr(Authorizer, "_ask", ask)
+
+
+def warm_skips_authorization(patch: pytest.MonkeyPatch) -> None:
+    """What an engine holds is served without a question."""
+    authorize = Gateway._authorize
+
+    async def skip(self: Gateway, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
+        for upstream in self.pool._upstreams:
+            for engine in upstream._engines.values():
+                for adapter in engine.adapters:
+                    if RepoRef.parse(adapter).id == name.partition("@")[0]:
+                        return Access(RepoRef.parse(engine.base), RepoRef.parse(adapter))
+        return await authorize(self, exchange, caller, name)
+
+    patch.setattr(Gateway, "_authorize", skip)
+
+
+def a_load_stretches_the_bound(patch: pytest.MonkeyPatch) -> None:
+    """What was decided before a load still counts after it, however long that took: once our own."""
+    authorize = Gateway._authorize
+
+    async def once(self: Gateway, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
+        if exchange.cold and exchange.access is not None:
+            return exchange.access
+        return await authorize(self, exchange, caller, name)
+
+    patch.setattr(Gateway, "_authorize", once)
+
+
+def identity_by_token_prefix(patch: pytest.MonkeyPatch) -> None:
+    """A cache keyed by the first 20 characters of a token: LiteLLM, CVE-2026-35030."""
+
+    async def resolve(self: Identities, secret: Secret, client: str) -> tuple[Caller | Denied, Any]:
+        assert bearer.is_hub_token(secret)
+        digest = Secret(secret.reveal()[:20]).digest(self._digest_key)
+        identity, source = await self._cache.get(digest, lambda: self._ask(secret, client))
+        return (identity if isinstance(identity, Denied) else Caller(identity, secret, digest)), source
+
+    patch.setattr(Identities, "resolve", resolve)

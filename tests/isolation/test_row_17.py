@@ -1,0 +1,60 @@
+"""THREATS row 17: an adapter that one tenant loaded does not exist for another one (LoRAX issue 479)."""
+
+import asyncio
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.isolation import cast
+from tests.isolation.campaign import turns
+from tests.isolation.client import Answer
+from tests.isolation.lab import Lab
+
+INTERLEAVINGS = 1_000
+SAME_ID = "the-same-id"  # a request's id is the caller's to choose, so it tells nothing
+
+
+async def ask(lab: Lab, token: str, repo: str, request_id: str, after: int, *, stream: bool) -> Answer:
+    await turns(after)
+    body = {"model": repo, "messages": [{"role": "user", "content": "hello"}], "stream": stream}
+    return await lab.client.ask("POST", "/v1/chat/completions", cast.secret(token), request_id, body)
+
+
+def plain(answer: Answer, repo: str) -> bytes:
+    """Every byte of an answer, but for the name that was asked for and the second of the day."""
+    return re.sub(rb"\r\nDate: [^\r]+", b"", answer.raw.replace(repo.encode(), b"{name}"))
+
+
+async def interleave(lab: Lab, rng: Random, number: int) -> None:
+    """Alice loads or uses hers while bob asks for it and for one that does not exist."""
+    if rng.random() < 0.5:
+        lab.machines.evict(cast.PRIVATE)
+    await lab.pass_time(rng.choice((0.0, 0.5, 3.0, 15.0, 70.0)))
+    stream, alices = rng.random() < 0.5, rng.randint(1, 3)
+    asks = [("alice", cast.PRIVATE, f"alice-{number}-{n}") for n in range(alices)]
+    asks += [("bob", cast.PRIVATE, SAME_ID), ("bob", cast.MISSING, SAME_ID)] * rng.randint(1, 2)
+    rng.shuffle(asks)
+    answers = await asyncio.gather(*[ask(lab, *each, rng.randint(0, 40), stream=stream) for each in asks])
+    seen = set()
+    for (token, repo, request_id), answer in zip(asks, answers, strict=True):
+        if token == "alice":
+            assert answer.status == 200, (number, answer)
+            assert len([one for one in lab.machines.seen[request_id] if one.answered]) == 1
+        else:
+            assert (answer.status, answer.code) == (404, "model_not_found"), (number, answer)
+            seen.add(plain(answer, repo))
+    assert len(seen) == 1, (number, seen)
+    assert SAME_ID not in lab.machines.seen
+    assert not lab.machines.loads(SAME_ID)
+    lab.machines.settle()
+
+
+@pytest.mark.parametrize("seed", [17])
+async def test_what_alice_loaded_does_not_exist_for_bob(tmp_path: Path, seed: int) -> None:
+    """In 1,000 interleavings bob gets the very bytes of a missing repo, and nothing goes upstream."""
+    rng = Random(seed)  # noqa: S311 - must be repeatable
+    async with Lab.start(tmp_path) as lab:
+        for number in range(INTERLEAVINGS):
+            await interleave(lab, rng, number)
