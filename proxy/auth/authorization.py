@@ -50,9 +50,11 @@ class Authorizer:
     def name(self, text: str) -> RepoRef | Denied:
         """The repo that a request's `model` means: an alias, or `org/name[@revision]`."""
         try:
-            return RepoRef.parse(self._policy.models.aliases.get(text, text))
+            repo = RepoRef.parse(self._policy.models.aliases.get(text, text))
         except InvalidRepoError as error:
             return Denied("invalid_request", f"Bad model name: {error}.", "model")
+        # One name for the default branch, so that what is known of it is known once.
+        return RepoRef(repo.org, repo.name) if repo.revision == "main" else repo
 
     async def authorize(self, caller: Caller, asked: RepoRef) -> tuple[Access | Denied, Source]:
         """Grant or refuse. The order of questions is the same for missing and for private repos."""
@@ -106,7 +108,9 @@ class Authorizer:
         answer, source = await self._accesses.get(
             (caller.digest, name.id), lambda: self._hub.auth_check(caller.token, name)
         )
-        if isinstance(answer, Denied) and answer.status == 401:
+        if (
+            isinstance(answer, Denied) and answer.status == 401
+        ):  # from the cache too: it may be a refresh ahead
             self._identities.forget(caller)
         return answer, source
 
