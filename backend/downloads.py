@@ -7,6 +7,7 @@ caller's token with it.
 
 import errno
 import hashlib
+import logging
 import os
 import resource
 import shutil
@@ -37,6 +38,9 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
     """Import the library while idle, then serve one job. A closed pipe ends the process quietly."""
     # A home of its own: the client keeps listings there that were made for one caller.
     os.environ["HF_HOME"] = os.environ["HOME"] = os.environ["TMPDIR"]
+    # The client logs the Hub's signed link when a download is cut, and whoever holds that link can
+    # read the file. What matters of a failure is in the answer.
+    logging.disable(logging.CRITICAL)
     from huggingface_hub import HfApi, hf_hub_download  # noqa: F401, PLC0415  # slow, so before there is a job
 
     line = source.readline()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import workers
 from demo import weights
 from demo.hub import DemoHub
 from tests.backend.running import BASE, Running, running
@@ -122,6 +123,16 @@ async def test_an_absent_hub_is_said_with_a_time(backend: Running) -> None:
         _, events = await backend.post(sealed)
         assert events[-1].code == "hub_unavailable"
         assert 1 <= events[-1].retry_after <= 120
+
+
+async def test_a_cut_download_logs_no_link(backend: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's signed link opens a private file to whoever holds it; a broken download never logs it."""
+    said: list[str] = []
+    monkeypatch.setattr(workers.log, "warning", lambda event, **fields: said.append(f"{event} {fields}"))
+    backend.hub.state.set_down("cut", origin="files", after_bytes=1000, times=1)
+    await backend.post(await backend.scoped(backend.sha(BASE), backend.sha(PIRATE)))
+    assert any(entry.origin == "files" for entry in backend.hub.log)
+    assert not [line for line in said if "signature" in line or "://" in line]
 
 
 async def test_a_full_store_is_said(tmp_path: Path, hub: DemoHub) -> None:
