@@ -28,14 +28,15 @@ from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.errors import Denied
 from proxy.gateway import Gateway
+from proxy.http.server import Server
 from proxy.limits import Limits
 from proxy.metrics import Metrics
 from proxy.models import Listing
 from proxy.policy import CallerPolicy, ModelPolicy
 from proxy.reload import Reloader
-from proxy.server import Server
 from proxy.settings import KeyTokenFile, ProxySettings, Tls
 from proxy.settings import Upstream as UpstreamSettings
+from proxy.upstream.connections import KEEPALIVE, Connections
 from proxy.upstream.control import Control
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream
@@ -49,7 +50,6 @@ from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_publi
 log = structlog.get_logger("proxy")
 
 CALLERS_CACHED = 100_000
-ENGINE_KEEPALIVE = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         listing=Listing(authorizer, policy),
         pool=pool,
         grants=grants,
-        relay=Relay(await _engine_session(stack, settings), settings.timeouts, metrics),
+        relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
         audit=audit,
         metrics=metrics,
         now=clocks.now,
@@ -233,14 +233,20 @@ async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohtt
     )
 
 
-async def _engine_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohttp.ClientSession:
+def _connections(stack: AsyncExitStack, settings: ProxySettings) -> Connections:
+    connections = Connections(settings.timeouts.connect)
+    stack.callback(connections.close)
+    return connections
+
+
+async def _control_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohttp.ClientSession:
     return await stack.enter_async_context(
         aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.timeouts.connect),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=ENGINE_KEEPALIVE),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
             headers={"User-Agent": "hubgate"},
         )
     )
@@ -255,7 +261,7 @@ async def _pool(
     *,
     clocks: Clocks,
 ) -> Pool:
-    session = await _engine_session(stack, settings)
+    session = await _control_session(stack, settings)
 
     def upstream(entry: UpstreamSettings) -> Upstream:
         control = Control(
@@ -291,34 +297,25 @@ def _unready(pool: Pool, audit: Audit) -> str | None:
 
 
 async def _listen(stack: AsyncExitStack, settings: ProxySettings, gateway: Gateway) -> int:
-    server = Server(
-        gateway.handle,
-        # A caller who leaves ends the handler, which closes the engine's connection.
-        handler_cancellation=True,
-        access_log=None,
-        auto_decompress=False,
-        keepalive_timeout=75,
-    )
-    runner = web.ServerRunner(server, shutdown_timeout=settings.timeouts.drain)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
+    server = Server(gateway.handle, gateway.refuse, header_timeout=settings.timeouts.header)
     listen = settings.listen
-    site = web.TCPSite(runner, listen.host, listen.port, ssl_context=_tls(listen.tls), backlog=1024)
-    return await _start(site, runner, "listen")
+    try:
+        port = await server.listen(listen.host, listen.port, _tls(listen.tls))
+    except OSError as error:
+        raise ConfigError([f"listen.port: {error.strerror or error}"]) from None
+    stack.push_async_callback(server.drain, settings.timeouts.drain)
+    return port
 
 
 async def _listen_admin(stack: AsyncExitStack, settings: ProxySettings, app: web.Application) -> int:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    return await _start(web.TCPSite(runner, settings.admin.host, settings.admin.port), runner, "admin")
-
-
-async def _start(site: web.TCPSite, runner: web.BaseRunner, section: str) -> int:
+    site = web.TCPSite(runner, settings.admin.host, settings.admin.port)
     try:
         await site.start()
     except OSError as error:
-        raise ConfigError([f"{section}.port: {error.strerror or error}"]) from None
+        raise ConfigError([f"admin.port: {error.strerror or error}"]) from None
     port: int = runner.addresses[0][1]
     return port
 

@@ -2,10 +2,9 @@
 
 import asyncio
 
-from aiohttp import web
-
 from proxy import settings
 from proxy.errors import Denied
+from proxy.http.inbound import BodyError, Inbound
 
 
 class Bodies:
@@ -16,18 +15,18 @@ class Bodies:
         self._idle = idle
         self._held = 0
 
-    async def read(self, inbound: web.BaseRequest) -> bytes | Denied:
+    async def read(self, inbound: Inbound) -> bytes | Denied:
         """Read one JSON body. What is returned counts as held until `release`d."""
         refused = self._unreadable(inbound)
         if refused is not None:
             return refused
-        if inbound.headers.get("Expect", "").lower() == "100-continue" and inbound.transport is not None:
-            inbound.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110, section 10.1.1
+        if inbound.header("expect") is not None:
+            inbound.go_on()
         body = bytearray()
         try:
             while True:
                 async with asyncio.timeout(self._idle):
-                    chunk = await inbound.content.readany()
+                    chunk = await inbound.read()
                 if not chunk:
                     break
                 self._held += len(chunk)
@@ -41,6 +40,9 @@ class Bodies:
         except TimeoutError:
             self.release(len(body))
             return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
+        except BodyError:
+            self.release(len(body))
+            return Denied("invalid_request", "The body's chunks are malformed (RFC 9112, section 7.1).")
         except BaseException:
             self.release(len(body))
             raise
@@ -50,17 +52,19 @@ class Bodies:
         """Say that a body of `size` bytes is no longer held."""
         self._held -= size
 
-    def _unreadable(self, inbound: web.BaseRequest) -> Denied | None:
-        expect = inbound.headers.get("Expect")
+    def _unreadable(self, inbound: Inbound) -> Denied | None:
+        expect = inbound.header("expect")
         if expect is not None and expect.lower() != "100-continue":
             return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
-        if inbound.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if (inbound.header("content-encoding") or "identity").lower() != "identity":
             return Denied("unsupported_media_type", "Send the body without compression.")
-        if inbound.content_type != "application/json":
+        media = (inbound.header("content-type") or "").partition(";")[0].strip().lower()
+        if media != "application/json":
             return Denied("unsupported_media_type", "Send JSON, with Content-Type: application/json.")
-        if (inbound.content_length or 0) > self._limits.max_body_bytes:
+        length = int(inbound.header("content-length") or 0)  # digits only, by the parser's word
+        if length > self._limits.max_body_bytes:
             return self._too_large()
-        if self._held + (inbound.content_length or 0) > self._limits.max_buffered_bytes:
+        if self._held + length > self._limits.max_buffered_bytes:
             return self._too_many()
         return None
 

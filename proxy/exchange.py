@@ -11,6 +11,7 @@ from typing import Any, Literal
 from proxy.auth.authorization import Access
 from proxy.auth.identity import Identity
 from proxy.errors import Denied, Dialect
+from proxy.http.inbound import Headers
 from proxy.limits import Permit
 
 Phase = Literal["auth", "limits", "body", "load", "upstream"]
@@ -98,17 +99,17 @@ class Exchange:
         """Whether the caller or the model was refused, rather than the request or its outcome."""
         return self.access is None and self.status in (401, 403, 404)
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Headers:
         """The headers of ours that every good answer carries."""
         limits = self.permit.headers if self.permit else ()
-        notice = {"X-Hubgate-Notice": self.notice} if self.notice else {}
-        return {
-            "X-Request-Id": self.request_id,
-            "Server-Timing": self.server_timing(),
-            "Server": "hubgate",
-            **dict(limits),
-            **notice,
-        }
+        notice = (("X-Hubgate-Notice", self.notice),) if self.notice else ()
+        return (
+            ("X-Request-Id", self.request_id),
+            ("Server-Timing", self.server_timing()),
+            ("Server", "hubgate"),
+            *limits,
+            *notice,
+        )
 
     def record(self, now: float) -> dict[str, Any]:
         """The fields of the audit record at `now`, seconds since the epoch; absent ones are `None`."""

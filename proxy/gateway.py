@@ -1,14 +1,13 @@
 """The path of a request, top to bottom: `_serve` is the whole of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
-from aiohttp import web
 
 from proxy import errors, request, settings
 from proxy.audit import Audit
@@ -18,8 +17,9 @@ from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.identity import Caller, Identities
 from proxy.body import Bodies
 from proxy.clients import Clients
-from proxy.errors import Denied
+from proxy.errors import Code, Denied
 from proxy.exchange import Exchange, request_id
+from proxy.http.inbound import Inbound, Response
 from proxy.limits import Limits
 from proxy.metrics import Metrics
 from proxy.models import Listing, card
@@ -32,7 +32,16 @@ from wire.control import Download, Engine, Failed, Ready
 
 log = structlog.get_logger("gateway")
 
-Answer = web.StreamResponse | Denied
+_JSON = ("Content-Type", "application/json")
+_NOT_HTTP = "This is not HTTP/1.1 as RFC 9112 defines it."
+_FAULTS: Mapping[Code, str] = {
+    "headers_too_large": "The request line or a header is too long, or there are too many.",
+    "http_version": "Speak HTTP/1.1 or HTTP/1.0 here.",
+    "request_timeout": "The head of the request did not come in time.",
+}
+
+# What is still to be sent; `None` where the relay has sent it.
+Answer = Response | Denied | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,33 +64,36 @@ class Gateway:
     metrics: Metrics
     now: Callable[[], float]
 
-    async def handle(self, inbound: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, inbound: Inbound) -> None:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        forwarded = inbound.headers.getall("X-Forwarded-For", ())
-        client = self.clients.address(inbound.remote, forwarded)
-        exchange = Exchange(request_id(inbound.headers.get("X-Request-Id")), client)
+        forwarded = [value for name, value in inbound.headers if name == "x-forwarded-for"]
+        client = self.clients.address(inbound.peer, forwarded)
+        exchange = Exchange(request_id(inbound.header("x-request-id")), client)
         self.metrics.in_flight.inc()
         try:
             answer = await self._serve(exchange, inbound)
             if isinstance(answer, Denied):
                 answer = _refuse(exchange, answer)
-                if answer.status == 408:
-                    await _hang_up(inbound, answer)
-        except (asyncio.CancelledError, ConnectionResetError):
+            if answer is not None:
+                exchange.bytes_out = len(answer.body)
+                inbound.respond(answer)
+        except asyncio.CancelledError:
             exchange.left()
             raise
         except Exception:
             log.exception("request failed", request_id=exchange.request_id)
-            answer = _refuse(
-                exchange, Denied("internal_error", "Something went wrong here; the log knows more.")
-            )
+            told = Denied("internal_error", "Something went wrong here; the log knows more.")
+            inbound.respond(_refuse(exchange, told))
         finally:
             self._finish(exchange)
-        return answer
+
+    def refuse(self, code: Code) -> Response:
+        """The answer to bytes that are no request. Nothing of them is repeated."""
+        return _refuse(Exchange(request_id(None), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
 
     # The path of a request is one list, and each step may end it.
-    async def _serve(self, exchange: Exchange, inbound: web.BaseRequest) -> Answer:  # noqa: C901, PLR0911, PLR0912
-        route = request.route(inbound.method, inbound.raw_path)
+    async def _serve(self, exchange: Exchange, inbound: Inbound) -> Answer:  # noqa: C901, PLR0911, PLR0912
+        route = request.route(inbound.method, inbound.target)
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
@@ -122,20 +134,20 @@ class Gateway:
             engine = known or await self._ensure(exchange, caller, inference.model, access, upstream)
             if isinstance(engine, Denied):
                 return engine
-            target = upstream.address(engine) + endpoint.path
+            address = upstream.address(engine)
             grant = self.grants.use(caller.identity.sub, access.model, engine)
             body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
             with exchange.timing("upstream"):
-                answer = await self.relay.forward(exchange, inbound, url=target, body=body, grant=grant)
+                answer = await self.relay.forward(exchange, inbound, address=address, body=body, grant=grant)
             if not isinstance(answer, Stale):
                 return answer
             upstream.lost(engine)
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
 
-    async def _authenticate(self, exchange: Exchange, inbound: web.BaseRequest) -> Caller | Denied:
+    async def _authenticate(self, exchange: Exchange, inbound: Inbound) -> Caller | Denied:
         """Steps 1 and 2: one credential, whose it is, and whether that caller may call at all."""
         exchange.audited = True
-        credential = bearer.parse(tuple(inbound.headers.items()), exchange.dialect)
+        credential = bearer.parse(inbound.headers, exchange.dialect)
         if isinstance(credential, Denied):
             self.metrics.authentications.labels(credential.code, "none").inc()
             return credential
@@ -160,7 +172,7 @@ class Gateway:
         return refused or caller
 
     async def _read(
-        self, exchange: Exchange, inbound: web.BaseRequest, endpoint: request.Endpoint
+        self, exchange: Exchange, inbound: Inbound, endpoint: request.Endpoint
     ) -> request.InferenceRequest | Denied:
         """Step 4: the body, read only now, and parsed once."""
         with exchange.timing("body"):
@@ -238,9 +250,7 @@ class Gateway:
         if isinstance(body, Denied):
             return body
         exchange.answered(200)
-        data = msgspec.json.encode(body)
-        exchange.bytes_out = len(data)
-        return web.Response(body=data, content_type="application/json", headers=exchange.headers())
+        return Response(200, msgspec.json.encode(body), (_JSON, *exchange.headers()))
 
     def _audit_load(self, exchange: Exchange, access: Access, event: Ready | Failed) -> None:
         """The audit of what a load fetched and loaded, under the name of who asked for it."""
@@ -278,27 +288,15 @@ class Gateway:
             )
 
 
-def _refuse(exchange: Exchange, denied: Denied) -> web.Response:
+def _refuse(exchange: Exchange, denied: Denied) -> Response:
     """Render a refusal in the endpoint's dialect. It carries no timing: that could tell tales."""
     exchange.refused(denied)
-    body = errors.body(denied, exchange.dialect, exchange.request_id)
-    exchange.bytes_out = len(body)
-    response = web.Response(body=body, status=denied.status, content_type="application/json")
-    response.headers["X-Request-Id"] = exchange.request_id
-    response.headers["Server"] = "hubgate"
-    for name, value in errors.headers(denied):
-        response.headers[name] = value
-    if denied.code in ("request_timeout", "request_too_large"):
-        response.force_close()  # the rest of the body is not worth reading
-    return response
-
-
-async def _hang_up(inbound: web.BaseRequest, answer: web.StreamResponse) -> None:
-    """Answer and close at once: aiohttp would wait for the rest of the body once more."""
-    await answer.prepare(inbound)
-    await answer.write_eof()
-    if inbound.transport is not None:
-        inbound.transport.close()
+    return Response(
+        denied.status,
+        errors.body(denied, exchange.dialect, exchange.request_id),
+        (_JSON, ("X-Request-Id", exchange.request_id), ("Server", "hubgate"), *errors.headers(denied)),
+        close=denied.code in ("request_timeout", "request_too_large"),
+    )
 
 
 def _describe(download: Download) -> dict[str, Any]:

@@ -68,10 +68,9 @@ class Upstream:
                 return sha
         return None
 
-    def address(self, engine: Engine) -> str:
+    def address(self, engine: Engine) -> tuple[str, int]:
         """Where the engine listens: the host is ours to know, only the port is the backend's word."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{engine.port}"
+        return self.host, engine.port
 
     def lost(self, engine: Engine) -> None:
         """Forget an engine that turned out not to be what we knew; the next hello may tell of it anew."""

@@ -1,24 +1,22 @@
 """Carries one authorized request to an engine and its answer back, byte by byte."""
 
-import asyncio
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Final
 
-import aiohttp
 import msgspec
-from aiohttp import web
 
 from proxy import errors, settings
 from proxy.errors import Denied
 from proxy.exchange import Exchange
+from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
 from proxy.upstream import headers
+from proxy.upstream.connections import Address, BrokenError, Connections
+from proxy.usage import Meter, Usage
 
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
-LARGE: Final = 1024 * 1024  # bytes; aiohttp would write a body in one go (TOO_LARGE_BYTES_BODY)
-MAX_COUNTED: Final = 4 * 1024 * 1024  # bytes of a plain answer that are kept to read its usage
 
 # The engine's words on a bad request help; where its files lie is nobody's business.
 _PATH = re.compile(r"(?:file://|(?<![\w/.]))/(?:[\w.@-]+/)+[\w.@-]*")
@@ -32,15 +30,6 @@ class Stale:
     """
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
 class _EngineError(msgspec.Struct):
     message: str = ""
 
@@ -52,163 +41,146 @@ class _EngineErrorBody(msgspec.Struct):
 class Relay:
     """The data path to all engines."""
 
-    def __init__(self, session: aiohttp.ClientSession, timeouts: settings.Timeouts, metrics: Metrics) -> None:
-        self._session = session
+    def __init__(self, connections: Connections, timeouts: settings.Timeouts, metrics: Metrics) -> None:
+        self._connections = connections
         self._timeouts = timeouts
         self._metrics = metrics
 
     async def forward(
         self,
         exchange: Exchange,
-        request: web.BaseRequest,
+        inbound: Inbound,
         *,
-        url: str,
+        address: Address,
         body: bytes,
         grant: str,
-    ) -> web.StreamResponse | Denied | Stale:
-        """Send `body` to the engine at `url` under this grant, and the answer to the caller.
+    ) -> Denied | Stale | None:
+        """Send `body` to the engine under this grant, and its answer to the caller; `None`: that is done.
 
         The caller leaving cancels this coroutine, which closes the engine's connection and with
         that ends the generation.
         """
-        sent = headers.to_upstream(request.headers.items(), grant=grant, request_id=exchange.request_id)
+        head = headers.to_upstream(
+            exchange.endpoint,
+            address,
+            inbound.headers,
+            len(body),
+            grant=grant,
+            request_id=exchange.request_id,
+        )
         try:
-            async with asyncio.timeout(self._timeouts.first_byte):
-                data = body if len(body) < LARGE else BytesIO(body)  # shared, not copied; sent piece by piece
-                response = await self._session.post(url, data=data, headers=sent, allow_redirects=False)
-        except aiohttp.ClientConnectorError:
+            connection = await self._connections.take(address)
+        except (OSError, TimeoutError):
             return Stale()
-        except TimeoutError:
-            return _late()
-        except (aiohttp.ClientError, OSError):
-            return _broken()
-        async with response:
-            if response.status in (401, 421):
-                return Stale()
-            if response.status != 200:
-                return await self._refusal(response)
-            if not _framed(response):
-                return _broken()
-            return await self._relay(exchange, request, response)
-
-    async def _relay(
-        self,
-        exchange: Exchange,
-        request: web.BaseRequest,
-        response: aiohttp.ClientResponse,
-    ) -> web.StreamResponse | Denied:
-        answer = web.StreamResponse(headers=headers.to_caller(response.headers))
-        answer.headers.update(exchange.headers())
-        streaming = response.content_type == "text/event-stream"
-        exchange.answered(200)
-        kept = _Kept(streaming)
+        answer = _Answer(exchange, inbound, connection)
+        timeouts = self._timeouts
         try:
-            while chunk := await self._next(response):
-                if exchange.first_byte is None:
-                    exchange.first_byte = exchange.elapsed
-                    await answer.prepare(request)
-                await answer.write(chunk)
-                exchange.bytes_out += len(chunk)
-                kept.add(chunk)
+            await connection.exchange(
+                (head, body), answer, first_byte=timeouts.first_byte, idle=timeouts.idle
+            )
         except TimeoutError:
-            return await _break_off(exchange, request, answer, _late(), streaming=streaming)
-        except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-            return await _break_off(exchange, request, answer, _broken(), streaming=streaming)
-        if exchange.first_byte is None:
-            await answer.prepare(request)
-        await answer.write_eof()
-        self._count(exchange, kept.usage())
-        return answer
+            return answer.broke_off(_late())
+        except BrokenError:
+            return answer.broke_off(_broken())
+        if answer.status != 200:
+            return answer.refusal()
+        answer.end()
+        self._count(exchange, answer.meter.usage())
+        return None
 
-    async def _next(self, response: aiohttp.ClientResponse) -> bytes:
-        """The next bytes as they come, b"" at the end. Raises `TimeoutError` after `idle` seconds."""
-        async with asyncio.timeout(self._timeouts.idle):
-            return await response.content.readany()
-
-    async def _refusal(self, response: aiohttp.ClientResponse) -> Denied:
-        """An engine's refusal in our words: its own for a bad request, none of them for its own faults."""
-        if response.status not in (400, 404, 413, 422):
-            return _broken()
-        raw = b""
-        try:
-            while len(raw) < MAX_ERROR and (chunk := await self._next(response)):
-                raw += chunk
-            message = msgspec.json.decode(raw, type=_EngineErrorBody).error.message
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
-            return _broken()
-        return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
-
-    def _count(self, exchange: Exchange, usage: _Usage | None) -> None:
+    def _count(self, exchange: Exchange, usage: Usage | None) -> None:
         if usage is None:
             return
-        exchange.prompt_tokens = usage.prompt_tokens
-        exchange.completion_tokens = usage.completion_tokens or 0
+        exchange.prompt_tokens = usage.prompt
+        exchange.completion_tokens = usage.completion
         self._metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
         self._metrics.tokens.labels("completion").inc(exchange.completion_tokens)
 
 
-class _Kept:
-    """As much of an answer as its token usage can stand in: all of a plain one, a stream's end."""
+class _Answer:
+    """Passes a good answer on as it comes; keeps another one, to be told in our words."""
 
-    def __init__(self, streaming: bool) -> None:
-        self._streaming = streaming
-        self._data = bytearray()
-        self._whole = True
+    def __init__(self, exchange: Exchange, inbound: Inbound, source: Flow) -> None:
+        self.status = 0
+        self.meter = Meter(streaming=False)
+        self._exchange = exchange
+        self._inbound = inbound
+        self._source = source
+        self._head = b""  # ours, which goes out with the first bytes
+        self._sent = False
+        self._streaming = False
+        self._refused = bytearray()
 
-    def add(self, chunk: bytes) -> None:
+    def head(self, status: int, fields: Sequence[tuple[str, str]]) -> None:
+        self.status = status
+        if status != 200:
+            return
+        found = dict(fields)
+        length = _length(found)
+        self._streaming = found.get("content-type", "").startswith("text/event-stream")
+        self.meter = Meter(streaming=self._streaming)
+        kept = [*headers.to_caller(fields), *self._exchange.headers()]
+        self._head = self._inbound.begin(200, kept, length=length)
+        self._exchange.answered(200)
+        self._inbound.follow(self._source)
+
+    def data(self, data: bytes) -> None:
+        if self.status != 200:
+            if len(self._refused) < MAX_ERROR:
+                self._refused += data
+            return
+        if not self._sent:
+            self._sent = True
+            self._exchange.first_byte = self._exchange.elapsed
+        self._inbound.write(data, self._head)
+        self._head = b""
+        self._exchange.bytes_out += len(data)
+        self.meter.add(data)
+
+    def end(self) -> None:
+        """The engine's answer is complete, and so is ours."""
+        self._inbound.end(self._head)
+
+    def refusal(self) -> Denied | Stale:
+        """What another status means to the caller."""
+        if self.status in (401, 421):
+            return Stale()
+        # An engine's refusal in our words: its own for a bad request, none of them for its own faults.
+        if self.status not in (400, 404, 413, 422):
+            return _broken()
+        try:
+            message = msgspec.json.decode(bytes(self._refused), type=_EngineErrorBody).error.message
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _broken()
+        return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
+
+    def broke_off(self, told: Denied) -> Denied | None:
+        """End a broken answer so that it cannot look complete: an error event, and no final chunk."""
+        if not self._sent:
+            return told  # the caller has seen nothing yet
+        self._exchange.failed(told.code)
         if self._streaming:
-            self._data = (self._data + chunk)[-4096:]
-        elif len(self._data) + len(chunk) <= MAX_COUNTED:
-            self._data += chunk
-        else:
-            self._whole = False
-
-    def usage(self) -> _Usage | None:
-        if not self._whole:
-            return None
-        for candidate in self._candidates():
-            try:
-                usage = msgspec.json.decode(candidate, type=_Answer).usage
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
-            if usage is not None:
-                return usage
+            event = b"\n\n" + errors.event(told, self._exchange.dialect, self._exchange.request_id)
+            self._exchange.bytes_out += len(event)
+            self._inbound.write(event)
+        self._inbound.cut()
         return None
 
-    def _candidates(self) -> list[bytes]:
-        data = bytes(self._data)
-        if not self._streaming:
-            return [data]
-        events = [line[5:].strip() for line in data.split(b"\n") if line.startswith(b"data:")]
-        return events[:-3:-1]  # usage stands in the event before [DONE]
 
+def _length(fields: Mapping[str, str]) -> int | None:
+    """The length of an answer, `None` if it comes in chunks. Raises `BrokenError`.
 
-def _framed(response: aiohttp.ClientResponse) -> bool:
-    """Whether the end of the answer can be told from the death of the engine, and its bytes are plain."""
-    coding = response.headers.get("Transfer-Encoding", "").lower()
-    plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
-    return plain and (coding == "chunked" or (not coding and "Content-Length" in response.headers))
-
-
-async def _break_off(
-    exchange: Exchange,
-    request: web.BaseRequest,
-    answer: web.StreamResponse,
-    told: Denied,
-    *,
-    streaming: bool,
-) -> web.StreamResponse | Denied:
-    """End a broken answer so that it cannot look complete: an error event, and no final chunk."""
-    if not answer.prepared:
-        return told  # the caller has seen nothing yet
-    exchange.failed(told.code)
-    if streaming:
-        event = b"\n\n" + errors.event(told, exchange.dialect, exchange.request_id)
-        exchange.bytes_out += len(event)
-        await answer.write(event)
-    if request.transport is not None:
-        request.transport.close()
-    return answer
+    The end of anything else could not be told from the death of the engine; and its bytes must be plain.
+    """
+    coding = fields.get("transfer-encoding", "").lower()
+    if fields.get("content-encoding", "identity").lower() != "identity" or coding not in ("", "chunked"):
+        raise BrokenError
+    if coding:
+        return None
+    try:
+        return int(fields["content-length"])
+    except (KeyError, ValueError):
+        raise BrokenError from None
 
 
 def _broken() -> Denied:

@@ -12,7 +12,6 @@ OURS = {
     "user-agent",
     "content-type",
     "content-length",
-    "accept",
     "accept-encoding",
     "x-hubgate-grant",
     "x-request-id",

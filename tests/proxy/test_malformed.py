@@ -90,7 +90,7 @@ async def test_nothing_is_smuggled(edge: Edge, smuggled: bytes) -> None:
     async with RawClient.connect(edge.port) as client:
         await client.send(sent)
         everything = await client.rest()
-    assert everything.startswith(b"HTTP/1.0 400 ")
+    assert everything.startswith(b"HTTP/1.1 400 ")
     assert everything.count(b"X-Request-Id") == 1
     assert edge.engine.requests == []
 

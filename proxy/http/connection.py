@@ -1,0 +1,373 @@
+"""One caller's connection: bytes to requests by llhttp, which are answered one after the other.
+
+llhttp is strict about framing: a length beside chunks, two lengths, folded headers, control characters
+and bare line feeds are errors (RFC 9112, sections 5, 6 and 7). What it lets pass and we do not stands in
+`_check`.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Awaitable
+from typing import Final, Protocol
+
+import httptools
+import structlog
+
+from proxy.errors import Code
+from proxy.http.inbound import BodyError, Flow, Inbound, Response
+
+MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
+MAX_HEAD: Final = 64 * 1024  # bytes of all headers of a request
+MAX_HEADERS: Final = 100
+MAX_PIPELINED: Final = 32  # requests that wait for the answers before them
+MAX_FRAMING: Final = 64 * 1024  # bytes of chunk framing, beyond sixteen for each byte of content
+HIGH_WATER: Final = 64 * 1024  # bytes that wait to be sent before their source is held
+LINGER: Final = 10.0  # seconds in which what still comes after a last answer is thrown away
+
+# RFC 9110, section 7.2: uri-host [":" port]; no path, query or user.
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]+")
+
+log = structlog.get_logger("http")
+
+
+class _Faulty(Exception):  # noqa: N818 - the caller's fault, not ours
+    def __init__(self, code: Code) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Server(Protocol):
+    """What a connection needs of the server that it belongs to."""
+
+    buffer: memoryview  # read into by all connections in turn; a read is used up before the next
+    header_timeout: float  # seconds from the first byte of a request to the end of its head
+    keepalive_timeout: float  # seconds between two requests
+    draining: bool
+
+    @property
+    def date(self) -> str: ...
+    def opened(self, connection: "Connection") -> None: ...
+    def closed(self, connection: "Connection") -> None: ...
+    def handle(self, request: Inbound) -> Awaitable[None]: ...
+    def refuse(self, code: Code) -> Response: ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """At most one request is with the handler; those that were sent behind it wait."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._peer = ""
+        # What is being read.
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_size = 0
+        self._reading: Inbound | None = None  # its body is still coming
+        self._framing = 0  # bytes of the present body that were no content
+        self._head_begun = False
+        self._head_pieces = 0
+        self._deaf = False  # what comes is thrown away
+        self._failed = False  # it was no request
+        self._lingering = False
+        # What is being answered.
+        self._waiting: deque[Inbound | Code] = deque()
+        self._current: Inbound | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._source: Flow | None = None
+        self._choked = False  # the caller does not read as fast as we write
+        self._paused = False
+        # When it must have moved on.
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._current is None
+
+    def close(self) -> None:
+        """Close when everything is sent."""
+        self._transport.close()
+
+    def abort(self) -> asyncio.Task[None] | None:
+        """Close now, whatever is under way; gives the task that this ends."""
+        self._transport.abort()
+        return self._task
+
+    # Called by the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream, for a server of streams
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._server.opened(self)
+        self._expire_in(self._server.header_timeout)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self._deaf:
+            self._read(self._server.buffer[:nbytes])
+
+    def eof_received(self) -> None:
+        """The caller left; an answer under way is for nobody."""
+        self._transport.abort() if self._task is not None else self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._server.closed(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._deaf = True
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        if self._source is not None:
+            self._source.pause()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        if self._source is not None:
+            self._source.resume()
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        self._head_begun = True
+        self._head_pieces = 0
+        self._target = b""
+        self._headers = []
+        self._head_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > MAX_LINE:
+            raise _Faulty("headers_too_large")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        size = len(name) + len(value)
+        self._head_size += size
+        if size > MAX_LINE or self._head_size > MAX_HEAD or len(self._headers) >= MAX_HEADERS:
+            raise _Faulty("headers_too_large" if self._head_begun else "invalid_request")
+        self._headers.append((name.lower(), value))  # after the body these are trailers, for nobody
+
+    def on_headers_complete(self) -> None:
+        self._head_begun = False
+        self._deadline = None
+        version = self._parser.get_http_version()
+        self._check(version)
+        if self._parser.should_upgrade():
+            return  # declined below; the request comes once more without
+        if len(self._waiting) >= MAX_PIPELINED:
+            raise _Faulty("invalid_request")
+        self._framing = 0
+        self._reading = request = Inbound(
+            self,
+            method=self._parser.get_method().decode(),
+            target=self._target.decode("latin-1"),
+            version=version,
+            headers=tuple([(name.decode(), value.decode("latin-1")) for name, value in self._headers]),
+            peer=self._peer,
+            keep_alive=self._parser.should_keep_alive(),
+        )
+        if self._current is None and not self._waiting:
+            self._start(request)
+        else:
+            self._waiting.append(request)
+
+    def on_body(self, body: bytes) -> None:
+        assert self._reading is not None  # noqa: S101 - llhttp's order
+        self._framing -= 17 * len(body)
+        self._reading.feed(body)
+
+    def on_message_complete(self) -> None:
+        if self._reading is not None:
+            self._reading.feed_end()
+            if not self._reading.keep_alive:
+                self._deaf = True  # the caller said that nothing comes after it
+            self._reading = None
+
+    # Called by the request that is being answered.
+
+    @property
+    def date(self) -> str:
+        return self._server.date
+
+    @property
+    def draining(self) -> bool:
+        return self._server.draining
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def follow(self, source: Flow | None) -> None:
+        self._source = source
+        if source is not None and self._choked:
+            source.pause()
+
+    def pause(self) -> None:
+        if not self._paused and not self._deaf:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def finished(self, *, keep: bool) -> None:
+        self._source = None
+        self._current = None
+        self._task = None
+        self.resume()
+        if self._transport.is_closing():
+            return
+        if not keep:
+            self._leave()
+        elif self._waiting:
+            self._next()
+        else:
+            self._expire_in(
+                self._server.header_timeout if self._head_begun else self._server.keepalive_timeout
+            )
+
+    def cut(self) -> None:
+        """End it so that the caller sees it broken off; what was written before still goes out."""
+        self._source = None
+        self._transport.close()
+
+    # What reading leads to.
+
+    def _read(self, data: memoryview) -> None:
+        within_head = self._head_begun
+        self._framing += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            fault = error.__context__
+            self._fail(fault.code if isinstance(fault, _Faulty) else "invalid_request")
+        else:
+            if self._head_begun:
+                self._wait_for_head(len(data) if within_head else 0)
+            elif self._framing > MAX_FRAMING and self._reading is not None:
+                self._fail("invalid_request")
+
+    def _wait_for_head(self, size: int) -> None:
+        """A head comes in pieces; the parser holds what is not yet a whole header."""
+        self._head_pieces += size
+        if self._head_pieces > MAX_HEAD:
+            self._fail("headers_too_large")
+        elif self._current is None:
+            self._expire_in(self._server.header_timeout)
+
+    def _decline_upgrade(self, rest: memoryview) -> None:
+        """Read the request as if it did not ask for another protocol (RFC 9110, section 7.8)."""
+        kept = [(n, v) for n, v in self._headers if n not in (b"upgrade", b"http2-settings", b"connection")]
+        if not self._parser.should_keep_alive():
+            kept.append((b"connection", b"close"))
+        line = self._parser.get_method() + b" " + self._target + b" HTTP/1.1\r\n"
+        head = line + b"".join(b"%b: %b\r\n" % header for header in kept) + b"\r\n"
+        self._parser = httptools.HttpRequestParser(self)
+        self._read(memoryview(head))
+        if rest and not self._deaf:
+            self._read(rest)
+
+    def _fail(self, code: Code) -> None:
+        """Read nothing more; tell the caller, after the answers that are due before."""
+        self._deaf = self._failed = True
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.keep_alive = False
+            reading.feed_end(BodyError())  # whoever handles it tells
+        else:
+            self._waiting.append(code)
+            if self._current is None:
+                self._next()
+
+    def _check(self, version: str) -> None:
+        """Refuse what llhttp lets pass."""
+        if version not in ("1.0", "1.1"):
+            raise _Faulty("http_version")
+        hosts = [value for name, value in self._headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and version == "1.1") or (hosts and not _HOST.fullmatch(hosts[0])):
+            raise _Faulty("invalid_request")
+        if not self._target.startswith(b"/"):
+            raise _Faulty("invalid_request")  # absolute, authority and asterisk form are for other servers
+        codings = [value for name, value in self._headers if name == b"transfer-encoding"]
+        if codings and (version == "1.0" or codings[0].lower() != b"chunked"):
+            raise _Faulty("invalid_request")  # RFC 9112, section 6.1
+
+    # Answering, one after the other.
+
+    def _next(self) -> None:
+        following = self._waiting.popleft()
+        if isinstance(following, Inbound):
+            self._start(following)
+            return
+        last = Inbound(
+            self, method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False
+        )
+        self._current = last
+        last.respond(self._server.refuse(following))
+
+    def _start(self, request: Inbound) -> None:
+        self._current = request
+        self._task = self._loop.create_task(self._answer(request))
+
+    async def _answer(self, request: Inbound) -> None:
+        try:
+            await self._server.handle(request)
+        except Exception as error:  # noqa: BLE001 - its text may quote the request
+            log.error("the gateway itself failed", error=type(error).__name__)  # noqa: TRY400
+        if self._current is request:  # without a whole answer
+            self.cut()
+
+    def _leave(self) -> None:
+        """Close after a last answer; not before the caller could read it (RFC 9112, section 9.6)."""
+        self._waiting.clear()
+        self._deaf = True
+        if self._reading is None and not self._failed:
+            self._transport.close()
+            return
+        # Closing with bytes unread resets the connection, and the answer might be lost with it.
+        self._reading = None
+        self._lingering = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._expire_in(LINGER)
+
+    # Time.
+
+    def _expire_in(self, seconds: float) -> None:
+        """Move on within so many seconds. One timer serves for all: it looks again when it comes early."""
+        self._deadline = deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+        elif self._lingering:
+            self._transport.abort()
+        elif self._head_begun:
+            self._fail("request_timeout")
+        else:
+            self._transport.close()

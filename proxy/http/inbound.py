@@ -1,0 +1,207 @@
+"""One request as it comes in, and the answer as it goes out."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Protocol
+
+Headers = tuple[tuple[str, str], ...]
+
+WINDOW: Final = 64 * 1024  # bytes of a body that are held before somebody reads them
+
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+
+
+class BodyError(Exception):
+    """The body does not come to its end: malformed chunks, or more framing than content."""
+
+
+class Flow(Protocol):
+    """Where the bytes of an answer come from: to be held while the caller reads too slowly."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Link(Flow, Protocol):
+    """What a request needs of its connection, whose reading it can hold in turn."""
+
+    @property
+    def date(self) -> str: ...  # of the `Date` header, now
+    @property
+    def draining(self) -> bool: ...  # whether this answer is the connection's last
+    def write(self, data: bytes) -> None: ...
+    def follow(self, source: Flow | None) -> None: ...
+    def finished(self, *, keep: bool) -> None: ...
+    def cut(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer, to be sent in one piece."""
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+    close: bool = False  # whether the rest of the request is not worth reading
+
+
+class Inbound:
+    """A request whose head is complete. Its body is read only when somebody asks for it.
+
+    Names of headers are lower-case. `target` is the request target as it was sent.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_complete",
+        "_error",
+        "_held",
+        "_link",
+        "_parts",
+        "_waiter",
+        "headers",
+        "keep_alive",
+        "method",
+        "peer",
+        "target",
+        "version",
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        method: str,
+        target: str,
+        version: str,
+        headers: Headers,
+        peer: str,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.peer = peer
+        self.keep_alive = keep_alive
+        self._link = link
+        self._parts: deque[bytes] = deque()
+        self._held = 0
+        self._complete = False
+        self._error: BodyError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunked = False
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its lower-case name."""
+        for found, value in self.headers:
+            if found == name:
+                return value
+        return None
+
+    # The request's body, as the connection feeds it.
+
+    def feed(self, part: bytes) -> None:
+        """Take the next bytes of the body; more than a window stops the reading until it is asked for."""
+        self._parts.append(part)
+        self._held += len(part)
+        if self._held > WINDOW:
+            self._link.pause()
+        self._wake()
+
+    def feed_end(self, error: BodyError | None = None) -> None:
+        """The body is complete, or never will be."""
+        self._complete = error is None
+        self._error = error
+        self._wake()
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, b"" at its end. Raises `BodyError`."""
+        while not self._parts:
+            if self._complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        part = self._parts.popleft()
+        held = self._held
+        self._held -= len(part)
+        if held > WINDOW >= self._held:
+            self._link.resume()
+        return part
+
+    def go_on(self) -> None:
+        """Tell a caller who asked for it to send the body (RFC 9110, section 10.1.1)."""
+        if not self._parts and not self._complete:
+            self._link.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # The answer.
+
+    def respond(self, response: Response) -> None:
+        """Send a whole answer."""
+        keep = self.keep_alive and self._complete and not (response.close or self._link.draining)
+        length = (("Content-Length", str(len(response.body))),)
+        head = self._head(response.status, (*response.headers, *length), keep=keep)
+        self._link.write(head if self.method == "HEAD" else head + response.body)
+        self._link.finished(keep=keep)
+
+    def begin(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> bytes:
+        """The head of an answer whose body follows in pieces; to be sent with the first of them.
+
+        Without a `length` it is sent in chunks, or, to HTTP/1.0, ends with the connection.
+        """
+        self.keep_alive = self.keep_alive and self._complete and not self._link.draining
+        self._chunked = length is None and self.version == "1.1"
+        if length is not None:
+            headers = (*headers, ("Content-Length", str(length)))
+        elif self._chunked:
+            headers = (*headers, ("Transfer-Encoding", "chunked"))
+        else:
+            self.keep_alive = False
+        return self._head(status, headers, keep=self.keep_alive)
+
+    def write(self, data: bytes, before: bytes = b"") -> None:
+        """Send a piece of the body, which is not empty; `before` is the head that goes with the first."""
+        if self._chunked:
+            self._link.write(b"%b%x\r\n%b\r\n" % (before, len(data), data))
+        else:
+            self._link.write(before + data if before else data)
+
+    def end(self, before: bytes = b"") -> None:
+        """The answer is complete."""
+        last = b"0\r\n\r\n" if self._chunked else b""
+        if before or last:
+            self._link.write(before + last)
+        self._link.finished(keep=self.keep_alive)
+
+    def follow(self, source: Flow | None) -> None:
+        """Hold this source while the caller does not read what was sent already."""
+        self._link.follow(source)
+
+    def cut(self) -> None:
+        """Close the connection, so that what was sent of the answer cannot look complete."""
+        self._link.cut()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _head(self, status: int, headers: Iterable[tuple[str, str]], *, keep: bool) -> bytes:
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        lines.append(f"Date: {self._link.date}")  # RFC 9110, section 6.6.1
+        if not keep:
+            lines.append("Connection: close")
+        elif self.version == "1.0":
+            lines.append("Connection: keep-alive")
+        text = "\r\n".join(lines)
+        if text.count("\n") >= len(lines):
+            raise ValueError("a header of an answer holds a line break")
+        return text.encode("latin-1") + b"\r\n\r\n"

@@ -1,0 +1,82 @@
+"""Listens on the public port."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Final
+
+from proxy.errors import Code
+from proxy.http.connection import Connection
+from proxy.http.inbound import Inbound, Response
+
+READ: Final = 64 * 1024  # bytes that are read of a connection at once
+KEEPALIVE: Final = 75.0  # seconds that a connection may be idle (nginx's default)
+BACKLOG: Final = 1024  # connections that wait to be accepted
+
+
+class Server:
+    """All connections of one listening socket, and the one handler of their requests."""
+
+    def __init__(
+        self,
+        handle: Callable[[Inbound], Awaitable[None]],
+        refuse: Callable[[Code], Response],
+        *,
+        header_timeout: float,
+    ) -> None:
+        """`refuse` renders the answer to bytes that are no request."""
+        self.handle = handle
+        self.refuse = refuse
+        self.header_timeout = header_timeout
+        self.keepalive_timeout = KEEPALIVE
+        self.draining = False
+        self.buffer = memoryview(bytearray(READ))
+        self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._listener: asyncio.Server | None = None
+        self._date = (0, "")
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+        """Accept connections from now on; gives the port. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            lambda: Connection(self), host, port, ssl=tls, backlog=BACKLOG
+        )
+        bound: int = self._listener.sockets[0].getsockname()[1]
+        return bound
+
+    async def drain(self, seconds: float) -> None:
+        """Accept nothing more, let requests under way end for so long, then cut what is left."""
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in tuple(self._connections):
+            if connection.idle:
+                connection.close()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            cut = [connection.abort() for connection in tuple(self._connections)]
+            await asyncio.gather(*filter(None, cut), return_exceptions=True)
+            await self._empty.wait()
+
+    @property
+    def date(self) -> str:
+        """Of the `Date` header (RFC 9110, section 5.6.7), made once a second."""
+        now = int(time.time())
+        if self._date[0] != now:
+            self._date = (now, formatdate(now, usegmt=True))
+        return self._date[1]
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._empty.clear()
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()

@@ -1,0 +1,230 @@
+"""Connections to engines: HTTP/1.1 on llhttp, kept alive for less long than the engine keeps them."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import httptools
+import structlog
+
+KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
+READ: Final = 64 * 1024  # bytes that are read of a connection at once
+MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
+MAX_HEAD: Final = 64 * 1024  # bytes of all of them
+
+Address = tuple[str, int]  # host, port
+
+log = structlog.get_logger("upstream")
+
+
+class BrokenError(Exception):
+    """The engine ended the connection, or what it sends is no answer."""
+
+
+class Receiver(Protocol):
+    """Takes an answer as it comes."""
+
+    def head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        """The status and the headers, names in lower case. Raises `BrokenError` to take no more."""
+
+    def data(self, data: bytes) -> None:
+        """The next bytes of the body."""
+
+
+class Connections:
+    """The idle connections to all engines; one that is in use belongs to who uses it."""
+
+    def __init__(self, connect_timeout: float) -> None:
+        self.buffer = memoryview(bytearray(READ))  # read into by all in turn
+        self._connect_timeout = connect_timeout
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+
+    async def take(self, address: Address) -> "Connection":
+        """An idle connection, the one used last, or a new one. Raises `OSError`, `TimeoutError`."""
+        loop = asyncio.get_running_loop()
+        idle = self._idle[address]
+        while idle:
+            connection = idle.pop()
+            if connection.idle_since + KEEPALIVE > loop.time():
+                return connection
+            connection.close()
+        async with asyncio.timeout(self._connect_timeout):
+            _, made = await loop.create_connection(lambda: Connection(self, address), *address)
+        return made
+
+    def give_back(self, connection: "Connection") -> None:
+        """It can carry another request."""
+        self._idle[connection.address].append(connection)
+
+    def lost(self, connection: "Connection") -> None:
+        """It is closed."""
+        idle = self._idle[connection.address]
+        if connection in idle:
+            idle.remove(connection)
+        if not idle:
+            del self._idle[connection.address]
+
+    def close(self) -> None:
+        """Close those that are idle."""
+        for idle in tuple(self._idle.values()):
+            for connection in tuple(idle):
+                connection.close()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection to one engine; carries one request at a time."""
+
+    def __init__(self, pool: Connections, address: Address) -> None:
+        self.address = address
+        self.idle_since = 0.0
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._headers: list[tuple[str, str]] = []
+        self._head_size = 0
+        self._in_body = False
+        self._parts: list[bytes] = []
+        self._complete = False
+        self._keep = False
+        self._idle_limit = 0.0
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def exchange(
+        self, request: Sequence[bytes], receiver: Receiver, *, first_byte: float, idle: float
+    ) -> None:
+        """Send a request and give the answer to `receiver` as it comes; returns when it is complete.
+
+        Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
+        seconds. The connection then serves no other request, nor after a cancellation: closing it
+        is what tells the engine to stop.
+        """
+        self._receiver = receiver
+        self._idle_limit = idle
+        self._complete = False
+        self._done = done = self._loop.create_future()
+        self._expire_in(first_byte)
+        self._transport.writelines(request)
+        try:
+            await done
+        finally:
+            self._receiver = self._done = None
+            if not (self._complete and self._keep) or self._transport.is_closing():
+                self._transport.abort()
+            else:
+                self.idle_since = self._loop.time()
+                self._pool.give_back(self)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def pause(self) -> None:
+        """Read nothing more for now: the caller is slow."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # Called by the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_connection's promise
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._pool.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._done is None or self._done.done():
+            self._transport.abort()  # nothing was asked
+            return
+        self._deadline = self._loop.time() + self._idle_limit
+        try:
+            self._parser.feed_data(self._pool.buffer[:nbytes])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not isinstance(error.__context__, BrokenError | None):
+                log.error("an answer could not be taken", error=type(error.__context__).__name__)  # noqa: TRY400
+            if not self._complete:
+                self._break()
+                return
+            self._keep = False  # what follows an answer belongs to nobody
+        if self._parts and self._receiver is not None:
+            parts, self._parts = self._parts, []
+            self._receiver.data(parts[0] if len(parts) == 1 else b"".join(parts))
+        if not self._in_body and not self._complete:
+            self._head_size += nbytes
+            if self._head_size > MAX_HEAD:
+                self._break()
+        elif self._complete:
+            self._done.set_result(None)
+
+    def eof_received(self) -> None:
+        self._break()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pool.lost(self)
+        self._break()
+
+    # Called by the parser.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body or self._complete:
+            return  # a trailer, or what belongs to nobody
+        size = len(name) + len(value)
+        self._head_size += size
+        if size > MAX_LINE or self._head_size > MAX_HEAD:
+            raise BrokenError
+        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        headers, self._headers = self._headers, []
+        self._head_size = 0
+        if status < 200:
+            return  # interim (RFC 9110, section 15.2)
+        if self._receiver is None or self._complete:
+            raise BrokenError  # a second answer
+        self._in_body = True
+        self._expire_in(self._idle_limit)
+        self._receiver.head(status, headers)
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._in_body:
+            self._in_body = False
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()  # says so here, and only here
+
+    # Time, and the end.
+
+    def _break(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(BrokenError())
+
+    def _expire_in(self, seconds: float) -> None:
+        self._deadline = deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._done is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+        elif not self._done.done():
+            self._done.set_exception(TimeoutError())

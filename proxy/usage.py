@@ -1,0 +1,159 @@
+"""How many tokens an answer cost, read from its bytes while they pass.
+
+Engines tell in the body of a plain answer, and in the last events of a stream. Neither is parsed event
+by event: only the end of a stream is kept, and looked into once.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+MAX_PLAIN: Final = 4 * 1024 * 1024  # bytes of a plain answer, or of one event, that are kept
+TAIL: Final = 8 * 1024  # bytes of a stream that are kept; more if its last event is larger
+
+_END: Final = b"\n\n"
+# What an event of usage alone looks like: vLLM writes no blanks, others might.
+_NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer; OpenAI's names for them, or those of Anthropic and of the Responses API."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def prompt(self) -> int:
+        return self.prompt_tokens or self.input_tokens
+
+    @property
+    def completion(self) -> int:
+        return self.completion_tokens or self.output_tokens
+
+
+class _Inner(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class _Body(_Inner):
+    response: _Inner | None = None  # of `response.completed`
+
+
+class _Event(_Body):
+    choices: list[msgspec.Raw] | None = None
+
+
+class Meter:
+    """Keeps as much of an answer as its usage can stand in."""
+
+    def __init__(self, *, streaming: bool) -> None:
+        self._streaming = streaming
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > (TAIL if self._streaming else MAX_PLAIN):
+            self._shorten()
+
+    def usage(self) -> Usage | None:
+        """What the answer cost, as far as its engine said so."""
+        data = b"".join(self._parts)
+        for candidate in reversed(_events(data)) if self._streaming else [data]:
+            found = _decode(candidate)
+            if found is not None:
+                return found
+        return None
+
+    def _shorten(self) -> None:
+        if not self._streaming:
+            self._parts = []
+            self._size = -(2**62)  # too large to be kept
+            return
+        data = b"".join(self._parts)
+        # The last whole event and the one before it: `[DONE]` says nothing.
+        start = data.rfind(_END, 0, max(0, data.rfind(_END, 0, max(0, data.rfind(_END)))))
+        data = data[start + len(_END) :] if start >= 0 else data
+        if len(data) > MAX_PLAIN:
+            data = b""
+        self._parts = [data]
+        # Looked at again only when it has doubled, so that a large event is not copied at each piece.
+        self._size = min(0, TAIL - 2 * len(data))
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept."""
+        return sum(map(len, self._parts))
+
+
+class Withheld:
+    """Takes the event that tells the usage out of a stream whose caller did not ask for it.
+
+    The engine is always asked for it (`stream_options.include_usage`), because limits and bills rest
+    on it. All other bytes pass as they are.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""  # of an event that has not ended yet
+
+    def pass_on(self, data: bytes) -> bytes:
+        """The bytes that the caller gets now."""
+        data = self._rest + data
+        end = data.rfind(_END) + len(_END)
+        if end < len(_END):
+            return self._hold(data)
+        whole = data[:end]
+        kept = self._hold(data[end:]) if end < len(data) else self._hold(b"")
+        if any(mark in whole for mark in _NO_CHOICES):
+            whole = b"".join(event for event in _split(whole) if not _only_usage(event))
+        return whole + kept
+
+    def rest(self) -> bytes:
+        """What is left when the stream has ended."""
+        return self._rest
+
+    def _hold(self, data: bytes) -> bytes:
+        if len(data) > TAIL:  # an event of usage is small
+            self._rest = b""
+            return data
+        self._rest = data
+        return b""
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        end = data.find(_END, start) + len(_END)
+        end = end if end >= len(_END) else len(data)
+        yield data[start:end]
+        start = end
+
+
+def _only_usage(event: bytes) -> bool:
+    for line in event.split(b"\n"):
+        if line.startswith(b"data:"):
+            try:
+                found = msgspec.json.decode(line[5:], type=_Event)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                return False
+            return found.choices == [] and found.usage is not None
+    return False
+
+
+def _events(data: bytes) -> list[bytes]:
+    return [line[5:] for line in data.split(b"\n") if line.startswith(b"data:")]
+
+
+def _decode(data: bytes) -> Usage | None:
+    try:
+        body = msgspec.json.decode(data, type=_Body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if body.usage is None and body.response is not None:
+        return body.response.usage
+    return body.usage
