@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.errors import Code, Denied
 from proxy.exchange import Exchange, request_id
+from proxy.heartbeat import Heartbeat
 from proxy.http.inbound import Inbound, Response
 from proxy.limits import Limits
 from proxy.metrics import Metrics
@@ -27,8 +28,8 @@ from proxy.policy import CallerPolicy
 from proxy.upstream.control import ControlError
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
-from proxy.upstream.relay import Relay, Stale
-from wire.control import Download, Engine, Failed, Ready
+from proxy.upstream.relay import Relay, Stale, break_off
+from wire.control import Download, Engine, Failed, Progress, Ready
 
 log = structlog.get_logger("gateway")
 
@@ -72,6 +73,9 @@ class Gateway:
         self.metrics.in_flight.inc()
         try:
             answer = await self._serve(exchange, inbound)
+            if isinstance(answer, Denied) and inbound.begun:  # heartbeats went before
+                break_off(exchange, inbound, answer, streaming=True)
+                return
             if isinstance(answer, Denied):
                 answer = _refuse(exchange, answer)
             if answer is not None:
@@ -83,7 +87,11 @@ class Gateway:
         except Exception:
             log.exception("request failed", request_id=exchange.request_id)
             told = Denied("internal_error", "Something went wrong here; the log knows more.")
-            inbound.respond(_refuse(exchange, told))
+            if inbound.begun:
+                exchange.failed(told.code)
+                inbound.cut()
+            else:
+                inbound.respond(_refuse(exchange, told))
         finally:
             self._finish(exchange)
 
@@ -131,7 +139,7 @@ class Gateway:
         exchange.upstream = upstream.name
         # Once more, and then surely loaded, where the engine turns out not to hold the model: nothing ran.
         for known in (upstream.engine(access), None):
-            engine = known or await self._ensure(exchange, caller, inference.model, access, upstream)
+            engine = known or await self._ensure(exchange, inbound, caller, access, upstream)
             if isinstance(engine, Denied):
                 return engine
             address = upstream.address(engine)
@@ -206,17 +214,21 @@ class Gateway:
         return access
 
     async def _ensure(
-        self, exchange: Exchange, caller: Caller, name: str, access: Access, upstream: Upstream
+        self, exchange: Exchange, inbound: Inbound, caller: Caller, access: Access, upstream: Upstream
     ) -> Engine | Denied:
-        """Step 7: have a cold model loaded, with this caller's own token."""
+        """Step 7: have a cold model loaded, with this caller's own token.
+
+        A caller who streams is told that it goes on; one who does not cannot be, and waits for less.
+        """
+        name, cold_start = exchange.model or "", self.settings.cold_start
         exchange.cold = True
         refused = await self.limits.cold_load(caller.identity, access.model)
         if refused is not None:
             return refused
         try:
             with exchange.timing("load"):
-                async with asyncio.timeout(self.settings.cold_start.plain_wait):
-                    ended = await self._load(exchange, caller, access, upstream)
+                async with asyncio.timeout(cold_start.timeout if exchange.stream else cold_start.plain_wait):
+                    ended = await self._load(exchange, inbound, caller, access, upstream)
         except TimeoutError:
             return Denied(
                 "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
@@ -227,7 +239,7 @@ class Gateway:
             )
             return unreachable()
         if isinstance(ended, Failed):
-            return refusal(ended, exchange.model or name)
+            return refusal(ended, name)
         # The check may have aged before the load and ages while it lasts: both together stay within
         # `access_ttl` only if it is asked for again, which costs nothing while it is cached.
         renewed = await self._authorize(exchange, caller, name)
@@ -237,11 +249,16 @@ class Gateway:
         return ended.engine
 
     async def _load(
-        self, exchange: Exchange, caller: Caller, access: Access, upstream: Upstream
+        self, exchange: Exchange, inbound: Inbound, caller: Caller, access: Access, upstream: Upstream
     ) -> Ready | Failed:
-        async with aclosing(upstream.ensure(access, caller, exchange.request_id)) as events:
-            async for event in events:
-                if isinstance(event, Ready | Failed):
+        heartbeat = Heartbeat(exchange, inbound, self.settings.cold_start.heartbeat_after)
+        events = upstream.ensure(access, caller, exchange.request_id)
+        async with aclosing(events):
+            with heartbeat if exchange.stream else nullcontext():
+                async for event in events:
+                    if isinstance(event, Progress):
+                        heartbeat.progress(event)
+                        continue
                     self._audit_load(exchange, access, event)
                     return event
         raise ControlError("ensure ended without a result")

@@ -62,6 +62,7 @@ class Inbound:
         "_link",
         "_parts",
         "_waiter",
+        "begun",
         "headers",
         "keep_alive",
         "method",
@@ -94,6 +95,7 @@ class Inbound:
         self._error: BodyError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._chunked = False
+        self.begun = False  # the head of the answer is decided
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its lower-case name."""
@@ -157,6 +159,7 @@ class Inbound:
 
         Without a `length` it is sent in chunks, or, to HTTP/1.0, ends with the connection.
         """
+        self.begun = True
         self.keep_alive = self.keep_alive and self._complete and not self._link.draining
         self._chunked = length is None and self.version == "1.1"
         if length is not None:

@@ -119,8 +119,11 @@ class _Answer:
         length = _length(found)
         self._streaming = found.get("content-type", "").startswith("text/event-stream")
         self.meter = Meter(streaming=self._streaming)
-        kept = [*headers.to_caller(fields), *self._exchange.headers()]
-        self._head = self._inbound.begin(200, kept, length=length)
+        if not self._inbound.begun:
+            kept = [*headers.to_caller(fields), *self._exchange.headers()]
+            self._head = self._inbound.begin(200, kept, length=length)
+        elif not self._streaming:  # heartbeats promised a stream
+            raise BrokenError
         self._exchange.answered(200)
         self._inbound.follow(self._source)
 
@@ -155,16 +158,21 @@ class _Answer:
         return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
 
     def broke_off(self, told: Denied) -> Denied | None:
-        """End a broken answer so that it cannot look complete: an error event, and no final chunk."""
+        """What is left to tell of an answer that broke; `None` if it was told in the middle of it."""
         if not self._sent:
-            return told  # the caller has seen nothing yet
-        self._exchange.failed(told.code)
-        if self._streaming:
-            event = b"\n\n" + errors.event(told, self._exchange.dialect, self._exchange.request_id)
-            self._exchange.bytes_out += len(event)
-            self._inbound.write(event)
-        self._inbound.cut()
+            return told  # nothing of the engine's reached the caller
+        break_off(self._exchange, self._inbound, told, streaming=self._streaming)
         return None
+
+
+def break_off(exchange: Exchange, inbound: Inbound, told: Denied, *, streaming: bool) -> None:
+    """End an answer that has begun so that it cannot look complete: an error event, no final chunk."""
+    exchange.failed(told.code)
+    if streaming:
+        event = b"\n\n" + errors.event(told, exchange.dialect, exchange.request_id)
+        exchange.bytes_out += len(event)
+        inbound.write(event)
+    inbound.cut()
 
 
 def _length(fields: Mapping[str, str]) -> int | None:
