@@ -12,7 +12,7 @@ UV          := $(BIN)/uv --quiet
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long check format lock clean
+.PHONY: help setup run test test-long bench bench-lock check format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,14 @@ test: setup ## run the tests, the end-to-end ones on a real vLLM included
 
 test-long: setup ## campaigns and soaks
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+bench: setup bench/.venv/.ready ## measure against nginx, Envoy and others: ARGS="--quick", see bench/README.md
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-lock: setup ## resolve bench/requirements.in anew, without releases younger than two months
+	@$(UV) pip compile bench/requirements.in --python-version 3.11 --no-build --generate-hashes --upgrade \
+	    --exclude-newer "$$(date -u -d '2 months ago' +%F)" \
+	    --custom-compile-command "make bench-lock" -o bench/requirements.txt >/dev/null
 
 check: setup ## linters and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -55,4 +63,17 @@ $(VENV)/.ready: setup.cfg requirements/cpu.txt requirements/bootstrap.txt
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt
 	@echo "[4/4] hubgate itself"
 	@$(UV) pip install --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+bench/.venv/.ready: bench/requirements.txt bench/debian.txt
+	@echo "[1/2] peers from Debian (bench/debian.txt)"
+	@missing=$$(for package in $$(grep -v '^#' bench/debian.txt); do \
+	    dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+	 if [ -n "$$missing" ]; then echo "      installing" $$missing; \
+	    [ "$$(id -u)" = 0 ] && run= || run=sudo; \
+	    { $$run apt-get update -qq && $$run apt-get install -qq -y --no-install-recommends $$missing; } >/dev/null \
+	    || echo "      not installed; install by hand, or the benchmark goes on without:" $$missing; fi
+	@echo "[2/2] peers from PyPI in bench/.venv, by hash (0.8 GB)"
+	@$(PYTHON) -m venv bench/.venv
+	@$(UV) pip install --python bench/.venv/bin/python --no-deps --no-build --require-hashes -r bench/requirements.txt
 	@touch $@

@@ -1,0 +1,1 @@
+"""Hubgate and its peers side by side: see README.md here."""

@@ -1,0 +1,252 @@
+"""Who takes part, and how each is started: configurations lie in `configs/`, flags stand here."""
+
+import asyncio
+import getpass
+import resource
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Final
+
+import msgspec
+import yaml
+
+from bench.messages import LOCAL
+from bench.process import Child, StartError, free_port, running, until_listening
+from bench.surroundings import ALICE, Address
+
+CONFIGS: Final = Path(__file__).with_name("configs")
+PEERS: Final = Path(__file__).with_name(".venv") / "bin"
+ROOT: Final = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a contender is started: a folder of its own, and the upstream's port."""
+
+    folder: Path
+    upstream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A contender that listens. `token` is what its callers send."""
+
+    port: int
+    child: Child
+    token: str | None = None
+
+
+Start = Callable[[Place], AbstractAsyncContextManager[Running]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One row of the table."""
+
+    name: str
+    about: str
+    start: Start
+    version: tuple[str, ...]
+    """A command that prints it."""
+    pace: float = 1.0
+    """Share of the usual load that it is given: one that is a hundred times slower would only queue."""
+    extra_events: int = 0
+    """How many events it adds to each stream."""
+    settle: float = 0.0
+    """Seconds after it listens until it knows its upstream."""
+
+    @property
+    def installed(self) -> bool:
+        return which(self.version[0]) is not None
+
+
+def _peer(name: str, *command: str, config: str | None = None, **environment: str) -> Start:
+    """A start by one command, whose @NAMES@ and those of its configuration are filled in."""
+
+    @asynccontextmanager
+    async def start(place: Place) -> AsyncIterator[Running]:
+        port = free_port()
+        values = {
+            "@PORT@": str(port),
+            "@UPSTREAM@": str(place.upstream),
+            "@OTHER@": str(free_port()),
+            "@FOLDER@": str(place.folder),
+            "@USER@": getpass.getuser(),
+            "@FILES@": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        }
+
+        def filled(text: str) -> str:
+            for mark, value in values.items():
+                text = text.replace(mark, value)
+            return text
+
+        if config is not None:
+            values["@CONFIG@"] = str(place.folder / config)
+            (place.folder / config).write_text(filled((CONFIGS / config).read_text("utf-8")), "utf-8")
+        arguments = [filled(argument) for argument in command]
+        async with running(name, *arguments, folder=place.folder, environment=environment) as child:
+            await until_listening(child, port)
+            yield Running(port, child)
+
+    return start
+
+
+@asynccontextmanager
+async def _hubgate(place: Place) -> AsyncIterator[Running]:
+    surroundings = (sys.executable, "-m", "bench.surroundings")
+    arguments = ("--folder", str(place.folder), "--engine-port", str(place.upstream))
+    ours = {"PYTHONPATH": str(ROOT)}
+    async with running(
+        "surroundings", *surroundings, *arguments, folder=place.folder, environment=ours
+    ) as hub:
+        address = await _address(place.folder / "surroundings.json", hub)
+        port, admin = free_port(), free_port()
+        config = place.folder / "proxy.yaml"
+        config.write_text(yaml.safe_dump(_settings(place.folder, address, port, admin)), "utf-8")
+        command = (str(Path(sys.executable).with_name("hubgate")), "proxy", "--config", str(config))
+        async with running("hubgate", *command, folder=place.folder) as child:
+            await until_listening(child, port)
+            await _until_ready(child, admin)
+            yield Running(port, child, ALICE)
+
+
+def _settings(folder: Path, address: Address, port: int, admin: int) -> dict[str, object]:
+    """Everything on; limits so high that they are counted but never reached; a Hub that answers in time."""
+    plenty = 1_000_000_000
+    return {
+        "listen": {"host": LOCAL, "port": port},
+        "admin": {"port": admin},
+        "hub": {"endpoint": address.hub},
+        "callers": {"anyone": True},
+        "models": {"allow": ["demo/*"]},
+        "limits": {"requests_per_minute": plenty, "concurrent_requests": plenty},
+        "upstreams": [{"name": "gpu-0", "url": address.backend, "public_key_file": address.backend_public}],
+        "seal": {"key_file": address.proxy_key},
+        "audit": {"path": str(folder / "audit.jsonl")},
+        "timeouts": {"drain": 0.5},
+    }
+
+
+async def _address(path: Path, child: Child) -> Address:
+    while child.process.returncode is None:
+        if path.exists():
+            return msgspec.json.decode(path.read_bytes(), type=Address)
+        await asyncio.sleep(0.05)
+    raise child.died()
+
+
+async def _until_ready(child: Child, admin: int) -> None:
+    """Wait for the first hello of the backend."""
+    for _ in range(600):
+        if child.process.returncode is not None:
+            raise child.died()
+        reader, writer = await asyncio.open_connection(LOCAL, admin)
+        writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        if b" 200 " in answer[:20]:
+            return
+        await asyncio.sleep(0.1)
+    raise StartError("hubgate did not get ready")
+
+
+_ROUTER: Final = ("--host", LOCAL, "--port", "@PORT@", "--worker-urls", f"http://{LOCAL}:@UPSTREAM@")
+_METRICS: Final = ("--prometheus-host", LOCAL, "--prometheus-port", "@OTHER@")
+
+DIRECT: Final = "direct"
+
+CONTENDERS: Final = (
+    Contender(
+        "nginx",
+        "plain pass-through",
+        _peer("nginx", "nginx", "-p", "@FOLDER@", "-c", "@CONFIG@", config="nginx.conf"),
+        ("nginx", "-v"),
+    ),
+    Contender(
+        "haproxy",
+        "plain pass-through",
+        _peer("haproxy", "haproxy", "-db", "-q", "-f", "@CONFIG@", config="haproxy.cfg"),
+        ("haproxy", "-v"),
+    ),
+    Contender(
+        "envoy",
+        "plain pass-through",
+        _peer(
+            "envoy",
+            *(str(PEERS / "envoy"), "-c", "@CONFIG@", "--concurrency", "1", "--log-level", "error"),
+            *("--use-dynamic-base-id",),
+            config="envoy.yaml",
+        ),
+        (str(PEERS / "envoy"), "--version"),
+    ),
+    Contender(
+        "hubgate",
+        "authentication, authorization, limits, metrics, audit",
+        _hubgate,
+        (str(Path(sys.executable).with_name("hubgate")), "--version"),
+    ),
+    Contender(
+        "vllm-router",
+        "balances over vLLM workers, no authentication",
+        _peer(
+            "vllm-router",
+            *(str(PEERS / "vllm-router"), *_ROUTER, *_METRICS),
+            *("--policy", "round_robin", "--log-level", "error", "--worker-startup-check-interval", "1"),
+            *("--disable-retries", "--disable-circuit-breaker", "--max-concurrent-requests", "16384"),
+            TOKIO_WORKER_THREADS="1",
+        ),
+        (str(PEERS / "python"), "-m", "pip", "show", "vllm-router"),
+    ),
+    Contender(
+        "smg",
+        "balances over workers, no authentication",
+        _peer(
+            "smg",
+            *(str(PEERS / "smg"), "launch", *_ROUTER, *_METRICS),
+            *("--policy", "round_robin", "--log-level", "error"),
+            *("--disable-retries", "--disable-circuit-breaker", "--max-concurrent-requests", "16384"),
+            TOKIO_WORKER_THREADS="1",
+        ),
+        (str(PEERS / "python"), "-m", "pip", "show", "smg"),
+    ),
+    Contender(
+        "aiohttp",
+        "plain pass-through in forty lines",
+        _peer(
+            "aiohttp",
+            *(sys.executable, "-m", "bench.plain", "--port", "@PORT@", "--upstream", "@UPSTREAM@"),
+            PYTHONPATH=str(ROOT),
+        ),
+        (sys.executable, "-m", "pip", "show", "aiohttp"),
+    ),
+    Contender(
+        "litellm",
+        "translates between APIs, no authentication",
+        _peer(
+            "litellm",
+            *(str(PEERS / "litellm"), "--config", "@CONFIG@", "--host", LOCAL, "--port", "@PORT@"),
+            *("--num_workers", "1", "--telemetry", "False"),
+            config="litellm.yaml",
+            LITELLM_LOCAL_MODEL_COST_MAP="True",
+            LITELLM_LOG="ERROR",
+        ),
+        (str(PEERS / "python"), "-m", "pip", "show", "litellm"),
+        pace=0.05,
+        extra_events=1,
+    ),
+)
+
+
+@asynccontextmanager
+async def upstream(folder: Path) -> AsyncIterator[Running]:
+    """The fake engine that stands behind all of them; direct calls go there."""
+    port = free_port()
+    command = (sys.executable, "-m", "bench.upstream", "--port", str(port))
+    environment = {"PYTHONPATH": str(ROOT)}
+    async with running("upstream", *command, folder=folder, environment=environment) as child:
+        await until_listening(child, port)
+        yield Running(port, child)

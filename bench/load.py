@@ -1,0 +1,189 @@
+"""The load generator, a process of its own: reads one order from stdin, writes what it saw to stdout.
+
+Exit code 1 and a line on stderr if any answer was not what it had to be.
+"""
+
+import asyncio
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+import uvloop
+
+from bench import stream
+from bench.client import Caller, Client, Listener, LoadError
+from bench.gauge import cpu_seconds, rss_bytes
+from bench.messages import LOCAL, chat, post
+
+BURST = 100  # connections that are opened at once; listen backlogs are short
+PATIENCE = 120.0  # seconds that streams may lag behind the upstream's pace
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """What to do. `pids` are the processes whose CPU time or memory is wanted."""
+
+    kind: Literal["call", "stream", "hold"]
+    port: int
+    pids: tuple[int, ...]
+    tokens: tuple[str | None, ...] = (None,)  # one is used again and again; of several, each once
+    connections: int = 1
+    warm: float = 0.5  # seconds before counting begins
+    seconds: float = 2.0
+    count: int | None = None  # requests at most
+    size: int = 0  # bytes more in each body
+    events: int = 100  # of each stream
+    extra: int = 0  # events that the contender adds to each stream
+    timed: bool = False  # whether to look how long events were under way
+    marker: str = "finish_reason"  # what stands in every good answer
+    core: int | None = None  # to stay on
+
+
+class Seen(msgspec.Struct, kw_only=True):
+    """What was seen, in seconds and bytes; percentiles are of answers or of events under way."""
+
+    requests: int = 0
+    events: int = 0  # inside the window in which CPU time was taken
+    reads: int = 0  # by which those events came: fewer than events where some were joined under way
+    bytes: int = 0
+    seconds: float = 0.0
+    cpu: float = 0.0
+    p50: float = 0.0
+    p99: float = 0.0
+    worst: float = 0.0
+    rss_before: int = 0
+    rss: int = 0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that this share of them does not exceed (nearest rank); 0 of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0
+
+
+async def run(order: Order) -> Seen:
+    """Follow one order. Raises `LoadError`, `OSError`."""
+    return await {"call": _call, "stream": _stream, "hold": _hold}[order.kind](order)
+
+
+async def _call(order: Order) -> Seen:
+    """Plain requests: as many at once as there are connections, each sent when the last was answered."""
+    body = chat(size=order.size)
+    once = len(order.tokens) > 1
+    requests: Iterator[bytes] = (post(body, token) for token in order.tokens)
+    if not once:
+        requests = itertools.repeat(post(body, order.tokens[0]))
+    if order.count:
+        requests = itertools.islice(requests, order.count)
+    callers = [Caller(requests, order.marker.encode()) for _ in range(order.connections)]
+    await _connect(order, callers)
+    if not order.count and not once:
+        await _until(callers, order.warm)
+    begun, cpu = time.monotonic(), cpu_seconds(order.pids)
+    await _until(callers, order.seconds)
+    seen = Seen(cpu=cpu_seconds(order.pids) - cpu, seconds=time.monotonic() - begun)
+    times = [one for caller in callers for one in caller.times]
+    seen.requests, seen.bytes = len(times), sum(caller.bytes for caller in callers)
+    _percentiles(seen, times)
+    return seen
+
+
+async def _until(callers: Sequence[Caller], seconds: float) -> None:
+    for caller in callers:
+        caller.times.clear()
+        caller.bytes = 0
+    deadline = time.monotonic() + seconds
+    await asyncio.gather(*(caller.go(deadline) for caller in callers))
+
+
+async def _stream(order: Order) -> Seen:
+    """Streams side by side. The window goes from everybody's first event to the first stream's end."""
+    request = post(chat(events=order.events), order.tokens[0])
+    listeners = [Listener(request) for _ in range(order.connections)]
+    async with asyncio.timeout(order.events * 0.1 + PATIENCE):
+        await _connect(order, listeners)
+        await asyncio.gather(*(listener.started for listener in listeners))
+        begun, cpu = time.monotonic(), cpu_seconds(order.pids)
+        first = [len(listener.reads) for listener in listeners]
+        ends = [listener.ended for listener in listeners]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        seen = Seen(cpu=cpu_seconds(order.pids) - cpu, seconds=time.monotonic() - begun)
+        last = [len(listener.reads) for listener in listeners]
+        await asyncio.gather(*ends)
+    for listener, low, high in zip(listeners, first, last, strict=True):
+        stream.check(listener.reads, order.events + order.extra)
+        seen.events += len(stream.arrivals(listener.reads[:high])) - len(
+            stream.arrivals(listener.reads[:low])
+        )
+        seen.reads += high - low
+        seen.bytes += sum(len(data) for _, data in listener.reads)
+    seen.requests = len(listeners)
+    if order.timed:
+        found = [one for listener in listeners for one in stream.delays(listener.reads)]
+        if len(found) != order.events * len(listeners):
+            raise LoadError(f"only {len(found)} events told when they were sent")
+        _percentiles(seen, found)
+    return seen
+
+
+async def _hold(order: Order) -> Seen:
+    """Streams that got their first event and then idle, all at once."""
+    before = rss_bytes(order.pids)
+    request = post(chat(events=10, hold=True), order.tokens[0])
+    listeners = [Listener(request) for _ in range(order.connections)]
+    begun, cpu = time.monotonic(), cpu_seconds(order.pids)
+    async with asyncio.timeout(PATIENCE):
+        await _connect(order, listeners, wait=True)
+    seen = Seen(requests=len(listeners), seconds=time.monotonic() - begun, rss_before=before)
+    await asyncio.sleep(1)  # what an event loop frees a moment later is not held
+    seen.rss, seen.cpu = rss_bytes(order.pids), cpu_seconds(order.pids) - cpu
+    if any(listener.ended.done() for listener in listeners):
+        raise LoadError("a stream that should have idled has ended")
+    for listener in listeners:
+        listener.ended.cancel()
+        listener.close()
+    return seen
+
+
+async def _connect(order: Order, clients: Sequence[Client], *, wait: bool = False) -> None:
+    """Open all connections; with `wait`, go on with the next lot when each of these has its first event."""
+    loop = asyncio.get_running_loop()
+    for index in range(0, len(clients), BURST):
+        batch = clients[index : index + BURST]
+        opening = (
+            loop.create_connection(lambda client=client: client, LOCAL, order.port) for client in batch
+        )
+        await asyncio.gather(*opening)
+        if wait:
+            await asyncio.gather(*(client.started for client in batch if isinstance(client, Listener)))
+
+
+def _percentiles(seen: Seen, values: Sequence[float]) -> None:
+    seen.p50, seen.p99, seen.worst = (
+        percentile(values, 0.5),
+        percentile(values, 0.99),
+        max(values, default=0.0),
+    )
+
+
+def main() -> int:
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    if order.core is not None:
+        os.sched_setaffinity(0, {order.core})
+    try:
+        seen = uvloop.run(run(order))
+    except (LoadError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except TimeoutError:
+        sys.stderr.write("it took far longer than the upstream's pace\n")
+        return 1
+    sys.stdout.buffer.write(msgspec.json.encode(seen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""What is measured, and how: each measure gives the values of one or more rows of the table."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from bench.client import LoadError
+from bench.contenders import ROOT, Contender, Running
+from bench.gauge import pin
+from bench.load import Order, Seen
+from bench.surroundings import stranger
+
+MB: Final = 1_000_000
+BODY: Final = 20 * MB
+IDLE_STREAMS: Final = 5000
+COLD: Final = 100  # new tokens in each round
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure."""
+
+    key: str
+    title: str
+    unit: str
+    about: str
+    added: bool = False
+    """Whether what the same round measured without any proxy is taken off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is measured, and the engine behind."""
+
+    contender: Contender
+    running: Running
+    upstream: Running
+    round: int
+
+    async def load(self, kind: str, **fields: Any) -> Seen:
+        """Let the load generator follow one order. Raises `LoadError`."""
+        fields = {"tokens": (self.running.token,), "extra": self.contender.extra_events, **fields}
+        order = Order(kind=kind, port=self.running.port, pids=self.running.child.pids(), **fields)  # type: ignore[arg-type]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.load"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+        )
+        try:
+            out, err = await process.communicate(msgspec.json.encode(order))
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise LoadError(err.decode(errors="replace").strip()[-800:])
+        return msgspec.json.decode(out, type=Seen)
+
+    def share(self, load: int) -> int:
+        """The part of a usual load that suits the contender."""
+        return max(1, round(load * self.contender.pace))
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Some rows that come of one run of the load."""
+
+    key: str
+    rows: tuple[Row, ...]
+    take: Callable[[Subject], Awaitable[Mapping[str, float]]]
+    only: frozenset[str] | None = None
+    """Who is measured at all; None for everybody."""
+    once: bool = False
+    """In a process started for it, and in one round only: memory is not a matter of chance."""
+    slow: bool = True
+    """Whether a contender of a small pace is measured too."""
+
+    @property
+    def added(self) -> bool:
+        return any(row.added for row in self.rows)
+
+    def concerns(self, contender: Contender) -> bool:
+        """Whether it makes sense for this contender."""
+        if self.only is not None and contender.name not in self.only:
+            return False
+        return self.slow or contender.pace == 1
+
+
+async def _json(subject: Subject) -> Mapping[str, float]:
+    seen = await subject.load("call", connections=subject.share(32), seconds=2.0)
+    return {"json": seen.cpu / seen.requests * 1e6}
+
+
+async def _stream(subject: Subject) -> Mapping[str, float]:
+    seen = await subject.load("stream", connections=subject.share(64), events=200)
+    return {"stream": seen.cpu / seen.events * 1e6, "joined": 100 * max(0.0, 1 - seen.reads / seen.events)}
+
+
+async def _latency(subject: Subject) -> Mapping[str, float]:
+    seen = await subject.load("call", seconds=2.0)
+    return {"p50": seen.p50 * 1e3, "p99": seen.p99 * 1e3}
+
+
+async def _rate(subject: Subject) -> Mapping[str, float]:
+    async with _apart(subject) as core:
+        seen = await subject.load("call", connections=subject.share(64), seconds=2.0, core=core)
+    return {"rate": seen.requests / seen.seconds}
+
+
+@asynccontextmanager
+async def _apart(subject: Subject) -> AsyncIterator[int | None]:
+    """The proxy on the first core, the upstream on the second; gives the one for the load."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        yield None
+        return
+    proxy, upstream = subject.running.child.pids(), subject.upstream.child.pids()
+    pin(proxy, cores[:1])
+    pin(upstream, cores[1:2])
+    try:
+        yield cores[1]
+    finally:
+        pin(proxy, cores)
+        pin(upstream, cores)
+
+
+async def _tail(subject: Subject) -> Mapping[str, float]:
+    seen = await subject.load("stream", connections=subject.share(200), events=100, timed=True)
+    return {"tail": seen.p99 * 1e3}
+
+
+async def _idle(subject: Subject) -> Mapping[str, float]:
+    await subject.load("call", seconds=0.5)
+    seen = await subject.load("hold", connections=IDLE_STREAMS)
+    return {"rss": seen.rss / MB, "rss_added": (seen.rss - seen.rss_before) / MB}
+
+
+async def _body(subject: Subject) -> Mapping[str, float]:
+    seen = await subject.load("call", size=BODY, count=5, seconds=60.0)
+    big = asyncio.create_task(subject.load("call", size=BODY, count=10, seconds=60.0))
+    try:
+        probe = await subject.load("call", warm=0.0, seconds=2.0)
+        await big
+    finally:
+        big.cancel()
+    return {"body": seen.cpu / seen.requests * 1e3, "stall": probe.worst * 1e3}
+
+
+async def _cold(subject: Subject) -> Mapping[str, float]:
+    first = subject.round * COLD
+    tokens = tuple(stranger(index) for index in range(first, first + COLD))
+    cold = await subject.load("call", tokens=tokens, seconds=60.0)
+    return {"cold": cold.cpu / cold.requests * 1e6, "cold_p50": cold.p50 * 1e3}
+
+
+MEASURES: Final = (
+    Measure(
+        "json",
+        (
+            Row(
+                "json",
+                "CPU per JSON request",
+                "µs",
+                "a chat completion of 0.3 kB in and 0.7 kB out, 32 at a time",
+            ),
+        ),
+        _json,
+    ),
+    Measure(
+        "stream",
+        (
+            Row(
+                "stream",
+                "CPU per streamed event",
+                "µs",
+                "64 streams of 200 events of 0.2 kB; every 20 ms one event, as a chunk and a write of its own, "
+                "to each; from everybody's first event to the first stream's end",
+            ),
+            Row("joined", "events that came joined", "%", "reads with more than one event, of the row above"),
+        ),
+        _stream,
+    ),
+    Measure(
+        "latency",
+        (
+            Row("p50", "added latency, p50", "ms", "one connection, one request after the other", added=True),
+            Row("p99", "added latency, p99", "ms", "the same", added=True),
+        ),
+        _latency,
+    ),
+    Measure(
+        "rate",
+        (
+            Row(
+                "rate",
+                "JSON requests per second on one core",
+                "/s",
+                "the proxy alone on one core, load and upstream on the other, 64 at a time",
+            ),
+        ),
+        _rate,
+    ),
+    Measure(
+        "tail",
+        (
+            Row(
+                "tail",
+                "added delay of an event, p99, 200 streams",
+                "ms",
+                "from the upstream's write to the client's read, 200 streams of 50 events a second each",
+                added=True,
+            ),
+        ),
+        _tail,
+    ),
+    Measure(
+        "idle",
+        (
+            Row("rss", "memory at 5,000 idle streams", "MB", "resident, all processes, one second after"),
+            Row("rss_added", "the same, without what it had before", "MB", "started anew for this"),
+        ),
+        _idle,
+        once=True,
+        slow=False,
+    ),
+    Measure(
+        "body",
+        (
+            Row("body", "CPU per body of 20 MB", "ms", "one after the other"),
+            Row(
+                "stall",
+                "longest wait of a small request meanwhile",
+                "ms",
+                "one connection beside the one that sends ten such bodies; its worst answer",
+            ),
+        ),
+        _body,
+        slow=False,
+    ),
+    Measure(
+        "cold",
+        (
+            Row("cold", "CPU of a token's first request", "µs", "whoami, auth-check and the request itself"),
+            Row("cold_p50", "latency of it, p50", "ms", "the demo Hub's own time included"),
+        ),
+        _cold,
+        only=frozenset({"hubgate"}),
+    ),
+)
