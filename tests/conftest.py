@@ -1,9 +1,12 @@
 """What holds for every test: nothing of this machine's environment reaches one."""
 
+import asyncio
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -33,3 +36,8 @@ class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typ
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Choose how tests are handed to workers (a hook of pytest-xdist)."""
     return _OneEngine(config, log)
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests on the loop that the programs run on (a hook of pytest-asyncio)."""
+    return {"uvloop": uvloop.new_event_loop}

@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Awaitable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import httptools
 import structlog
@@ -101,8 +101,7 @@ class Connection(asyncio.BufferedProtocol):
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream, for a server of streams
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         transport.set_write_buffer_limits(high=HIGH_WATER)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""

@@ -95,7 +95,7 @@ class Inbound:
         self._error: BodyError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._chunked = False
-        self.begun = False  # the head of the answer is decided
+        self.begun = False  # some of the answer was sent
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its lower-case name."""
@@ -159,7 +159,6 @@ class Inbound:
 
         Without a `length` it is sent in chunks, or, to HTTP/1.0, ends with the connection.
         """
-        self.begun = True
         self.keep_alive = self.keep_alive and self._complete and not self._link.draining
         self._chunked = length is None and self.version == "1.1"
         if length is not None:
@@ -172,6 +171,7 @@ class Inbound:
 
     def write(self, data: bytes, before: bytes = b"") -> None:
         """Send a piece of the body, which is not empty; `before` is the head that goes with the first."""
+        self.begun = True
         if self._chunked:
             self._link.write(b"%b%x\r\n%b\r\n" % (before, len(data), data))
         else:
