@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self.left = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._engine.connections.add(self)
         self._task = asyncio.create_task(self._serve())
 
