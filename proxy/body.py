@@ -20,33 +20,45 @@ class Bodies:
         refused = self._unreadable(inbound)
         if refused is not None:
             return refused
+        whole = inbound.read_whole()
+        if whole is not None:  # as almost always: what is small comes with its head
+            return self._hold(whole)
         if inbound.header("expect") is not None:
             inbound.go_on()
         body = bytearray()
         try:
-            while True:
-                async with asyncio.timeout(self._idle):
-                    chunk = await inbound.read()
-                if not chunk:
-                    break
-                self._held += len(chunk)
-                body += chunk
-                if len(body) > self._limits.max_body_bytes:
-                    self.release(len(body))
-                    return self._too_large()
-                if self._held > self._limits.max_buffered_bytes:
-                    self.release(len(body))
-                    return self._too_many()
-        except TimeoutError:
-            self.release(len(body))
-            return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
-        except BodyError:
-            self.release(len(body))
-            return Denied("invalid_request", "The body's chunks are malformed (RFC 9112, section 7.1).")
+            refused = await self._gather(inbound, body)
         except BaseException:
             self.release(len(body))
             raise
+        if refused is not None:
+            self.release(len(body))
+            return refused
         return bytes(body)
+
+    async def _gather(self, inbound: Inbound, body: bytearray) -> Denied | None:
+        try:
+            while True:
+                async with asyncio.timeout(self._idle):
+                    part = await inbound.read()
+                if not part:
+                    return None
+                self._held += len(part)
+                body += part
+                if len(body) > self._limits.max_body_bytes:
+                    return self._too_large()
+                if self._held > self._limits.max_buffered_bytes:
+                    return self._too_many()
+        except TimeoutError:
+            return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
+        except BodyError:
+            return Denied("invalid_request", "The body's chunks are malformed (RFC 9112, section 7.1).")
+
+    def _hold(self, body: bytes) -> bytes | Denied:
+        if len(body) > self._limits.max_body_bytes:
+            return self._too_large()
+        self._held += len(body)
+        return body
 
     def release(self, size: int) -> None:
         """Say that a body of `size` bytes is no longer held."""

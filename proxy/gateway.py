@@ -173,7 +173,7 @@ class Gateway:
         refused = self.caller_policy.check(identity, now)
         self.metrics.authentications.labels(refused.code if refused else "ok", source).inc()
         if (age := identity.age_days(now)) is not None:
-            self.metrics.token_age.observe(age)
+            self.metrics.token_age.labels().observe(age)
         if self.caller_policy.over_age(identity, now):
             self.over_age.saw(identity.fingerprint)
         exchange.notice = self.caller_policy.notice(identity, now)

@@ -120,6 +120,13 @@ class Inbound:
         self._error = error
         self._wake()
 
+    def read_whole(self) -> bytes | None:
+        """The whole body if all of it is here, else `None`; then `read` it."""
+        if not self._complete or len(self._parts) > 1:
+            return None
+        self._held = 0
+        return self._parts.pop() if self._parts else b""
+
     async def read(self) -> bytes:
         """The next bytes of the body, b"" at its end. Raises `BodyError`."""
         while not self._parts:

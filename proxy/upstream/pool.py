@@ -110,7 +110,7 @@ class Pool:
     def lease(self, access: Access) -> Upstream | Denied:
         """The backend for a request: one that is up, preferably warm."""
         found = affinity.choose(
-            (upstream for upstream in self._upstreams if upstream.up),
+            [upstream for upstream in self._upstreams if upstream.up],
             access.model,
             name=lambda upstream: upstream.name,
             warmth=lambda upstream: upstream.warmth(access),
