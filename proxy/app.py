@@ -26,6 +26,7 @@ from proxy.auth.revisions import Revisions
 from proxy.auth.strangers import Strangers
 from proxy.body import Bodies
 from proxy.clients import Clients
+from proxy.drain import Drain
 from proxy.errors import Denied
 from proxy.gateway import Gateway
 from proxy.limits import Limits
@@ -49,6 +50,7 @@ from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_publi
 log = structlog.get_logger("proxy")
 
 CALLERS_CACHED = 100_000
+CUT = 0.1  # seconds that aiohttp waits for what was not over when the drain ended
 ENGINE_KEEPALIVE = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 
 
@@ -116,6 +118,7 @@ class Proxy:
 
 async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clocks: Clocks) -> Proxy:
     metrics = Metrics()
+    drain = Drain()
     over_age = OverAge(clocks.now)
     audit = _audit(settings, keys.own.current(), metrics, clocks)
     stack.callback(audit.close)
@@ -157,10 +160,11 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         relay=Relay(await _engine_session(stack, settings), settings.timeouts, metrics),
         audit=audit,
         metrics=metrics,
+        drain=drain,
         now=clocks.now,
     )
     poller = await _background(stack, pool)
-    unready = partial(_unready, pool, audit)
+    unready = partial(_unready, pool, audit, drain)
     admin_port = await _listen_admin(stack, settings, admin.app(metrics, over_age, unready))
 
     def forget() -> None:
@@ -284,7 +288,9 @@ async def _background(stack: AsyncExitStack, pool: Pool) -> "asyncio.Task[None]"
     return task
 
 
-def _unready(pool: Pool, audit: Audit) -> str | None:
+def _unready(pool: Pool, audit: Audit, drain: Drain) -> str | None:
+    if drain.begun:
+        return "draining"
     if not pool.ready:
         return "no upstream is up"
     return None if audit.admits() else "the audit trail cannot be written"
@@ -293,18 +299,28 @@ def _unready(pool: Pool, audit: Audit) -> str | None:
 async def _listen(stack: AsyncExitStack, settings: ProxySettings, gateway: Gateway) -> int:
     server = Server(
         gateway.handle,
+        header_timeout=settings.timeouts.header,
         # A caller who leaves ends the handler, which closes the engine's connection.
         handler_cancellation=True,
         access_log=None,
         auto_decompress=False,
         keepalive_timeout=75,
     )
-    runner = web.ServerRunner(server, shutdown_timeout=settings.timeouts.drain)
+    runner = web.ServerRunner(server, shutdown_timeout=CUT)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     listen = settings.listen
     site = web.TCPSite(runner, listen.host, listen.port, ssl_context=_tls(listen.tls), backlog=1024)
-    return await _start(site, runner, "listen")
+    port = await _start(site, runner, "listen")
+
+    async def finish() -> None:
+        gateway.drain.begin()
+        await site.stop()
+        if not await gateway.drain.wait(settings.timeouts.drain):
+            log.warning("requests were cut at the end of the drain", seconds=settings.timeouts.drain)
+
+    stack.push_async_callback(finish)
+    return port
 
 
 async def _listen_admin(stack: AsyncExitStack, settings: ProxySettings, app: web.Application) -> int:

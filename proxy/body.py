@@ -2,7 +2,7 @@
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from proxy import settings
 from proxy.errors import Denied
@@ -21,7 +21,7 @@ class Bodies:
         refused = self._unreadable(inbound)
         if refused is not None:
             return refused
-        if inbound.headers.get("Expect", "").lower() == "100-continue" and inbound.transport is not None:
+        if _waits_for_leave(inbound) and inbound.transport is not None:
             inbound.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110, section 10.1.1
         body = bytearray()
         try:
@@ -41,6 +41,9 @@ class Bodies:
         except TimeoutError:
             self.release(len(body))
             return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
+        except web.RequestPayloadError:
+            self.release(len(body))
+            return Denied("invalid_request", "The body is not framed as RFC 9112 defines it.")
         except BaseException:
             self.release(len(body))
             raise
@@ -51,10 +54,9 @@ class Bodies:
         self._held -= size
 
     def _unreadable(self, inbound: web.BaseRequest) -> Denied | None:
-        expect = inbound.headers.get("Expect")
-        if expect is not None and expect.lower() != "100-continue":
+        if any(expect.lower() != "100-continue" for expect in inbound.headers.getall("Expect", ())):
             return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
-        if inbound.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if any(coding.lower() != "identity" for coding in inbound.headers.getall("Content-Encoding", ())):
             return Denied("unsupported_media_type", "Send the body without compression.")
         if inbound.content_type != "application/json":
             return Denied("unsupported_media_type", "Send JSON, with Content-Type: application/json.")
@@ -73,3 +75,8 @@ class Bodies:
         return Denied(
             "request_too_large", f"The body may be {self._limits.max_body_bytes} bytes long at most."
         )
+
+
+def _waits_for_leave(inbound: web.BaseRequest) -> bool:
+    """Whether the body comes only after 100; HTTP/1.0 does not know it (RFC 9110, section 10.1.1)."""
+    return inbound.version >= HttpVersion11 and inbound.headers.get("Expect", "").lower() == "100-continue"

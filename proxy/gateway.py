@@ -18,6 +18,7 @@ from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.identity import Caller, Identities
 from proxy.body import Bodies
 from proxy.clients import Clients
+from proxy.drain import Drain
 from proxy.errors import Denied
 from proxy.exchange import Exchange, request_id
 from proxy.limits import Limits
@@ -53,6 +54,7 @@ class Gateway:
     relay: Relay
     audit: Audit
     metrics: Metrics
+    drain: Drain
     now: Callable[[], float]
 
     async def handle(self, inbound: web.BaseRequest) -> web.StreamResponse:
@@ -61,11 +63,12 @@ class Gateway:
         client = self.clients.address(inbound.remote, forwarded)
         exchange = Exchange(request_id(inbound.headers.get("X-Request-Id")), client)
         self.metrics.in_flight.inc()
+        self.drain.enter()
         try:
             answer = await self._serve(exchange, inbound)
             if isinstance(answer, Denied):
                 answer = _refuse(exchange, answer)
-                if answer.status == 408:
+                if answer.status == 408 or inbound.content.exception() is not None:
                     await _hang_up(inbound, answer)
         except (asyncio.CancelledError, ConnectionResetError):
             exchange.left()
@@ -77,6 +80,7 @@ class Gateway:
             )
         finally:
             self._finish(exchange)
+            self.drain.leave()
         return answer
 
     # The path of a request is one list, and each step may end it.
@@ -86,6 +90,8 @@ class Gateway:
             return route
         endpoint = route.endpoint
         exchange.endpoint, exchange.dialect = endpoint.path, endpoint.dialect
+        if draining := self.drain.refusal():
+            return draining
         if endpoint.kind == "health":
             return self._json(exchange, {"status": "alive"})
         if not self.audit.admits():
@@ -288,7 +294,7 @@ def _refuse(exchange: Exchange, denied: Denied) -> web.Response:
     response.headers["Server"] = "hubgate"
     for name, value in errors.headers(denied):
         response.headers[name] = value
-    if denied.code in ("request_timeout", "request_too_large"):
+    if denied.code in ("request_timeout", "request_too_large", "draining"):
         response.force_close()  # the rest of the body is not worth reading
     return response
 

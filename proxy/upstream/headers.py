@@ -9,8 +9,8 @@ RESPONSE: Final = frozenset({"content-type", "content-length", "cache-control"})
 
 
 def to_upstream(inbound: Iterable[tuple[str, str]], *, grant: str, request_id: str) -> dict[str, str]:
-    """The headers of a forwarded request: the allowed ones of the caller's, and ours."""
-    kept = {name.lower(): value for name, value in inbound if name.lower() in REQUEST}
+    """The headers of a forwarded request: the allowed ones of the caller's that are ASCII, and ours."""
+    kept = {n.lower(): value for n, value in inbound if n.lower() in REQUEST and value.isascii()}
     return {
         **kept,
         "Accept-Encoding": "identity",  # the caller gets the bytes as they come, without their label
