@@ -51,12 +51,13 @@ class Server(web.Server):
 class _Connection(web.RequestHandler):
     """Watches the bytes as they come, for what aiohttp's parser does not tell of."""
 
-    __slots__ = ("_body", "_body_bytes", "_ending", "_header_timeout", "_late")
+    __slots__ = ("_body", "_body_bytes", "_ending", "_head_bytes", "_header_timeout", "_late")
 
     def __init__(self, manager: Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._header_timeout = manager.header_timeout
         self._late: asyncio.TimerHandle | None = None  # set while a head is under way
+        self._head_bytes = 0  # of the head that is under way
         self._ending = b""  # the last four bytes that came
         self._body: StreamReader | None = None  # of the last request that came
         self._body_bytes = 0  # with their framing
@@ -88,8 +89,8 @@ class _Connection(web.RequestHandler):
             self._body_bytes += len(data)
             if self._body_bytes > MAX_FRAMING + FRAMING_RATIO * body.total_bytes:
                 self._broken(body)
-        elif data and self._late is None:
-            self._wait_for_head()
+        elif data and not self._buffer_paused:
+            self._head_goes_on(len(data))
 
     def _broken(self, body: StreamReader | None) -> None:
         """Tell whoever reads `body` that it will never be whole: aiohttp would let them wait."""
@@ -101,23 +102,36 @@ class _Connection(web.RequestHandler):
         body.set_exception(web.RequestPayloadError())
         body.feed_eof()
 
+    def _head_goes_on(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEADERS:
+            self._end(_too_large())
+        elif self._late is None:
+            self._wait_for_head()
+
     def _wait_for_head(self) -> None:
         self._head_came()
         self._late = self._loop.call_later(self._header_timeout, self._head_is_late)
 
     def _head_came(self) -> None:
+        self._head_bytes = 0
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
     def _head_is_late(self) -> None:
-        if self._request_in_progress or self._messages:
+        if self._busy():
             self._wait_for_head()  # a pipelined one; what is under way is not to be cut for it
-            return
-        self._late = None
-        if self._ending and self.transport is not None:
-            seconds = f"{self._header_timeout:g} seconds"
-            self.transport.write(_answer(Denied("request_timeout", f"No whole request came in {seconds}.")))
+        else:
+            self._end(Denied("request_timeout", f"No whole head came in {self._header_timeout:g} seconds."))
+
+    def _busy(self) -> bool:
+        return self._request_in_progress or bool(self._messages)
+
+    def _end(self, denied: Denied) -> None:
+        """Close, with an answer if one can be given: something was asked, and no other is under way."""
+        if self._ending and not self._busy() and self.transport is not None:
+            self.transport.write(_answer(denied))
         self.force_close()
 
     def handle_error(
@@ -154,7 +168,7 @@ def _refused(inbound: web.BaseRequest) -> Denied | None:
     if inbound.version not in (HttpVersion10, HttpVersion11):
         return _version()
     if sum(len(name) + len(value) for name, value in inbound.raw_headers) > MAX_HEADERS:
-        return Denied("headers_too_large", f"All headers together may be {MAX_HEADERS} bytes long.")
+        return _too_large()
     if inbound.method == "CONNECT" or not inbound.raw_path.startswith("/"):
         return Denied("invalid_request", "The target of a request must be a path (RFC 9112, section 3.2.1).")
     if not all(_HOST.fullmatch(host) for host in inbound.headers.getall("Host", ())):
@@ -177,6 +191,10 @@ def _unreadable(exc: BaseException | None) -> Denied:
     if isinstance(exc, HttpProcessingError):
         return Denied("invalid_request", "This is not HTTP/1.1 as RFC 9112 defines it.")
     return Denied("internal_error", "Something went wrong here; the log knows more.")
+
+
+def _too_large() -> Denied:
+    return Denied("headers_too_large", f"All headers together may be {MAX_HEADERS} bytes long.")
 
 
 def _version() -> Denied:

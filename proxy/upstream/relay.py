@@ -185,9 +185,10 @@ class _Kept:
 
 def _framed(response: aiohttp.ClientResponse) -> bool:
     """Whether the end of the answer can be told from the death of the engine, and its bytes are plain."""
-    coding = response.headers.get("Transfer-Encoding", "").lower()
+    coding = ", ".join(response.headers.getall("Transfer-Encoding", ())).lower()
+    spoken = response.version in (aiohttp.HttpVersion10, aiohttp.HttpVersion11)
     plain = response.headers.get("Content-Encoding", "identity").lower() == "identity"
-    return plain and (coding == "chunked" or (not coding and "Content-Length" in response.headers))
+    return spoken and plain and (coding == "chunked" or (not coding and "Content-Length" in response.headers))
 
 
 async def _break_off(
