@@ -1,8 +1,8 @@
 """The proxy as a process of its own, between the demo Hub and a fake backend that live in the test's.
 
-    async with ProxyProcess.start(tmp_path) as proxy:
-        answer = await ask(proxy.port, request("GET", "/health"))
-        proxy.process.send_signal(signal.SIGTERM)
+async with ProxyProcess.start(tmp_path) as proxy:
+answer = await ask(proxy.port, request("GET", "/health"))
+proxy.process.send_signal(signal.SIGTERM)
 """
 
 import asyncio
@@ -85,7 +85,9 @@ class ProxyProcess:
 async def _spawn(stack: AsyncExitStack, config: Path, log: Path) -> asyncio.subprocess.Process:
     command = [sys.executable, "-m", "hubgate.cli", "proxy", "--config", str(config)]
     with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(*command, stdout=file, stderr=file, env=dict(os.environ))
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=file, stderr=file, env=dict(os.environ)
+        )
 
     async def end() -> None:
         if process.returncode is None:
@@ -100,9 +102,13 @@ async def _logged(log: Path, event: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
 
     async def there() -> bool:
-        whole = log.read_text().rpartition("\n")[0]
-        found.extend(entry for entry in map(json.loads, whole.splitlines()) if entry["event"] == event)
+        found.extend(entry for entry in _entries(log) if entry["event"] == event)
         return bool(found)
 
     await eventually(there)
     return found[0]
+
+
+def _entries(log: Path) -> list[dict[str, Any]]:
+    whole = log.read_text().rpartition("\n")[0]  # the last line may be half written
+    return [json.loads(line) for line in whole.splitlines()]

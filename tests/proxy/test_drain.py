@@ -29,7 +29,7 @@ async def proxy(tmp_path: Path) -> AsyncIterator[ProxyProcess]:
 
 
 async def test_sigterm_ends_no_stream_and_takes_no_request(proxy: ProxyProcess) -> None:
-    """Streams go on to their end; kept connections get 503 `draining` and are closed; new ones are refused."""
+    """Streams go on to their end; kept connections get 503 and are closed; new ones are refused."""
     streams = [Stream() for _ in range(STREAMS)]
     async with AsyncExitStack() as stack:
         kept = await stack.enter_async_context(RawClient.connect(proxy.port))
@@ -90,7 +90,7 @@ async def test_a_drain_ends(start_edge: StartEdge) -> None:
 
 
 async def test_every_endpoint_is_drained(start_edge: StartEdge) -> None:
-    """Also the public probe says no, so that a load balancer looks elsewhere; an unknown path stays unknown."""
+    """Also the public probe says no, so that load balancers look elsewhere; unknown paths stay unknown."""
     edge: Edge = await start_edge(LONG_DRAIN)
     stream = Stream()
     edge.engine.then(stream)

@@ -12,9 +12,7 @@ CANARY = "hf_canary4711"  # stands in bytes that cannot be read
 
 
 @pytest.fixture(autouse=True)
-def _the_log_is_quiet(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> Iterator[None]:
+def _the_log_is_quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """No bytes of a caller's make a traceback, and none of them is quoted in a log."""
     yield
     said = caplog.text + "".join(capfd.readouterr())

@@ -97,4 +97,3 @@ async def served(edge: Edge, data: bytes) -> RawAnswer:
     assert received.header("transfer-encoding") is None
     assert edge.engine.wire.endswith(received.raw)  # and nothing behind it
     return answer
-

@@ -147,7 +147,7 @@ LONG = {
 
 @pytest.mark.parametrize("data", LONG.values(), ids=LONG)
 async def test_bodies_over_the_limit(start_edge: StartEdge, data: bytes) -> None:
-    """A body that is too long, by its length or as it comes, is 413, close, 0-up; nothing behind it is read."""
+    """A body that is too long, by its length or as it comes, is 413, close, 0-up."""
     edge = await start_edge(SMALL)
     async with RawClient.connect(edge.port) as client:
         await client.send(data)
@@ -175,8 +175,10 @@ async def test_a_caller_who_sends_all_before_reading(start_edge: StartEdge, *, i
     """A refusal arrives also at a caller who sends megabytes first, as HTTP clients do: no reset eats it."""
     edge = await start_edge(SMALL)
     body = b" " * 3_000_000
-    data = chunked(chunk(body) + chunk(b"")) if in_chunks else post(
-        length=b"Content-Length: %d" % len(body), body=body
+    data = (
+        chunked(chunk(body) + chunk(b""))
+        if in_chunks
+        else post(length=b"Content-Length: %d" % len(body), body=body)
     )
     async with RawClient.connect(edge.port) as client:
         await client.send(data)

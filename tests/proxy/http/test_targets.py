@@ -61,7 +61,9 @@ async def test_row_5_no_host(edge: Edge) -> None:
     await refused(edge, post(host=b""))
 
 
-@pytest.mark.parametrize("host", [b"hubgate", b"hub_gate.local:8080", b"127.0.0.1:1", b"[::1]", b"[::1]:8080"])
+@pytest.mark.parametrize(
+    "host", [b"hubgate", b"hub_gate.local:8080", b"127.0.0.1:1", b"[::1]", b"[::1]:8080"]
+)
 async def test_hosts(edge: Edge, host: bytes) -> None:
     """Any name or address is served, with or without a port."""
     await served(edge, post(host=b"Host: " + host))

@@ -89,7 +89,11 @@ async def test_http_1_0_does_not_wait_for_100(edge: Edge) -> None:
 
 
 UPGRADES = {
-    "websocket": (b"Upgrade: websocket", b"Sec-WebSocket-Key: dGhlIHNhbXBsZQ==", b"Sec-WebSocket-Version: 13"),
+    "websocket": (
+        b"Upgrade: websocket",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZQ==",
+        b"Sec-WebSocket-Version: 13",
+    ),
     "h2c": (b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"),
     "TLS": (b"Upgrade: TLS/1.0",),
     "unknown": (b"Upgrade: x",),
