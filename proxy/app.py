@@ -26,6 +26,7 @@ from proxy.auth.revisions import Revisions
 from proxy.auth.strangers import Strangers
 from proxy.body import Bodies
 from proxy.clients import Clients
+from proxy.drain import Drain
 from proxy.errors import Denied
 from proxy.gateway import Gateway
 from proxy.http.server import Server
@@ -116,6 +117,7 @@ class Proxy:
 
 async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clocks: Clocks) -> Proxy:
     metrics = Metrics()
+    drain = Drain()
     over_age = OverAge(clocks.now)
     audit = _audit(settings, keys.own.current(), metrics, clocks)
     stack.callback(audit.close)
@@ -157,10 +159,11 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
         audit=audit,
         metrics=metrics,
+        drain=drain,
         now=clocks.now,
     )
     poller = await _background(stack, pool)
-    unready = partial(_unready, pool, audit)
+    unready = partial(_unready, pool, audit, drain)
     admin_port = await _listen_admin(stack, settings, admin.app(metrics, over_age, unready))
 
     def forget() -> None:
@@ -290,7 +293,9 @@ async def _background(stack: AsyncExitStack, pool: Pool) -> "asyncio.Task[None]"
     return task
 
 
-def _unready(pool: Pool, audit: Audit) -> str | None:
+def _unready(pool: Pool, audit: Audit, drain: Drain) -> str | None:
+    if drain.begun:
+        return "draining"
     if not pool.ready:
         return "no upstream is up"
     return None if audit.admits() else "the audit trail cannot be written"
@@ -303,7 +308,15 @@ async def _listen(stack: AsyncExitStack, settings: ProxySettings, gateway: Gatew
         port = await server.listen(listen.host, listen.port, _tls(listen.tls))
     except OSError as error:
         raise ConfigError([f"listen.port: {error.strerror or error}"]) from None
-    stack.push_async_callback(server.drain, settings.timeouts.drain)
+
+    async def finish() -> None:
+        gateway.drain.begin()
+        server.stop()
+        if not await gateway.drain.wait(settings.timeouts.drain):
+            log.warning("requests were cut at the end of the drain", seconds=settings.timeouts.drain)
+        await server.close()
+
+    stack.push_async_callback(finish)
     return port
 
 

@@ -23,7 +23,7 @@ class Bodies:
         whole = inbound.read_whole()
         if whole is not None:  # as almost always: what is small comes with its head
             return self._hold(whole)
-        if inbound.header("expect") is not None:
+        if inbound.version == "1.1" and inbound.header("expect") is not None:
             inbound.go_on()
         body = bytearray()
         try:
@@ -65,10 +65,10 @@ class Bodies:
         self._held -= size
 
     def _unreadable(self, inbound: Inbound) -> Denied | None:
-        expect = inbound.header("expect")
-        if expect is not None and expect.lower() != "100-continue":
+        named = inbound.headers
+        if any(name == "expect" and value.lower() != "100-continue" for name, value in named):
             return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
-        if (inbound.header("content-encoding") or "identity").lower() != "identity":
+        if any(name == "content-encoding" and value.lower() != "identity" for name, value in named):
             return Denied("unsupported_media_type", "Send the body without compression.")
         media = (inbound.header("content-type") or "").partition(";")[0].strip().lower()
         if media != "application/json":

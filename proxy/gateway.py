@@ -17,6 +17,7 @@ from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.identity import Caller, Identities
 from proxy.body import Bodies
 from proxy.clients import Clients
+from proxy.drain import Drain
 from proxy.errors import Code, Denied
 from proxy.exchange import Exchange, request_id
 from proxy.heartbeat import Heartbeat
@@ -63,6 +64,7 @@ class Gateway:
     relay: Relay
     audit: Audit
     metrics: Metrics
+    drain: Drain
     now: Callable[[], float]
 
     async def handle(self, inbound: Inbound) -> None:
@@ -71,6 +73,7 @@ class Gateway:
         client = self.clients.address(inbound.peer, forwarded)
         exchange = Exchange(request_id(inbound.header("x-request-id")), client)
         self.metrics.in_flight.inc()
+        self.drain.enter()
         try:
             answer = await self._serve(exchange, inbound)
             if isinstance(answer, Denied) and inbound.begun:  # heartbeats went before
@@ -94,6 +97,7 @@ class Gateway:
                 inbound.respond(_refuse(exchange, told))
         finally:
             self._finish(exchange)
+            self.drain.leave()
 
     def refuse(self, code: Code) -> Response:
         """The answer to bytes that are no request. Nothing of them is repeated."""
@@ -106,6 +110,8 @@ class Gateway:
             return route
         endpoint = route.endpoint
         exchange.endpoint, exchange.dialect = endpoint.path, endpoint.dialect
+        if draining := self.drain.refusal():
+            return draining
         if endpoint.kind == "health":
             return self._json(exchange, {"status": "alive"})
         if not self.audit.admits():
@@ -312,7 +318,7 @@ def _refuse(exchange: Exchange, denied: Denied) -> Response:
         denied.status,
         errors.body(denied, exchange.dialect, exchange.request_id),
         (_JSON, ("X-Request-Id", exchange.request_id), ("Server", "hubgate"), *errors.headers(denied)),
-        close=denied.code in ("request_timeout", "request_too_large"),
+        close=denied.code in ("request_timeout", "request_too_large", "draining"),
     )
 
 

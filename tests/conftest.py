@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,12 +18,14 @@ settings.load_profile("hubgate")
 _OURS = ("HUBGATE_", "HF_", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_")
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take overrides and tokens out of the environment."""
-    for name in list(os.environ):
-        if name.startswith(_OURS):
-            monkeypatch.delenv(name)
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_of_this_machine() -> Iterator[None]:
+    """Take overrides and tokens out of the environment, for fixtures of every scope."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_OURS):
+                patch.delenv(name)
+        yield
 
 
 class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed

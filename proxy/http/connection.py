@@ -84,18 +84,12 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request is under way."""
-        return self._current is None
-
-    def close(self) -> None:
-        """Close when everything is sent."""
-        self._transport.close()
-
-    def abort(self) -> asyncio.Task[None] | None:
-        """Close now, whatever is under way; gives the task that this ends."""
-        self._transport.abort()
+    def end(self) -> asyncio.Task[None] | None:
+        """Close now: what was answered is still sent, what is under way is cut. Gives its task, if any."""
+        if self._task is None and not self._lingering:
+            self._transport.close()
+        else:
+            self._transport.abort()
         return self._task
 
     # Called by the transport.

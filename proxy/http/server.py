@@ -48,21 +48,17 @@ class Server:
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    async def drain(self, seconds: float) -> None:
-        """Accept nothing more, let requests under way end for so long, then cut what is left."""
+    def stop(self) -> None:
+        """Accept nothing more; connections that are there go on, each for one more answer at most."""
         self.draining = True
         if self._listener is not None:
             self._listener.close()
-        for connection in tuple(self._connections):
-            if connection.idle:
-                connection.close()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._empty.wait()
-        except TimeoutError:
-            cut = [connection.abort() for connection in tuple(self._connections)]
-            await asyncio.gather(*filter(None, cut), return_exceptions=True)
-            await self._empty.wait()
+
+    async def close(self) -> None:
+        """End every connection, and what is still under way on it."""
+        ended = [connection.end() for connection in tuple(self._connections)]
+        await asyncio.gather(*filter(None, ended), return_exceptions=True)
+        await self._empty.wait()
 
     @property
     def date(self) -> str:

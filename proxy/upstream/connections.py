@@ -192,6 +192,8 @@ class Connection(asyncio.BufferedProtocol):
             return  # interim (RFC 9110, section 15.2)
         if self._receiver is None or self._complete:
             raise BrokenError  # a second answer
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise BrokenError
         self._in_body = True
         self._expire_in(self._idle_limit)
         self._receiver.head(status, headers)

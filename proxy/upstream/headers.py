@@ -13,11 +13,11 @@ RESPONSE: Final = frozenset({"content-type", "cache-control"})
 def to_upstream(
     path: str, address: tuple[str, int], inbound: Headers, length: int, *, grant: str, request_id: str
 ) -> bytes:
-    """The head of a forwarded request: the allowed headers of the caller's, and ours.
+    """The head of a forwarded request: the allowed headers of the caller's that are ASCII, and ours.
 
     The caller gets the answer's bytes without a label of their coding, so none is asked for.
     """
-    kept = "".join(f"{name}: {value}\r\n" for name, value in inbound if name in REQUEST)
+    kept = "".join(f"{name}: {value}\r\n" for name, value in inbound if name in REQUEST and value.isascii())
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     return (
         f"POST {path} HTTP/1.1\r\n"

@@ -1,7 +1,7 @@
 """Carries one authorized request to an engine and its answer back, byte by byte."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -116,7 +116,7 @@ class _Answer:
         if status != 200:
             return
         found = dict(fields)
-        length = _length(found)
+        length = _length(fields)
         self._streaming = found.get("content-type", "").startswith("text/event-stream")
         self.meter = Meter(streaming=self._streaming)
         if not self._inbound.begun:
@@ -175,20 +175,19 @@ def break_off(exchange: Exchange, inbound: Inbound, told: Denied, *, streaming: 
     inbound.cut()
 
 
-def _length(fields: Mapping[str, str]) -> int | None:
+def _length(fields: Sequence[tuple[str, str]]) -> int | None:
     """The length of an answer, `None` if it comes in chunks. Raises `BrokenError`.
 
     The end of anything else could not be told from the death of the engine; and its bytes must be plain.
     """
-    coding = fields.get("transfer-encoding", "").lower()
-    if fields.get("content-encoding", "identity").lower() != "identity" or coding not in ("", "chunked"):
-        raise BrokenError
-    if coding:
+    codings = [value.lower() for name, value in fields if name == "transfer-encoding"]
+    plain = all(value.lower() == "identity" for name, value in fields if name == "content-encoding")
+    lengths = [value for name, value in fields if name == "content-length"]
+    if plain and codings == ["chunked"]:
         return None
-    try:
-        return int(fields["content-length"])
-    except (KeyError, ValueError):
-        raise BrokenError from None
+    if plain and not codings and len(lengths) == 1:
+        return int(lengths[0])  # digits, by the parser's word
+    raise BrokenError
 
 
 def _broken() -> Denied:

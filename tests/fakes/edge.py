@@ -75,9 +75,7 @@ class Edge:
         With `ready` false it does not wait for the first hello. Raises `ConfigError`.
         """
         async with AsyncExitStack() as stack:
-            hub = await stack.enter_async_context(DemoHub.start())
-            fakes = [await _backend(stack, hub, folder / name, name) for name in backends]
-            config = _written(folder, _merged(_defaults(folder, hub, fakes), settings or {}))
+            hub, fakes, config = await surroundings(stack, folder, settings, backends)
             read = load(ProxySettings, config)
             keys = app.check(read)
             stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
@@ -201,6 +199,18 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not await condition():  # noqa: ASYNC110 - nothing in here can be told of it
             await asyncio.sleep(0.005)
+
+
+async def surroundings(
+    stack: AsyncExitStack,
+    folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    backends: Sequence[str] = ("gpu-0",),
+) -> tuple[DemoHub, list[FakeBackend], Path]:
+    """All that a proxy talks to, and its configuration."""
+    hub = await stack.enter_async_context(DemoHub.start())
+    fakes = [await _backend(stack, hub, folder / name, name) for name in backends]
+    return hub, fakes, _written(folder, _merged(_defaults(folder, hub, fakes), settings or {}))
 
 
 async def _backend(stack: AsyncExitStack, hub: DemoHub, folder: Path, name: str) -> FakeBackend:

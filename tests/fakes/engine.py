@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        self._engine.wire += data
         self._more.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -126,6 +127,7 @@ class RawEngine:
 
     def __init__(self) -> None:
         self.requests: list[Received] = []
+        self.wire = bytearray()  # every byte that came, in whatever shape
         self.connections: set[Connection] = set()
         self.port = 0
         self._then: deque[Answer] = deque()

@@ -74,7 +74,7 @@ class RawClient:
         async with asyncio.timeout(PATIENCE):
             try:
                 return await self._reader.read(size)
-            except ConnectionResetError:
+            except ConnectionError:
                 return b""
 
     async def until(self, mark: bytes) -> bytes:
@@ -84,7 +84,7 @@ class RawClient:
                 return await self._reader.readuntil(mark)
             except asyncio.IncompleteReadError as error:
                 return error.partial
-            except ConnectionResetError:
+            except ConnectionError:
                 return b""
 
     async def rest(self) -> bytes:

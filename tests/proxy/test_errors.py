@@ -1,5 +1,7 @@
 """What callers are told: DESIGN's table of errors, in the words that each SDK reads."""
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -36,6 +38,7 @@ TABLE = {
     504: {"upstream_timeout"},
     505: {"http_version"},
 }
+README = Path(__file__).parents[2] / "README.md"
 CODES: tuple[Code, ...] = get_args(Code)
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
@@ -44,6 +47,13 @@ def test_every_code_has_the_status_of_the_table() -> None:
     """The codes and statuses are exactly those that users were promised."""
     assert {code: status for status, codes in TABLE.items() for code in codes} == STATUS
     assert set(CODES) == set(STATUS)
+
+
+def test_the_readme_has_the_table() -> None:
+    """What the README promises to program against is the table: every code once, beside its status."""
+    rows = re.findall(r"^\| (\d{3}) \| (`[a-z_`, ]+`) \|", README.read_text(), re.MULTILINE)
+    told = [(code, int(status)) for status, codes in rows for code in re.findall(r"`([a-z_]+)`", codes)]
+    assert sorted(told) == sorted(STATUS.items())
 
 
 @pytest.mark.parametrize("code", CODES)

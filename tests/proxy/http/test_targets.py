@@ -1,0 +1,223 @@
+"""Rows 5, 9 and 10: a path is taken as it is written, and only those of the table exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from proxy.request import ENDPOINTS
+from tests.fakes.edge import CHAT, Edge
+from tests.fakes.raw import RawClient
+from tests.proxy.http.speech import AUTH, HEALTH, HOST, alive, head, post, refused, served, told
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROUTES = Path(__file__).with_name("engine_routes.txt")
+PARAMETER = re.compile(r"\{[a-z_]+\}")
+HOSTS_THAT_ARE_NONE = [
+    b"a/health?x=",
+    b"a/",
+    b"a?x",
+    b"a#x",
+    b"user@a",
+    b"user:pass@a",
+    b"a b",
+    b"a\tb",
+    b"a,b",
+    b"a\\b",
+    b"a:b",
+    b"a:80:80",
+    b"a:99999999",
+    b"http://a",
+    b"[::1",
+    b"::1",
+    b"a%00b",
+    b"<a>",
+    b"\xc3\xa4",
+    b"",
+]
+
+
+def at(target: bytes, method: bytes = b"POST") -> bytes:
+    """The good request, with another target."""
+    return post(line=method + b" " + target + b" HTTP/1.1")
+
+
+@pytest.mark.parametrize("host", HOSTS_THAT_ARE_NONE)
+async def test_row_5_hosts_that_are_none(edge: Edge, host: bytes) -> None:
+    """A Host with a path, a user, a space or nothing is 400, close, 0-up."""
+    await refused(edge, post(host=b"Host: " + host))
+    await refused(edge, head(b"GET /health HTTP/1.1", b"Host: " + host))
+
+
+@pytest.mark.parametrize("more", [b"Host: hubgate", b"Host: other", b"host: hubgate"])
+async def test_row_5_two_hosts(edge: Edge, more: bytes) -> None:
+    """Two Host lines are 400, equal ones too (RFC 9112, section 3.2)."""
+    await refused(edge, post(more))
+
+
+async def test_row_5_no_host(edge: Edge) -> None:
+    """HTTP/1.1 without Host is 400."""
+    await refused(edge, post(host=b""))
+
+
+@pytest.mark.parametrize(
+    "host", [b"hubgate", b"hub_gate.local:8080", b"127.0.0.1:1", b"[::1]", b"[::1]:8080"]
+)
+async def test_hosts(edge: Edge, host: bytes) -> None:
+    """Any name or address is served, with or without a port."""
+    await served(edge, post(host=b"Host: " + host))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"http://evil/",
+        b"http://hubgate" + CHAT.encode(),
+        b"HTTP://hubgate" + CHAT.encode(),
+        b"https://hubgate" + CHAT.encode(),
+        b"http:" + CHAT.encode(),
+        b"ftp://evil/x",
+        b"evil:443",
+        b"hubgate" + CHAT.encode(),
+        CHAT.encode().removeprefix(b"/"),
+        b"*",
+        b"?x",
+        b"#x",
+        b"\\v1\\models",
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"OPTIONS"])
+async def test_row_5_targets_that_are_no_path(edge: Edge, method: bytes, target: bytes) -> None:
+    """Absolute, authority and asterisk form: this is no forward proxy. 400, close, 0-up."""
+    await refused(edge, at(target, method))
+
+
+@pytest.mark.parametrize("byte", [*range(0x20), 0x7F, 0x80, 0xC3, 0xFF])
+async def test_row_5_targets_with_bytes_that_belong_in_none(edge: Edge, byte: int) -> None:
+    """Controls and bytes beyond ASCII must be escaped in a target (RFC 3986): 400, close, 0-up."""
+    for target in (CHAT.encode() + b"%c", b"%c" + CHAT.encode(), CHAT.encode() + b"?%cx"):
+        await refused(edge, at(target % byte))
+
+
+async def test_row_5_targets_with_a_space(edge: Edge) -> None:
+    """A space ends the target, and what follows is no version: 400, close, 0-up."""
+    await refused(edge, at(CHAT.encode() + b" /health"))
+
+
+CONFUSED = [
+    "/v1/../pause",
+    "/v1/./chat/completions",
+    "/v1/chat/../chat/completions",
+    "/v1/%2e%2e/pause",
+    "/%2e%2e/pause",
+    "/v1/.%2e/pause",
+    "/v1/%252e%252e/pause",
+    "/..;/pause",
+    "//pause",
+    f"/{CHAT}",
+    "///v1/models",
+    "/v1//chat/completions",
+    "/v1/chat/completions/",
+    "/v1%2fmodels",
+    "/v1%2Fmodels",
+    "/v1%5cmodels",
+    "/v1\\models",
+    "/%76%31/models",
+    "/v1/chat%2fcompletions",
+    f"{CHAT};x",
+    f"{CHAT};jsessionid=1",
+    f"{CHAT}#",
+    f"{CHAT}#/health",
+    f"{CHAT}%00",
+    f"{CHAT}%20",
+    f"{CHAT}%0d%0aX:y",
+    f"{CHAT}%3Fx",
+    f"{CHAT}.json",
+    "/V1/chat/completions",
+    "/v1/Chat/Completions",
+    "/health/../pause",
+    "/health%2f..%2fpause",
+    "/health/",
+    "/health;x",
+    "/v1/model/../../pause",
+    "/@evil",
+    "/http://evil/",
+    "/",
+]
+
+
+@pytest.mark.parametrize("path", CONFUSED)
+async def test_row_9_path_confusion(edge: Edge, path: str) -> None:
+    """No path is normalised or decoded on its way to the table: 404 for everybody, 0-up, 0-hub."""
+    for method in (b"GET", b"POST"):
+        await refused(edge, at(path.encode(), method), "unknown_endpoint", closed=False)
+    await refused(edge, head(b"GET " + path.encode() + b" HTTP/1.1", HOST), "unknown_endpoint", closed=False)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/../pause", "/v1/models/..%2f..%2fpause", "/v1/models//pause"])
+async def test_row_9_a_models_name_is_no_path(edge: Edge, path: str) -> None:
+    """What follows /v1/models/ is the name of a model, and checked as one."""
+    data = head(b"GET " + path.encode() + b" HTTP/1.1", HOST, AUTH)
+    await refused(edge, data, "invalid_request", closed=False, known=True)
+    assert edge.hub_calls()[-1] == "GET /api/whoami-v2"
+
+
+def engine_routes() -> dict[str, set[str]]:
+    """Methods by path; parameters have a value."""
+    found: dict[str, set[str]] = {}
+    for line in ROUTES.read_text().splitlines():
+        if line and not line.startswith("#"):
+            method, path = line.split(" ")
+            found.setdefault(PARAMETER.sub("resp_1", path), set()).add(method)
+    return found
+
+
+async def test_row_10_the_engines_own_routes(edge: Edge) -> None:
+    """Every route of the engine that is not in our table is 404 to every method, with a token and without."""
+    routes = engine_routes()
+    assert {"/invocations", "/collective_rpc", "/v1/load_lora_adapter", "/pause", "/metrics"} <= routes.keys()
+    assert len(routes) > 60
+    async with RawClient.connect(edge.port) as client:
+        for path, methods in routes.items():
+            if path in ENDPOINTS:
+                continue
+            asked = (methods | {"GET", "POST", "PUT", "DELETE", "OPTIONS"}) - {"ANY", "WEBSOCKET", "HEAD"}
+            for method in sorted(asked):
+                line = f"{method} {path} HTTP/1.1".encode()
+                for data in (post(line=line), head(line, HOST)):
+                    await client.send(data)
+                    told(await client.answer(method), "unknown_endpoint")
+        await alive(client)
+    assert edge.engine.wire == b""
+    assert edge.hub_calls("alice") == []
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "GET", "HEAD"])
+async def test_methods_outside_the_table(edge: Edge, method: str) -> None:
+    """A known path with another method is 405 with `Allow`, an unknown one 404; neither asks anybody."""
+    for target, code in ((CHAT, 405), ("/nowhere", 404)):
+        async with RawClient.connect(edge.port) as client:
+            await client.send(head(f"{method} {target} HTTP/1.1".encode(), HOST, AUTH))
+            answer = await client.answer(method)
+            assert answer.status == code
+            assert answer.header("Allow") == ("POST" if code == 405 else None)
+            await alive(client)
+    assert edge.engine.wire == b""
+
+
+async def test_head_is_get_without_a_body(edge: Edge) -> None:
+    """HEAD has the headers of GET and no body, in refusals too; the next answer stands right behind it."""
+    for target, status in (("/health", 200), ("/v1/models", 200), ("/nowhere", 404), (CHAT, 405)):
+        async with RawClient.connect(edge.port) as client:
+            await client.send(head(f"HEAD {target} HTTP/1.1".encode(), HOST, AUTH) + HEALTH)
+            answer = await client.answer("HEAD")
+            assert answer.status == status
+            assert int(answer.header("Content-Length") or 0) > 0
+            assert (await client.answer("GET")).json() == {"status": "alive"}
+
+
+async def test_a_query_goes_nowhere(edge: Edge) -> None:
+    """A query does not matter to the table, and the engine never sees it."""
+    await served(edge, at(CHAT.encode() + b"?x=/pause&y=%00"))
+    assert edge.engine.requests[0].target == CHAT
