@@ -70,8 +70,8 @@ class Bodies:
             return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
         if any(name == "content-encoding" and value.lower() != "identity" for name, value in named):
             return Denied("unsupported_media_type", "Send the body without compression.")
-        media = (inbound.header("content-type") or "").partition(";")[0].strip().lower()
-        if media != "application/json":
+        media = [value.partition(";")[0].strip().lower() for name, value in named if name == "content-type"]
+        if media != ["application/json"]:
             return Denied("unsupported_media_type", "Send JSON, with Content-Type: application/json.")
         length = int(inbound.header("content-length") or 0)  # digits only, by the parser's word
         if length > self._limits.max_body_bytes:

@@ -19,14 +19,17 @@ from proxy.http.inbound import BodyError, Flow, Inbound, Response
 
 MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
 MAX_HEAD: Final = 64 * 1024  # bytes of all headers of a request
-MAX_HEADERS: Final = 100
-MAX_PIPELINED: Final = 32  # requests that wait for the answers before them
+MAX_HEADERS: Final = 256
+MAX_PIPELINED: Final = 32  # requests that wait for the answers before them; no more is read then
+SMALL_READ: Final = 8 * 1024  # bytes that are read at once where a head is due
 MAX_FRAMING: Final = 64 * 1024  # bytes of chunk framing, beyond sixteen for each byte of content
 HIGH_WATER: Final = 64 * 1024  # bytes that wait to be sent before their source is held
 LINGER: Final = 10.0  # seconds in which what still comes after a last answer is thrown away
 
-# RFC 9110, section 7.2: uri-host [":" port]; no path, query or user.
-_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]+")
+# RFC 9110, section 7.2: uri-host [":" port]; no path, query, user or escapes.
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# What llhttp says of versions that it does not know, and of HTTP/2's preface.
+_VERSIONS: Final = ("Invalid HTTP version", "Pause on PRI/Upgrade")
 
 log = structlog.get_logger("http")
 
@@ -69,7 +72,9 @@ class Connection(asyncio.BufferedProtocol):
         self._reading: Inbound | None = None  # its body is still coming
         self._framing = 0  # bytes of the present body that were no content
         self._head_begun = False
-        self._head_pieces = 0
+        self._head_timed = False
+        self._head_pieces = 0  # bytes of a line that has not ended
+        self._served = False  # whether a request came before
         self._deaf = False  # what comes is thrown away
         self._failed = False  # it was no request
         self._lingering = False
@@ -104,7 +109,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        return self._server.buffer
+        # A large read is for bodies: many small requests at once would take up far more than their bytes.
+        return self._server.buffer if self._reading is not None else self._server.buffer[:SMALL_READ]
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._deaf:
@@ -133,11 +139,14 @@ class Connection(asyncio.BufferedProtocol):
         self._choked = False
         if self._source is not None:
             self._source.resume()
+        elif self._current is None and self._waiting:
+            self._next()
 
     # Called by the parser.
 
     def on_message_begin(self) -> None:
         self._head_begun = True
+        self._head_timed = self._current is None and self._deadline is not None and not self._served
         self._head_pieces = 0
         self._target = b""
         self._headers = []
@@ -157,13 +166,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_begun = False
+        self._served = True
         self._deadline = None
         version = self._parser.get_http_version()
         self._check(version)
         if self._parser.should_upgrade():
             return  # declined below; the request comes once more without
-        if len(self._waiting) >= MAX_PIPELINED:
-            raise _Faulty("invalid_request")
         self._framing = 0
         self._reading = request = Inbound(
             self,
@@ -178,6 +186,8 @@ class Connection(asyncio.BufferedProtocol):
             self._start(request)
         else:
             self._waiting.append(request)
+            if len(self._waiting) > MAX_PIPELINED:
+                self.pause()
 
     def on_body(self, body: bytes) -> None:
         assert self._reading is not None  # noqa: S101 - llhttp's order
@@ -215,7 +225,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused:
+        if self._paused and len(self._waiting) <= MAX_PIPELINED:
             self._paused = False
             self._transport.resume_reading()
 
@@ -229,11 +239,13 @@ class Connection(asyncio.BufferedProtocol):
         if not keep:
             self._leave()
         elif self._waiting:
-            self._next()
+            if not self._choked:  # else its answer would only wait with the others
+                self._next()
+        elif self._head_begun:
+            self._head_timed = True
+            self._expire_in(self._server.header_timeout)
         else:
-            self._expire_in(
-                self._server.header_timeout if self._head_begun else self._server.keepalive_timeout
-            )
+            self._expire_in(self._server.keepalive_timeout)
 
     def cut(self) -> None:
         """End it so that the caller sees it broken off; what was written before still goes out."""
@@ -243,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
     # What reading leads to.
 
     def _read(self, data: memoryview) -> None:
-        within_head = self._head_begun
+        size = self._head_size
         self._framing += len(data)
         try:
             self._parser.feed_data(data)
@@ -251,19 +263,23 @@ class Connection(asyncio.BufferedProtocol):
             self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             fault = error.__context__
-            self._fail(fault.code if isinstance(fault, _Faulty) else "invalid_request")
+            if isinstance(fault, _Faulty):
+                self._fail(fault.code)
+            else:
+                self._fail("http_version" if str(error) in _VERSIONS else "invalid_request")
         else:
             if self._head_begun:
-                self._wait_for_head(len(data) if within_head else 0)
+                self._wait_for_head(len(data) if size == self._head_size else 0)
             elif self._framing > MAX_FRAMING and self._reading is not None:
                 self._fail("invalid_request")
 
     def _wait_for_head(self, size: int) -> None:
-        """A head comes in pieces; the parser holds what is not yet a whole header."""
-        self._head_pieces += size
-        if self._head_pieces > MAX_HEAD:
+        """A head comes in pieces, `size` bytes of which ended no line: the parser holds those."""
+        self._head_pieces = self._head_pieces + size if size else 0
+        if self._head_pieces > MAX_LINE:
             self._fail("headers_too_large")
-        elif self._current is None:
+        elif self._current is None and not self._head_timed:
+            self._head_timed = True
             self._expire_in(self._server.header_timeout)
 
     def _decline_upgrade(self, rest: memoryview) -> None:
@@ -294,11 +310,15 @@ class Connection(asyncio.BufferedProtocol):
         """Refuse what llhttp lets pass."""
         if version not in ("1.0", "1.1"):
             raise _Faulty("http_version")
+        if self._parser.get_method() == b"CONNECT":
+            raise _Faulty("invalid_request")
         hosts = [value for name, value in self._headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1") or (hosts and not _HOST.fullmatch(hosts[0])):
             raise _Faulty("invalid_request")
         if not self._target.startswith(b"/"):
             raise _Faulty("invalid_request")  # absolute, authority and asterisk form are for other servers
+        if sum(name == b"content-type" for name, _ in self._headers) > 1:
+            raise _Faulty("invalid_request")
         codings = [value for name, value in self._headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or codings[0].lower() != b"chunked"):
             raise _Faulty("invalid_request")  # RFC 9112, section 6.1

@@ -12,6 +12,7 @@ KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
 MAX_HEAD: Final = 64 * 1024  # bytes of all of them
+JOINED: Final = 64 * 1024  # bytes of a body that go out with the head, for one packet and one call
 
 Address = tuple[str, int]  # host, port
 
@@ -95,9 +96,9 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     async def exchange(
-        self, request: Sequence[bytes], receiver: Receiver, *, first_byte: float, idle: float
+        self, request: tuple[bytes, bytes], receiver: Receiver, *, first_byte: float, idle: float
     ) -> None:
-        """Send a request and give the answer to `receiver` as it comes; returns when it is complete.
+        """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
         Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
         seconds. The connection then serves no other request, nor after a cancellation: closing it
@@ -108,7 +109,10 @@ class Connection(asyncio.BufferedProtocol):
         self._complete = False
         self._done = done = self._loop.create_future()
         self._expire_in(first_byte)
-        self._transport.writelines(request)
+        if len(request[1]) > JOINED:
+            self._transport.writelines(request)
+        else:
+            self._transport.write(request[0] + request[1])
         try:
             await done
         finally:

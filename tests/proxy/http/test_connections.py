@@ -11,7 +11,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CLOSE = b"Connection: close"
 GARBAGE = b"garbage\r\n\r\n"
-DROPPED = "aiohttp forgets the requests that its parser read before a fault in the same segment"
 
 
 def health(name: str, *more: bytes) -> bytes:
@@ -36,9 +35,9 @@ async def test_pipelined_requests_are_answered_in_order(edge: Edge) -> None:
 @pytest.mark.parametrize(
     "good",
     [
-        pytest.param(HEALTH, marks=pytest.mark.xfail(strict=True, reason=DROPPED)),
-        pytest.param(post(), marks=pytest.mark.xfail(strict=True, reason=DROPPED)),
-        pytest.param(chunked(), marks=pytest.mark.xfail(strict=True, reason=DROPPED)),
+        HEALTH,
+        post(),
+        chunked(),
     ],
     ids=["no body", "length", "chunks"],
 )
@@ -103,8 +102,8 @@ async def test_the_caller_asks_to_close(edge: Edge, data: bytes) -> None:
     "behind",
     [
         b"\r\n",
-        pytest.param(HEALTH, marks=pytest.mark.xfail(strict=True, reason=DROPPED)),
-        pytest.param(GARBAGE, marks=pytest.mark.xfail(strict=True, reason=DROPPED)),
+        HEALTH,
+        GARBAGE,
     ],
 )
 async def test_what_follows_the_last_request_is_not_read(edge: Edge, behind: bytes) -> None:

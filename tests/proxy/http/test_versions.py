@@ -9,7 +9,6 @@ from tests.proxy.http.speech import AUTH, LENGTH, LINE, alive, head, post, refus
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, section 3.4
-NOT_YET = "aiohttp's parser takes RTSP/1.0 for HTTP/1.0 and does not tell"
 
 
 def line(version: bytes) -> bytes:
@@ -51,7 +50,6 @@ async def test_row_4_http_0_9(edge: Edge, data: bytes) -> None:
         b"HTTP/1.1\x00",
         b"HTTP/1.1 ",
         b"ICE/1.0",
-        pytest.param(b"RTSP/1.0", marks=pytest.mark.xfail(strict=True, reason=NOT_YET)),
         b"XTTP/1.1",
     ],
 )
