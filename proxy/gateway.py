@@ -265,7 +265,8 @@ class Gateway:
         metrics = self.metrics
         metrics.in_flight.dec()
         if exchange.permit is not None:
-            self.limits.release(exchange.permit)
+            used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
+            self.limits.release(exchange.permit, used)
         self.bodies.release(exchange.buffered)
         metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
         metrics.request_seconds.labels(exchange.endpoint).observe(exchange.elapsed)
@@ -286,6 +287,8 @@ def _refuse(exchange: Exchange, denied: Denied) -> web.Response:
     response = web.Response(body=body, status=denied.status, content_type="application/json")
     response.headers["X-Request-Id"] = exchange.request_id
     response.headers["Server"] = "hubgate"
+    if denied.status == 429 and exchange.permit is not None:  # too many cold loads: the other limits' state
+        response.headers.update(exchange.permit.headers)
     for name, value in errors.headers(denied):
         response.headers[name] = value
     if denied.code in ("request_timeout", "request_too_large"):
