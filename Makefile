@@ -12,20 +12,23 @@ UV          := $(BIN)/uv --quiet
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long bench bench-lock check format lock clean
+.PHONY: help setup debian run test test-long bench bench-lock check format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.ready ## make .venv with everything that is locked in requirements/
 
+debian: ## install the Debian packages that tests need and that are missing
+	@requirements/debian.sh
+
 run: setup ## start demo Hub, backend (vLLM on the CPU) and proxy; Ctrl-C stops all
 	@exec setpriv --pdeathsig TERM $(BIN)/python -m demo.run --dir $(RUN_DIR) $(RUN_PORTS)
 
-test: setup ## run the tests, the end-to-end ones on a real vLLM included
+test: setup debian ## run the tests, the end-to-end ones on a real vLLM included
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-long: setup ## campaigns and soaks
+test-long: setup debian ## campaigns and soaks
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 bench: setup bench/.venv/.ready ## measure against nginx, Envoy and others: ARGS="--quick", see bench/README.md

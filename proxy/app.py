@@ -26,6 +26,7 @@ from proxy.auth.revisions import Revisions
 from proxy.auth.strangers import Strangers
 from proxy.body import Bodies
 from proxy.clients import Clients
+from proxy.counters import Counters, MemoryCounters
 from proxy.drain import Drain
 from proxy.errors import Denied
 from proxy.gateway import Gateway
@@ -35,7 +36,8 @@ from proxy.metrics import Metrics
 from proxy.models import Listing
 from proxy.policy import CallerPolicy, ModelPolicy
 from proxy.reload import Reloader
-from proxy.settings import KeyTokenFile, ProxySettings, Tls
+from proxy.settings import MEMORY, KeyTokenFile, ProxySettings, Tls, parse_storage
+from proxy.settings import Limits as LimitSettings
 from proxy.settings import Upstream as UpstreamSettings
 from proxy.upstream.connections import KEEPALIVE, Connections
 from proxy.upstream.control import Control
@@ -47,6 +49,7 @@ from runtime.config import ConfigError
 from runtime.service_token import TokenFile
 from wire.keyfile import KeyFile
 from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
+from wire.secret import Secret
 
 log = structlog.get_logger("proxy")
 
@@ -60,6 +63,7 @@ class Keys:
     own: KeyFile[ProxyKeys]
     backends: Mapping[str, KeyFile[BackendPublic]]
     local: Mapping[bytes, LocalKey]
+    limits_storage: Secret
 
 
 def check(settings: ProxySettings) -> Keys:
@@ -78,12 +82,13 @@ def check(settings: ProxySettings) -> Keys:
         except KeyFileError as error:
             faults.append(f"upstreams.{index}.public_key_file: {error}")
     local = _local_keys(settings, faults)
+    storage = _limits_storage(settings.limits, faults)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
         faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
     if faults or own is None:
         raise ConfigError(faults)
-    return Keys(own, backends, local)
+    return Keys(own, backends, local, storage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +149,15 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         accesses=accesses,
         running=pool.running,
     )
+    counters = await _counters(stack, keys.limits_storage, metrics, clocks)
+    limits = Limits(settings.limits, settings.keys, counters)
     gateway = Gateway(
         settings=settings,
         clients=Clients(settings.listen.trusted_proxies),
         identities=identities,
         caller_policy=callers,
         over_age=over_age,
-        limits=Limits(settings.limits),
+        limits=limits,
         bodies=Bodies(settings.request, settings.timeouts.body_idle),
         authorizer=authorizer,
         listing=Listing(authorizer, policy),
@@ -170,7 +177,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         identities.forget_all()
         authorizer.forget_all()
 
-    reloader = Reloader(settings, callers, policy, forget)
+    reloader = Reloader(settings, callers, policy, limits, forget)
     return Proxy(await _listen(stack, settings, gateway), admin_port, poller, reloader)
 
 
@@ -197,6 +204,28 @@ def _local_keys(settings: ProxySettings, faults: list[str]) -> dict[bytes, Local
         else:
             keys[bytes.fromhex(key.sha256)] = LocalKey(key.name, key.models, source.read)
     return keys
+
+
+def _limits_storage(limits: LimitSettings, faults: list[str]) -> Secret:
+    """Where limits are counted; a file is read once, since a proxy does not change it while it runs."""
+    if limits.storage_file is None:
+        return limits.storage
+    url = TokenFile(limits.storage_file).read()
+    try:
+        return parse_storage(url.reveal() if url else None)
+    except ValueError as error:
+        faults.append(f"limits.storage_file: {error}" if url else "limits.storage_file: cannot be read")
+        return limits.storage
+
+
+async def _counters(stack: AsyncExitStack, storage: Secret, metrics: Metrics, clocks: Clocks) -> Counters:
+    if storage == Secret(MEMORY):
+        metrics.limits_storage_up.set(1)
+        return MemoryCounters(clocks.monotonic)
+    from proxy import redis_counters  # noqa: PLC0415 - half a second, for those who use it
+
+    redis = redis_counters.connected(storage, metrics.limits_storage_up, clocks.monotonic)
+    return await stack.enter_async_context(redis)
 
 
 def _cache(settings: ProxySettings, ttl: float, clocks: Clocks) -> "Cache[Any, Any]":

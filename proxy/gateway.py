@@ -298,7 +298,8 @@ class Gateway:
         metrics = self.metrics
         metrics.in_flight.dec()
         if exchange.permit is not None:
-            self.limits.release(exchange.permit)
+            used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
+            self.limits.release(exchange.permit, used)
         self.bodies.release(exchange.buffered)
         metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
         metrics.request_seconds.labels(exchange.endpoint).observe(exchange.elapsed)
@@ -314,10 +315,13 @@ class Gateway:
 def _refuse(exchange: Exchange, denied: Denied) -> Response:
     """Render a refusal in the endpoint's dialect. It carries no timing: that could tell tales."""
     exchange.refused(denied)
+    # Too many cold loads: the state of the other limits.
+    rates = exchange.permit.headers if denied.status == 429 and exchange.permit is not None else ()
+    own = (_JSON, ("X-Request-Id", exchange.request_id), ("Server", "hubgate"))
     return Response(
         denied.status,
         errors.body(denied, exchange.dialect, exchange.request_id),
-        (_JSON, ("X-Request-Id", exchange.request_id), ("Server", "hubgate"), *errors.headers(denied)),
+        (*own, *rates, *errors.headers(denied)),
         close=denied.code in ("request_timeout", "request_too_large", "draining"),
     )
 

@@ -79,6 +79,12 @@ class Metrics:
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
         )
 
+        self.limits_storage_up = SlowGauge(
+            "hubgate_limits_storage_up",
+            "Whether limits are counted where they should be; 0: Redis is away, each proxy counts for itself",
+            registry=registry,
+        )
+
     def hub(self, call: str, status: str, seconds: float) -> None:
         """Count one question to the Hub."""
         self.hub_requests.labels(call, status).inc()

@@ -1,14 +1,18 @@
 """The proxy's configuration, `config/proxy.yaml`: every key, its range and its default."""
 
 import os
+import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     Field,
     HttpUrl,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -18,8 +22,10 @@ from pydantic import (
 from runtime.config import Section, Settings
 from runtime.log import Level
 from wire.repo import InvalidRepoError, RepoRef
+from wire.secret import Secret
 
 PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
+MEMORY = "memory://"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Days = Annotated[int, Field(gt=0)]
@@ -132,6 +138,21 @@ class KeyTokenFile(Section):
     file: Path
 
 
+class Override(Section):
+    """Limits of one user, organization or key that differ from everybody's; `None`: this one does not."""
+
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    concurrent_requests: PositiveInt | None = None
+    cold_loads_per_hour: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if all(value is None for value in self.model_dump().values()):
+            raise ValueError("overrides no limit; name one, or remove it")
+        return self
+
+
 class LocalKey(Section):
     """An API key of this proxy's own, for a caller without a Hub account."""
 
@@ -139,6 +160,7 @@ class LocalKey(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     token: Literal["service"] | KeyTokenFile
     models: Annotated[tuple[ModelGlob, ...], Field(min_length=1)]
+    limits: Override | None = None
 
 
 class Models(Section):
@@ -152,11 +174,47 @@ class Models(Section):
     require_base_access: bool = True
 
 
+class Overrides(Section):
+    """By the name that whoami gives; case counts."""
+
+    users: dict[str, Override] = Field(default_factory=dict)
+    orgs: dict[str, Override] = Field(default_factory=dict)
+
+
+def parse_storage(text: object) -> Secret:
+    """Check where limits are counted. Raises `ValueError`, which repeats nothing: a password may be in it."""
+    if not isinstance(text, str) or not (text == MEMORY or _is_redis(text)):
+        raise ValueError(f"must be {MEMORY}, or redis://host:port/number (rediss:// for TLS)")
+    return Secret(text)
+
+
+def _is_redis(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    plain = not (url.query or url.fragment)  # they would set the client's own options, a password too
+    where = bool(url.hostname) and port != 0 and re.fullmatch(r"/?[0-9]*", url.path) is not None
+    return url.scheme in ("redis", "rediss") and where and plain
+
+
 class Limits(Section):
+    """What each caller may use."""
+
     requests_per_minute: PositiveInt = 600
+    tokens_per_minute: PositiveInt = 1_000_000
     concurrent_requests: PositiveInt = 64
     cold_loads_per_hour: PositiveInt = 30
-    storage: Annotated[str, Field(pattern=r"^(memory|redis|rediss)://")] = "memory://"
+    overrides: Overrides = Overrides()
+    storage: Annotated[Secret, PlainValidator(parse_storage)] = Field(default_factory=lambda: Secret(MEMORY))
+    storage_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_storage(self) -> Self:
+        if self.storage_file is not None and self.storage != Secret(MEMORY):
+            raise ValueError("names a storage and a storage_file; remove one")
+        return self
 
 
 class Request(Section):
@@ -222,7 +280,7 @@ class ProxySettings(Settings):
     tokens: Tokens = Tokens()
     keys: tuple[LocalKey, ...] = ()
     models: Models
-    limits: Limits = Limits()
+    limits: Limits = Field(default_factory=Limits)
     request: Request = Request()
     upstreams: Annotated[tuple[Upstream, ...], Field(min_length=1)]
     seal: Seal
@@ -231,6 +289,17 @@ class ProxySettings(Settings):
     timeouts: Timeouts = Timeouts()
     metrics: Metrics = Metrics()
     log: Log = Log()
+
+    @classmethod
+    def misplaced(cls, values: Mapping[str, Any]) -> list[str]:
+        """Name what must not stand in the file: a password of the limits' storage."""
+        limits = values.get("limits")
+        storage = limits.get("storage") if isinstance(limits, dict) else None
+        if isinstance(storage, str) and "@" in storage:
+            why = "holds credentials, which do not belong into this file"
+            instead = "name a file with the URL in limits.storage_file, or set HUBGATE_LIMITS__STORAGE"
+            return [f"limits.storage: {why}; {instead}"]
+        return []
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,6 +1,7 @@
 """Reads a program's YAML configuration, with overrides from the environment, and says every fault."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,12 @@ class Settings(BaseSettings):
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
+    @classmethod
+    def misplaced(cls, values: Mapping[str, Any]) -> list[str]:
+        """Faults of what stands in the YAML file itself: secrets come from elsewhere."""
+        del values
+        return []
+
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -56,7 +63,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 def load(kind: type[AnySettings], path: Path) -> AnySettings:
     """Read the file at `path`. Raises `ConfigError` with every fault at once, and no values in it."""
     values = _read(path)
-    faults = _unknown_overrides(kind)
+    faults = [*_unknown_overrides(kind), *kind.misplaced(values)]
     try:
         settings = kind(**values)
     except ValidationError as error:

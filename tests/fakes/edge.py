@@ -12,7 +12,7 @@ configured, it does not allow here either: the settings go through a YAML file, 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -69,6 +69,7 @@ class Edge:
         *,
         backends: Sequence[str] = ("gpu-0",),
         ready: bool = True,
+        clocks: app.Clocks = app.CLOCKS,
     ) -> AsyncIterator["Edge"]:
         """Start everything; `settings` go over the ones below, section by section.
 
@@ -80,12 +81,27 @@ class Edge:
             keys = app.check(read)
             stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
             running = await stack.enter_async_context(AsyncExitStack())
-            proxy = await running.enter_async_context(app.running(read, keys))
+            proxy = await running.enter_async_context(app.running(read, keys, clocks))
             http = await stack.enter_async_context(aiohttp.ClientSession())
             engines = [fake.hosted[0].engine for fake in fakes]
             edge = cls(hub, fakes, engines, read, keys, proxy, config, running.aclose, http, stack)
             if ready:
                 await edge.until_ready()
+            yield edge
+
+    @asynccontextmanager
+    async def twin(self, **sections: Any) -> AsyncIterator["Edge"]:
+        """A second proxy with the same keys, between the same Hub and backends."""
+        config = self.config.with_name("twin.yaml")
+        values = yaml.safe_load(self.config.read_text())
+        audit_file = {"path": str(self.config.with_name("twin.jsonl"))}
+        config.write_text(yaml.safe_dump({**values, "audit": audit_file, **sections}))
+        read = load(ProxySettings, config)
+        keys = app.check(read)
+        async with AsyncExitStack() as running:
+            proxy = await running.enter_async_context(app.running(read, keys))
+            edge = replace(self, settings=read, keys=keys, proxy=proxy, config=config, stop=running.aclose)
+            await edge.until_ready()
             yield edge
 
     @property

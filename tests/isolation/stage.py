@@ -59,7 +59,10 @@ def settings(folder: Path, hub: DemoHub, backend: FakeBackend, bounds: Bounds) -
             "deny": [cast.FORBIDDEN],
             "aliases": dict(cast.ALIASES),
         },
-        "limits": {"requests_per_minute": plenty, "concurrent_requests": 1000, "cold_loads_per_hour": plenty},
+        "limits": {
+            **dict.fromkeys(("requests_per_minute", "tokens_per_minute", "cold_loads_per_hour"), plenty),
+            "concurrent_requests": 1000,
+        },
         "upstreams": [
             {"name": backend.name, "url": backend.url, "public_key_file": str(backend.ring.backend_public)}
         ],

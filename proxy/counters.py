@@ -1,0 +1,112 @@
+"""Counts what callers use, in windows that begin with a first use and then last a fixed time.
+
+`MemoryCounters` is our own because it stands in the path of every request: one look into a dict, and no
+task or lock. `Limits.acquire` and `release` take 5 µs with it; with the memory storage of the `limits`
+package they took 12 µs, and that without a count of tokens.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+SWEEP: Final = 1000  # ended windows that one new window removes at most: 0.2 ms, never a long pause
+
+
+class Count(NamedTuple):
+    """What a window holds, and when it ends."""
+
+    uses: int
+    tokens: int
+    resets_in: float  # seconds
+
+
+class Counters(Protocol):
+    """Windows by key. One key always goes with the same length, in seconds."""
+
+    async def add(self, key: str, seconds: int, *, uses: int = 0, tokens: int = 0) -> Count:
+        """Add to the key's window, which begins now if there is none, and tell what it holds then."""
+
+    def charge(self, key: str, seconds: int, *, tokens: int) -> None:
+        """Add tokens without waiting for an answer."""
+
+    async def enter(self, key: str, seconds: int, *, most: int, name: str, again: int) -> float | None:
+        """Let at most so many names into the key's window; those refused leave no trace.
+
+        A name that was let in stays so for `again` seconds, and counts once. Gives `None`, or the
+        seconds after which there is room. It is one step: names that come at once cannot pass together.
+        """
+
+
+@dataclass(slots=True)
+class _Window:
+    ends: float
+    uses: int = 0
+    tokens: int = 0
+
+
+class MemoryCounters:
+    """Windows of this process alone."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # Per length, so that each stands in the order in which its windows end.
+        self._windows: defaultdict[int, OrderedDict[str, _Window]] = defaultdict(OrderedDict)
+
+    def __len__(self) -> int:
+        return sum(len(windows) for windows in self._windows.values())
+
+    async def add(self, key: str, seconds: int, *, uses: int = 0, tokens: int = 0) -> Count:
+        """See `Counters`; it never waits."""
+        return self.count(key, seconds, uses, tokens)
+
+    def charge(self, key: str, seconds: int, *, tokens: int) -> None:
+        """See `Counters`."""
+        self.count(key, seconds, 0, tokens)
+
+    async def enter(self, key: str, seconds: int, *, most: int, name: str, again: int) -> float | None:
+        """See `Counters`; it never waits."""
+        return self.let_in(key, seconds, most, name, again)
+
+    def count(self, key: str, seconds: int, uses: int, tokens: int) -> Count:
+        """Do what `add` does, for those who cannot await."""
+        now = self._clock()
+        window = self._window(key, seconds, now)
+        window.uses += uses
+        window.tokens += tokens
+        return Count(window.uses, window.tokens, window.ends - now)
+
+    def let_in(self, key: str, seconds: int, most: int, name: str, again: int) -> float | None:
+        """Do what `enter` does, for those who cannot await."""
+        now = self._clock()
+        entered = self._windows[again].get(f"{key}:{name}")
+        if entered is not None and entered.ends > now:
+            return None
+        window = self._window(key, seconds, now)
+        if window.uses >= most:
+            return window.ends - now
+        window.uses += 1
+        self._window(f"{key}:{name}", again, now)
+        return None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._windows.clear()
+
+    def _window(self, key: str, seconds: int, now: float) -> _Window:
+        windows = self._windows[seconds]
+        window = windows.get(key)
+        if window is None or window.ends <= now:
+            window = windows[key] = _Window(now + seconds)
+            windows.move_to_end(key)
+            _sweep(windows, now)
+        return window
+
+
+def _sweep(windows: OrderedDict[str, _Window], now: float) -> None:
+    for _ in range(SWEEP):
+        key, window = windows.popitem(last=False)
+        if window.ends > now:
+            windows[key] = window
+            windows.move_to_end(key, last=False)
+            return
