@@ -26,8 +26,7 @@ class Bodies:
         body = bytearray()
         try:
             while True:
-                async with asyncio.timeout(self._idle):
-                    chunk = await inbound.content.readany()
+                chunk = await self._next(inbound)
                 if not chunk:
                     break
                 self._held += len(chunk)
@@ -52,6 +51,13 @@ class Bodies:
     def release(self, size: int) -> None:
         """Say that a body of `size` bytes is no longer held."""
         self._held -= size
+
+    async def _next(self, inbound: web.BaseRequest) -> bytes:
+        try:
+            async with asyncio.timeout(self._idle):
+                return await inbound.content.readany()
+        except RuntimeError:  # aiohttp's word for a connection that has been closed
+            raise ConnectionResetError from None
 
     def _unreadable(self, inbound: web.BaseRequest) -> Denied | None:
         if any(expect.lower() != "100-continue" for expect in inbound.headers.getall("Expect", ())):

@@ -51,7 +51,7 @@ class Server(web.Server):
 class _Connection(web.RequestHandler):
     """Watches the bytes as they come, for what aiohttp's parser does not tell of."""
 
-    __slots__ = ("_body", "_body_bytes", "_ending", "_head_bytes", "_header_timeout", "_late")
+    __slots__ = ("_answered", "_body", "_body_bytes", "_ending", "_head_bytes", "_header_timeout", "_late")
 
     def __init__(self, manager: Server, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -61,6 +61,7 @@ class _Connection(web.RequestHandler):
         self._ending = b""  # the last four bytes that came
         self._body: StreamReader | None = None  # of the last request that came
         self._body_bytes = 0  # with their framing
+        self._answered: StreamReader | None = None  # the body of the last request that has its answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -96,11 +97,15 @@ class _Connection(web.RequestHandler):
         """Tell whoever reads `body` that it will never be whole: aiohttp would let them wait."""
         if body is None:
             return
-        if self._current_request is None:  # answered already, and nobody reads
+        if body is self._answered:  # nobody reads it any more
             self.force_close()
             return
         body.set_exception(web.RequestPayloadError())
         body.feed_eof()
+
+    def answered(self, inbound: web.BaseRequest) -> None:
+        """Say that nobody will read the body of this request any more."""
+        self._answered = inbound.content
 
     def _head_goes_on(self, size: int) -> None:
         self._head_bytes += size
@@ -157,7 +162,11 @@ async def _checked(handler: Handler, inbound: web.BaseRequest) -> web.StreamResp
     """Refuse what aiohttp lets through and RFC 9112 does not, or we do not."""
     refused = _refused(inbound)
     if refused is None:
-        return await handler(inbound)
+        try:
+            return await handler(inbound)
+        finally:
+            if isinstance(inbound.protocol, _Connection):
+                inbound.protocol.answered(inbound)
     if inbound.transport is not None:
         inbound.transport.write(_answer(refused, bodiless=inbound.method == "HEAD"))
         inbound.transport.close()
