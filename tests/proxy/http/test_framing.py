@@ -175,6 +175,17 @@ async def test_broken_chunks_that_come_late(edge: Edge, body: bytes) -> None:
     assert edge.engine.wire == b""
 
 
+async def test_broken_chunks_right_behind_the_head(edge: Edge) -> None:
+    """Whenever the break comes, before, while or after somebody begins to read, it is told once."""
+    for _ in range(20):
+        async with RawClient.connect(edge.port) as client:
+            for piece in (chunked(b""), chunk(b" "), b"zz\r\n"):
+                await client.send(piece)
+            told(await client.answer(), "invalid_request")
+            assert await client.rest() == b""
+    assert edge.engine.wire == b""
+
+
 async def test_a_late_break_after_the_answer(edge: Edge) -> None:
     """A body that nobody reads any more may break as it likes: no second answer, and the end."""
     async with RawClient.connect(edge.port) as client:
