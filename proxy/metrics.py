@@ -80,6 +80,12 @@ class Metrics:
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
         )
 
+        self.hub_up = Gauge(
+            "hubgate_hub_up",
+            "0 while some kind of question is not asked because the Hub did not answer the last ones",
+            registry=registry,
+        )
+
     def hub(self, call: str, status: str, seconds: float) -> None:
         """Count one question to the Hub."""
         self.hub_requests.labels(call, status).inc()

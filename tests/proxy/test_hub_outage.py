@@ -133,7 +133,7 @@ async def test_a_crowd_of_unknown_tokens_hurts_nobody(edge: Edge) -> None:
 
 
 WHOAMI = (
-    b'{"id":"1","name":"alice","auth":{"type":"access_token","accessToken":'
+    b'{"type":"user","id":"1","name":"alice","auth":{"type":"access_token","accessToken":'
     b'{"role":"read","displayName":"x","createdAt":"2999-01-01T00:00:00Z"}}}'
 )
 
@@ -168,5 +168,5 @@ async def test_a_hub_that_answers_nonsense(start_edge: StartEdge) -> None:
         rogue.always(raw(whole(200, WHOAMI)))
         edge = await start_edge({"hub": {"endpoint": f"http://127.0.0.1:{rogue.port}"}})
         assert (await edge.chat()).code == "token_too_old"
-        rogue.always(raw(whole(200, b'{"id":"1","name":"alice","auth":{"type":"new"}}')))
+        rogue.always(raw(whole(200, b'{"type":"user","id":"1","name":"alice","auth":{"type":"new"}}')))
         assert (await edge.chat(token=BOB)).code == "insufficient_scope"

@@ -10,6 +10,7 @@ from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities
+from proxy.auth.refusals import Refusals
 from proxy.auth.revisions import Revisions
 from proxy.auth.strangers import Strangers
 from proxy.errors import Denied
@@ -37,7 +38,13 @@ class World:
         self._clock = clock
         self.running: dict[str, str] = {}
         self.identities = Identities(
-            client, ring.proxy, {}, Strangers(100, clock), cache=self._cache(), digest_key=b"d" * 32
+            client,
+            ring.proxy,
+            {},
+            Strangers(100, clock),
+            Refusals(hub.endpoint),
+            cache=self._cache(),
+            digest_key=b"d" * 32,
         )
 
     def _cache(self) -> Cache[Any, Any]:

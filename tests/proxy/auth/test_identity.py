@@ -11,6 +11,7 @@ from demo.hub import DemoHub
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities, LocalKey
+from proxy.auth.refusals import Refusals
 from proxy.auth.strangers import Strangers
 from proxy.errors import Denied
 from tests.fakes.answers import raw, whole
@@ -49,6 +50,7 @@ def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
             own,
             by_hash,
             Strangers(100, clock),
+            Refusals("https://hub.test"),
             cache=Cache(capacity=100, ttl=life, clock=clock),
             digest_key=digest,
         )
@@ -193,7 +195,10 @@ async def test_a_local_key_without_a_good_token_is_an_outage(make: Make, token: 
     assert await refused(make(LocalKey("ci", ("demo/*",), lambda: token)), Secret(KEY)) == "hub_unavailable"
 
 
-WHOAMI = '{"id":"1","name":"alice","auth":{"type":"access_token","accessToken":{"role":"fineGrained",%s}}}'
+WHOAMI = (
+    '{"type":"user","id":"1","name":"alice",'
+    '"auth":{"type":"access_token","accessToken":{"role":"fineGrained",%s}}}'
+)
 
 
 @pytest.fixture
@@ -231,9 +236,9 @@ async def test_dates_are_read_in_their_time_zone(
     [
         ('[{"permissions":["repo.content.read"]}]', {"repo.content.read"}),
         ("[]", set()),
-        ("[{}]", {"malformed"}),
-        ('[{"permissions":null}]', {"malformed"}),
-        ('[{"permissions":"repo.write"}]', {"malformed"}),
+        ("[{}]", {"unknown"}),
+        ('[{"permissions":null}]', {"unknown"}),
+        ('[{"permissions":"repo.write"}]', {"unknown"}),
         ('[{"permissions":[null,5]}]', {"None", "5"}),
     ],
 )
