@@ -1,4 +1,4 @@
-"""What the Hub's refusals mean for a caller: the table in docs/hub.md, row by row. Pure.
+"""What the Hub's refusals mean for a caller: the tables in docs/hub.md, row by row. Pure.
 
 Decided by status and headers. Whatever is not in the table fails closed, as an outage.
 """

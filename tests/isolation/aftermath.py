@@ -10,7 +10,9 @@ from tests.isolation.cast import Revision
 
 SILENCE: Final = 55.0  # seconds that the demo Hub's 429 asks for
 FAILURES: Final = 5  # in a row, after which the proxy may stop asking
-PAUSE: Final = 30.0  # seconds that it may then not ask for, and may ask one question at a time after that
+FIRST: Final = 1.25  # seconds that it may then not ask for; each further moment with a failure doubles it
+LONGEST: Final = 30.0  # seconds, at most
+IDLE: Final = 30.0  # seconds after that in which it may still ask one question at a time
 
 _CALLS: Final = {
     "whoami": re.compile(r"/api/whoami-v2"),
@@ -31,7 +33,7 @@ class Aftermath:
         self._clock = clock
         self._silent: dict[str | None, float] = {}  # token, None for everybody → until when
         self._failures = Counter[str]()  # in a row, by kind of question
-        self._last: dict[str, float] = {}  # and when the last of them was
+        self._moments: dict[str, set[float]] = {call: set() for call in _CALLS}  # and when they were
         self._open: set[str] = set()
 
     def read(self, entries: Iterable[Entry]) -> None:
@@ -43,9 +45,10 @@ class Aftermath:
                 self._silent[scope] = entry.time + SILENCE
             if entry.status < 500 and entry.bytes:
                 self._failures[call] = 0
+                self._moments[call].clear()
                 continue
             self._failures[call] += 1
-            self._last[call] = entry.time
+            self._moments[call].add(entry.time)
             if self._failures[call] >= FAILURES:
                 self._open.add(call)
 
@@ -60,4 +63,10 @@ class Aftermath:
     def reeling(self, revision: Revision) -> bool:
         """Whether a breaker may keep the proxy from asking what a request for this needs."""
         needed = set(_CALLS) - (set() if revision else {"commits"})
-        return any(self._clock() < self._last[call] + 2 * PAUSE for call in self._open & needed)
+        return any(self._clock() < self._until(call) for call in self._open & needed)
+
+    def _until(self, call: str) -> float:
+        moments = self._moments[call]
+        if not moments:
+            return float("inf")  # answered in this very step
+        return max(moments) + min(LONGEST, FIRST * 2.0 ** (len(moments) - 1)) + IDLE

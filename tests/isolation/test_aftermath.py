@@ -2,7 +2,7 @@
 
 from demo.log import Entry
 from tests.fakes.clock import Clock
-from tests.isolation.aftermath import FAILURES, PAUSE, SILENCE, Aftermath
+from tests.isolation.aftermath import FAILURES, FIRST, IDLE, LONGEST, SILENCE, Aftermath
 
 WHOAMI = "/api/whoami-v2"
 CHECK = "/api/models/acme/base/auth-check"
@@ -58,7 +58,14 @@ def test_it_is_over_in_any_case_after_a_while() -> None:
     """Nobody may be refused for a failure of long ago."""
     world = World()
     world.log(CHECK, *[503] * FAILURES)
-    world.clock.advance(2 * PAUSE - 1)
+    world.clock.advance(FIRST + IDLE - 1)
+    assert world.aftermath.reeling("")
+    world.clock.advance(1)
+    assert not world.aftermath.reeling("")
+    for _ in range(10):
+        world.log(CHECK, 503)
+        world.clock.advance(1)
+    world.clock.advance(LONGEST + IDLE - 2)
     assert world.aftermath.reeling("")
     world.clock.advance(1)
     assert not world.aftermath.reeling("")

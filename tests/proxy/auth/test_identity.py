@@ -12,7 +12,7 @@ from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities, LocalKey
 from proxy.auth.refusals import Refusals
-from proxy.auth.strangers import Strangers
+from proxy.auth.strangers import CROWD, Strangers
 from proxy.errors import Denied
 from tests.fakes.answers import raw, whole
 from tests.fakes.clock import Clock
@@ -51,7 +51,7 @@ def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
             by_hash,
             Strangers(100, clock),
             Refusals("https://hub.test"),
-            cache=Cache(capacity=100, ttl=life, clock=clock),
+            cache=Cache(capacity=10_000, ttl=life, clock=clock),
             digest_key=digest,
         )
 
@@ -158,6 +158,30 @@ async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
     await resolved(identities, ALICE)
     identities.forget(alice)
     assert await refused(identities, ALICE) == "invalid_api_key"
+
+
+@pytest.mark.parametrize(("clients", "most"), [(1, 100), (1_000, 1_000 + 100 * CROWD)])
+async def test_ten_thousand_random_tokens_hurt_nobody(
+    make: Make, hub: DemoHub, clients: int, most: int
+) -> None:
+    """They cost a bounded number of questions, and good callers, known or new, are let in all the while."""
+    identities = make()
+    await resolved(identities, BOB)
+    asked = len(hub.log)
+    codes = set()
+    for number in range(10_000):
+        client = number % clients
+        address = f"198.18.{client // 250}.{client % 250}"
+        denied, _ = await identities.resolve(Secret(f"hf_junk_{number}"), address)
+        assert isinstance(denied, Denied)
+        codes.add(denied.code)
+        if number == 5_000:
+            await resolved(identities, BOB)
+            await resolved(identities, Secret("hf_demo_eve"))
+    assert codes == {"invalid_api_key", "rate_limit_exceeded"}
+    assert len(hub.log) - asked == most + 1
+    await resolved(identities, BOB)
+    await resolved(identities, ALICE)
 
 
 @pytest.mark.parametrize("text", ["sk-123", "Bearer", "hf_", "hf_a.b", "eyJhbGciOi.x.y", KEY])
