@@ -14,6 +14,9 @@ Clock = Callable[[], float]
 DAY: Final = 86_400.0
 READS: Final = frozenset({"repo.content.read", "repo.write"})
 """Permissions of a fineGrained token that let it read a repo."""
+WRITE: Final = "repo.write"
+_WRITERS: Final = frozenset({"write", "admin"})
+"""Roles in an organization that let a member write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,10 @@ class Accounts:
     def belongs(self, user: str, owner: str) -> bool:
         """Whether `owner` is the user or an organization of theirs."""
         return user == owner or owner in self._users[user].orgs
+
+    def writes(self, user: str, owner: str) -> bool:
+        """Whether the user may write to what `owner` owns, given a token that lets them."""
+        return user == owner or self._users[user].orgs.get(owner) in _WRITERS
 
     def whoami(self, caller: Caller) -> Mapping[str, object] | Refused:
         """Give what `/api/whoami-v2` answers."""

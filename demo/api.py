@@ -48,6 +48,7 @@ class HubOrigin:
         return [
             web.get("/api/whoami-v2", self._whoami),
             web.get(f"{api}/auth-check", self._on_repo(self._auth_check)),
+            web.get(f"{api}/auth-check/write", self._on_repo(self._write_check)),
             web.get(api, self._on_repo(self._info)),
             web.get(f"{api}/revision/{{rev}}", self._on_repo(self._info)),
             web.get(f"{api}/tree/{{rev}}", self._on_repo(self._tree)),
@@ -82,6 +83,12 @@ class HubOrigin:
 
     def _auth_check(self, _request: web.Request, caller: Caller, repo: Repo) -> web.StreamResponse:
         refused = self._state.gate(caller, repo)
+        if refused is not None:
+            raise _RefusedError(refused)
+        return web.json_response({})
+
+    def _write_check(self, _request: web.Request, caller: Caller, repo: Repo) -> web.StreamResponse:
+        refused = self._state.gate(caller, repo) or self._state.write_gate(caller, repo)
         if refused is not None:
             raise _RefusedError(refused)
         return web.json_response({})

@@ -34,7 +34,7 @@ class Token:
     expires_in_days: float | None = None
     can_read_gated: bool = False
     scoped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of a fineGrained token: user, organization or repo -> permissions."""
+    """Of a fineGrained or an OAuth token: user, organization or repo -> permissions."""
     unapproved_by: tuple[str, ...] = ()
     """Organizations whose token policy asks for an approval that is missing."""
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from demo.accounts import READS, Accounts, Caller, Clock, Refused, iso
+from demo.accounts import READS, WRITE, Accounts, Caller, Clock, Refused, iso
 from demo.catalog import Catalog, RepoSpec, Token, User, files_of, load
 from demo.git import MAIN, Blob
 from demo.outage import Outage, Outages
@@ -77,6 +77,15 @@ class HubState:
             return Refused("fine_grained_scope", fields)
         access = repo.gate.get(token.user, "not_requested")
         return None if access == "accepted" else Refused(f"gated_{access}", fields)
+
+    def write_gate(self, caller: Caller, repo: Repo) -> Refused | None:
+        """Say why the caller may not write to a repo that is visible to them; None if they may."""
+        token = caller.token
+        if token is not None and self.accounts.writes(token.user, repo.owner):
+            granted = any(WRITE in token.scoped.get(entity, ()) for entity in (repo.owner, repo.id))
+            if token.role in ("write", "god") or granted:
+                return None
+        return Refused("write_refused", {"repo": repo.id})
 
     def _owns(self, caller: Caller, repo: Repo) -> bool:
         token = caller.token

@@ -114,6 +114,35 @@ def keygen(side: str, out: Path, add: bool) -> None:
     click.echo(f"{private}  keep it here, show it to nobody\n{public}  hand it to the other side")
 
 
+@main.command()
+@CONFIG
+def fingerprint(config: Path) -> None:
+    """Give the fingerprint of a token, read from standard input: what `callers.block` locks it out by.
+
+    \b
+    hubgate fingerprint --config proxy.yaml < token.txt     or paste it when asked; it is not shown
+    """  # noqa: D301 - click keeps the lines that follow a real backspace
+    from proxy.auth import bearer, identity  # noqa: PLC0415 - lazy
+    from proxy.settings import ProxySettings  # noqa: PLC0415
+    from wire.keys import KeyFileError, load_proxy_keys  # noqa: PLC0415
+    from wire.secret import Secret  # noqa: PLC0415
+
+    try:
+        keys = load_proxy_keys(load(ProxySettings, config).seal.key_file)
+    except ConfigError as error:
+        _refuse(config, error)
+    except KeyFileError as error:
+        raise click.ClickException(str(error)) from None
+    if sys.stdin.isatty():
+        text = str(click.prompt("Token", hide_input=True, err=True))
+    else:
+        text = sys.stdin.buffer.read(bearer.MAX_LENGTH + 2).decode("ascii", "replace")
+    secret = Secret(text.strip())
+    if not bearer.is_well_formed(secret):
+        raise click.UsageError("Standard input holds no token: one line, nothing but the token.")
+    click.echo(identity.fingerprint(keys, secret))
+
+
 @main.group()
 def audit() -> None:
     """Look at an audit trail."""

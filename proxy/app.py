@@ -18,10 +18,13 @@ from aiohttp import http_parser, web
 from proxy import admin
 from proxy.audit import Audit, AuditFileError
 from proxy.auth.ages import OverAge
+from proxy.auth.answers import Allowed, Moved
 from proxy.auth.authorization import AccessKey, Authorizer
 from proxy.auth.cache import Cache
-from proxy.auth.hub import Allowed, HubClient, Moved
+from proxy.auth.hub import HubClient
 from proxy.auth.identity import Identities, LocalKey
+from proxy.auth.questions import Questions
+from proxy.auth.refusals import Refusals
 from proxy.auth.revisions import Revisions
 from proxy.auth.strangers import Strangers
 from proxy.body import Bodies
@@ -127,18 +130,22 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
     audit = _audit(settings, keys.own.current(), metrics, clocks)
     stack.callback(audit.close)
 
-    hub = HubClient(await _hub_session(stack, settings), settings.hub.url, metrics, clocks.monotonic)
+    refusals = Refusals(settings.hub.url)
+    digest_key = secrets.token_bytes(32)
+    session = await _hub_session(stack, settings)
+    hub = HubClient(Questions(session, settings.hub.url, metrics, clocks.monotonic, digest_key), refusals)
     identities = Identities(
         hub,
         keys.own.current(),
         keys.local,
         Strangers(settings.hub.refused_tokens_per_minute, clocks.monotonic),
+        refusals,
         cache=_cache(settings, settings.hub.identity_ttl, clocks),
-        digest_key=secrets.token_bytes(32),
+        digest_key=digest_key,
     )
     grants = Grants(keys.own.current, clocks.now)
     accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl, clocks)
-    callers = CallerPolicy(settings.callers, settings.tokens)
+    callers = CallerPolicy(settings.callers, settings.tokens, refusals.advice)
     pool = await _pool(stack, settings, keys, grants, metrics, clocks=clocks)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
@@ -156,6 +163,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         clients=Clients(settings.listen.trusted_proxies),
         identities=identities,
         caller_policy=callers,
+        advice=refusals.advice,
         over_age=over_age,
         limits=limits,
         bodies=Bodies(settings.request, settings.timeouts.body_idle),
@@ -243,7 +251,10 @@ def _cache(settings: ProxySettings, ttl: float, clocks: Clocks) -> "Cache[Any, A
 def _revisions(hub: HubClient, settings: ProxySettings, policy: ModelPolicy, clocks: Clocks) -> Revisions:
     def life(fact: object) -> float:
         # A refusal came of one caller's token; the fact is everybody's.
-        return 0 if isinstance(fact, Denied) else settings.hub.revision_ttl
+        if isinstance(fact, Denied):
+            return 0
+        ttl = settings.hub.revision_ttl
+        return ttl if fact is not False else min(ttl, settings.hub.denial_ttl)  # it may be merged any time
 
     return Revisions(
         hub,

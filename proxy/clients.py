@@ -1,9 +1,14 @@
 """Whose connection it is: the peer, or whom a trusted load balancer says it stands for."""
 
+import re
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
+
+# Some balancers write the port too: `203.0.113.7:50123`, `[2001:db8::7]:50123` (RFC 7239, section 6).
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?", re.ASCII)
 
 
 class Clients:
@@ -13,26 +18,40 @@ class Clients:
         self._trusted = tuple(trusted)
 
     def address(self, peer: str | None, forwarded: Sequence[str]) -> str:
-        """The client's address. What a peer that is not trusted says of others is not believed."""
-        address = peer or ""
-        if not self._trusted or not self._is_trusted(address):
-            return address
-        hops = [hop.strip() for line in forwarded for hop in line.split(",")]
-        for hop in reversed(hops):
-            if not _is_address(hop):
-                return address
-            address = hop
-            if not self._is_trusted(hop):
-                break
-        return address
+        """The client's address, in its canonical form and without a port.
 
-    def _is_trusted(self, text: str) -> bool:
-        return _is_address(text) and any(ip_address(text) in network for network in self._trusted)
+        What a peer that is not trusted says of others is not believed. An entry that is no address
+        ends the reading: the last that was one is then the client.
+        """
+        address = _parse(peer or "")
+        if address is None:
+            return peer or ""
+        if self._trusts(address):
+            hops = [hop for line in forwarded for hop in line.split(",")]
+            for hop in reversed(hops):
+                further = _parse(hop.strip(" \t"))
+                if further is None:
+                    break
+                address = further
+                if not self._trusts(further):
+                    break
+        return str(address)
+
+    def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._trusted)
 
 
-def _is_address(text: str) -> bool:
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    match = _WITH_PORT.fullmatch(text)
+    if match is not None:
+        text = match.group(1) or match.group(2)
     try:
-        ip_address(text)
+        address = ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:  # free text, which nothing here needs (RFC 4007, section 11)
+            return None
+        return address.ipv4_mapped or address  # what a socket for both families makes of IPv4 peers
+    return address

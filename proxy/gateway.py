@@ -54,6 +54,7 @@ class Gateway:
     clients: Clients
     identities: Identities
     caller_policy: CallerPolicy
+    advice: str  # to those who come without a token
     over_age: OverAge
     limits: Limits
     bodies: Bodies
@@ -161,7 +162,7 @@ class Gateway:
     async def _authenticate(self, exchange: Exchange, inbound: Inbound) -> Caller | Denied:
         """Steps 1 and 2: one credential, whose it is, and whether that caller may call at all."""
         exchange.audited = True
-        credential = bearer.parse(inbound.headers, exchange.dialect)
+        credential = bearer.parse(inbound.headers, exchange.dialect, self.advice)
         if isinstance(credential, Denied):
             self.metrics.authentications.labels(credential.code, "none").inc()
             return credential
@@ -246,13 +247,29 @@ class Gateway:
             return unreachable()
         if isinstance(ended, Failed):
             return refusal(ended, name)
-        # The check may have aged before the load and ages while it lasts: both together stay within
-        # `access_ttl` only if it is asked for again, which costs nothing while it is cached.
-        renewed = await self._authorize(exchange, caller, name)
+        # What was known may have aged before the load and ages while it lasts: both together stay within
+        # its time only if it is asked for again, which costs nothing while it is cached.
+        known = await self._renew(exchange, caller)
+        if isinstance(known, Denied):
+            return known
+        renewed = await self._authorize(exchange, known, name)
         if isinstance(renewed, Denied):
             return renewed
         exchange.access = access  # what was loaded is what is served, wherever main is by now
         return ended.engine
+
+    async def _renew(self, exchange: Exchange, caller: Caller) -> Caller | Denied:
+        """Whether the caller may still call at all, after a wait."""
+        before = exchange.spent.get("auth", 0.0)
+        with exchange.timing("auth"):
+            known, source = await self.identities.renew(caller, exchange.client)
+        if source == "hub":
+            exchange.hub_wait += exchange.spent["auth"] - before
+        refused = known if isinstance(known, Denied) else self.caller_policy.check(known.identity, self.now())
+        if refused is not None:
+            exchange.access = None
+            self.metrics.authentications.labels(refused.code, source).inc()
+        return refused or known
 
     async def _load(
         self, exchange: Exchange, inbound: Inbound, caller: Caller, access: Access, upstream: Upstream

@@ -84,6 +84,11 @@ class Metrics:
             "Whether limits are counted where they should be; 0: Redis is away, each proxy counts for itself",
             registry=registry,
         )
+        self.hub_up = SlowGauge(
+            "hubgate_hub_up",
+            "0 while some kind of question is not asked because the Hub did not answer the last ones",
+            registry=registry,
+        )
 
     def hub(self, call: str, status: str, seconds: float) -> None:
         """Count one question to the Hub."""

@@ -24,15 +24,14 @@ READ_PERMISSIONS = frozenset(
 
 CLOCK_LEEWAY_DAYS = 5 / 60 / 24  # five minutes
 
-_ADVICE = "Make a token of type Read, or a fine-grained one with read permissions only, and use that instead."
-
 
 class CallerPolicy:
     """Decides, on every request and from cached facts, whether this identity may call at all."""
 
-    def __init__(self, callers: Callers, tokens: Tokens) -> None:
+    def __init__(self, callers: Callers, tokens: Tokens, advice: str) -> None:
         self._callers = callers
         self._tokens = tokens
+        self._advice = advice  # what to make instead of a token that is refused
 
     def replace(self, callers: Callers, tokens: Tokens) -> None:
         """Decide by other rules from the next request on."""
@@ -76,40 +75,43 @@ class CallerPolicy:
         if identity.kind == "oauth":
             return self._oauth()
         if identity.kind != "access_token":
-            return Denied("insufficient_scope", f"This kind of token is not accepted here. {_ADVICE}")
+            return Denied("insufficient_scope", f"This kind of token is not accepted here. {self._advice}")
         if identity.role not in self._tokens.roles:
             role = identity.role or "unknown"
             return Denied(
-                "insufficient_scope", f"Your token's role is {role}, which is too strong here. {_ADVICE}"
+                "insufficient_scope", f"Your token's role is {role}, which is too strong here. {self._advice}"
             )
-        extra = identity.permissions - READ_PERMISSIONS
+        extra = identity.permissions - READ_PERMISSIONS - self._tokens.extra_permissions
         if identity.role == "fineGrained" and extra and "write" not in self._tokens.roles:
             names = ", ".join(sorted(extra)[:5])
             return Denied(
-                "insufficient_scope", f"Your fine-grained token may do more than read ({names}). {_ADVICE}"
+                "insufficient_scope",
+                f"Your fine-grained token may do more than read ({names}). {self._advice}",
             )
         return None
 
     def _oauth(self) -> Denied | None:
         if self._tokens.oauth == "deny":
-            return Denied("insufficient_scope", f"OAuth tokens are not accepted here. {_ADVICE}")
+            return Denied("insufficient_scope", f"OAuth tokens are not accepted here. {self._advice}")
         return None
 
     def _old(self, identity: Identity, now: float) -> Denied | None:
         if identity.kind == "oauth":
             if identity.expires_at is None or identity.expires_at <= now:
-                return Denied("token_expired", "Your OAuth token has expired. Log in again.")
+                return Denied(
+                    "token_expired", f"Your OAuth token has expired. Sign in again. Or: {self._advice}"
+                )
             return None
         age = identity.age_days(now)
         if age is None or age < -CLOCK_LEEWAY_DAYS:
             return Denied(
-                "token_too_old", f"The Hub gives no believable creation date for your token. {_ADVICE}"
+                "token_too_old", f"The Hub gives no believable creation date for your token. {self._advice}"
             )
         if age > self._tokens.max_age_days and self._tokens.when_old == "deny":
             limit = self._tokens.max_age_days
             return Denied(
                 "token_too_old",
-                f"Your token is {int(age)} days old; here {limit} days is the limit. {_ADVICE}",
+                f"Your token is {int(age)} days old; here {limit} days is the limit. {self._advice}",
             )
         return None
 

@@ -125,6 +125,7 @@ class Tokens(Section):
     max_age_days: Days = 90
     when_old: Literal["deny", "warn"] = "deny"
     oauth: Literal["deny", "allow"] = "deny"
+    extra_permissions: frozenset[Annotated[str, Field(pattern=r"^[a-z]+(\.[A-Za-z]+)+$")]] = frozenset()
 
     @field_validator("roles")
     @classmethod

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.auth.answers import Allowed, Moved, Snapshot
 from proxy.auth.cache import Cache, Source
-from proxy.auth.hub import MAX_HOPS, Allowed, HubClient, Moved, Snapshot
+from proxy.auth.hub import MAX_HOPS, HubClient
 from proxy.auth.identity import Caller, Identities
 from proxy.auth.revisions import Revisions
 from proxy.errors import Denied
 from proxy.policy import ModelPolicy
 from wire.repo import InvalidRepoError, RepoRef
 
-AccessKey = tuple[bytes, str]  # digest of the token, org/name
+AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,18 @@ class Authorizer:
 
     async def _ask(self, caller: Caller, repo: RepoRef) -> tuple[Allowed | Moved | Denied, Source]:
         name = RepoRef(repo.org, repo.name)
-        answer, source = await self._accesses.get(
-            (caller.digest, name.id), lambda: self._hub.auth_check(caller.token, name)
-        )
-        if (
-            isinstance(answer, Denied) and answer.status == 401
-        ):  # from the cache too: it may be a refresh ahead
-            self._identities.forget(caller)
-        return answer, source
+        # whoami tells no role of an OAuth token, so that each repo's own check has to show it.
+        reader = caller.identity.kind == "oauth"
+        key = (caller.digest, name.id, reader)
+        return await self._accesses.get(key, lambda: self._check(caller, name, reader=reader))
+
+    async def _check(self, caller: Caller, repo: RepoRef, *, reader: bool) -> Allowed | Moved | Denied:
+        answer = await self._hub.auth_check(caller.token, repo)
+        if reader and isinstance(answer, Allowed):
+            answer = await self._hub.reads_only(caller.token, repo)
+        if isinstance(answer, Denied) and answer.status == 401:
+            self._identities.forget(caller)  # once for each time that the Hub says so
+        return answer
 
     async def _base_of(self, caller: Caller, adapter: Snapshot) -> RepoRef | Denied:
         """The base that the adapter's own config names, pinned, and checked like any other repo."""

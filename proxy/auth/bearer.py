@@ -3,15 +3,20 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from proxy.errors import Denied, Dialect
 from wire.secret import Secret
 
 MAX_LENGTH = 512
 
+# Why a credential cannot be a person's token, by its form alone.
+Unsuitable = Literal["organization", "exchanged", "other"]
+
 # RFC 6750, section 2.1: b64token. Anything else in a header value makes HTTP libraries quote it.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)
-# The Hub's token formats: user and OAuth tokens (hf_…, hf_oauth_…, hf_jwt_…), organization tokens.
+# The Hub's token formats: user tokens (hf_…), OAuth tokens (hf_oauth_…), those that a CI job gets for
+# its own identity (hf_jwt_…, huggingface_hub/_oidc.py), and the old ones of organizations (api_org_…).
 _HUB = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re.ASCII)
 
 
@@ -23,8 +28,8 @@ class Credential:
     doubled: bool = False
 
 
-def parse(headers: Sequence[tuple[str, str]], dialect: Dialect) -> Credential | Denied:
-    """Take the credential out of (name, value) pairs.
+def parse(headers: Sequence[tuple[str, str]], dialect: Dialect, advice: str) -> Credential | Denied:
+    """Take the credential out of (name, value) pairs; `advice` tells those without one what to make.
 
     Exactly one is accepted: one `Authorization: Bearer …` (RFC 6750; the scheme is
     case-insensitive, RFC 9110 section 11.1) or, in Anthropic's dialect, one `x-api-key`.
@@ -36,10 +41,10 @@ def parse(headers: Sequence[tuple[str, str]], dialect: Dialect) -> Credential | 
     if len(bearers) + len(api_keys) > 1:
         return Denied("invalid_request", "The request carries more than one credential; send exactly one.")
     if api_keys:
-        return _credential(api_keys[0].strip(" \t"), doubled=False)
+        return _credential(api_keys[0].strip(" \t"), advice, doubled=False)
     if not bearers:
-        return _missing()
-    return _bearer(bearers[0])
+        return _missing(advice)
+    return _bearer(bearers[0], advice)
 
 
 def is_hub_token(secret: Secret) -> bool:
@@ -47,28 +52,41 @@ def is_hub_token(secret: Secret) -> bool:
     return _HUB.fullmatch(secret.reveal()) is not None
 
 
-def _bearer(value: str) -> Credential | Denied:
+def unsuitable(secret: Secret) -> Unsuitable | None:
+    """Why the Hub is not asked whose token this is; `None` if it is."""
+    if not is_hub_token(secret):
+        return "other"
+    if secret.reveal().startswith("api_org_"):
+        return "organization"
+    return "exchanged" if secret.reveal().startswith("hf_jwt_") else None
+
+
+def is_well_formed(secret: Secret) -> bool:
+    """Whether a request could carry this at all."""
+    return len(secret.reveal()) <= MAX_LENGTH and _TOKEN.fullmatch(secret.reveal()) is not None
+
+
+def _bearer(value: str, advice: str) -> Credential | Denied:
     # A user who writes the scheme into the SDK's api_key sends it twice.
     words = value.strip(" \t").split(" ")
     schemes = [word for word in words[:-1] if word]
     if not schemes or len(schemes) > 2 or any(word.lower() != "bearer" for word in schemes):
-        return _missing()
-    return _credential(words[-1], doubled=len(schemes) == 2)
+        return _missing(advice)
+    return _credential(words[-1], advice, doubled=len(schemes) == 2)
 
 
-def _credential(text: str, *, doubled: bool) -> Credential | Denied:
-    if len(text) > MAX_LENGTH or not _TOKEN.fullmatch(text):
-        return _invalid()
-    return Credential(Secret(text), doubled)
+def _credential(text: str, advice: str, *, doubled: bool) -> Credential | Denied:
+    secret = Secret(text)
+    return Credential(secret, doubled) if is_well_formed(secret) else _invalid(advice)
 
 
-def _missing() -> Denied:
+def _missing(advice: str) -> Denied:
     return Denied(
         "invalid_api_key",
         "No API key. Send your Hugging Face token as `Authorization: Bearer hf_…` "
-        '(with the OpenAI SDK: api_key="hf_…"). A read token is made under Settings, Access Tokens.',
+        f'(with the OpenAI SDK: api_key="hf_…"). {advice}',
     )
 
 
-def _invalid() -> Denied:
-    return Denied("invalid_api_key", "This is not a Hugging Face token: one begins with hf_.")
+def _invalid(advice: str) -> Denied:
+    return Denied("invalid_api_key", f"This is not a Hugging Face token: one begins with hf_. {advice}")

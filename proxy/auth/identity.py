@@ -7,14 +7,19 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from proxy.auth import bearer
+from proxy.auth.answers import WhoAmI
 from proxy.auth.cache import Cache, Source
-from proxy.auth.hub import HubClient, WhoAmI
+from proxy.auth.hub import HubClient
+from proxy.auth.refusals import Refusals
 from proxy.auth.strangers import Strangers
 from proxy.errors import Denied
 from wire.keys import ProxyKeys
 from wire.secret import Secret
 
 TokenKind = Literal["access_token", "oauth", "other", "key"]
+Known = Source | Literal["key", "none"]  # where an identity is known from
+
+UNKNOWN = "unknown"  # stands for permissions that whoami does not name where it should
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,11 @@ class LocalKey:
     read_token: Callable[[], Secret | None]
 
 
+def fingerprint(keys: ProxyKeys, secret: Secret) -> str:
+    """What tells a token apart in the audit and in `callers.block`; the same on every proxy of these keys."""
+    return secret.digest(keys.derive("fingerprint")).hex()[:16]
+
+
 class Identities:
     """Resolves credentials, asking the Hub at most once per token and `identity_ttl`."""
 
@@ -66,6 +76,7 @@ class Identities:
         keys: ProxyKeys,
         local_keys: Mapping[bytes, LocalKey],
         strangers: Strangers,
+        refusals: Refusals,
         *,
         cache: Cache[bytes, Identity | Denied],
         digest_key: bytes,
@@ -73,16 +84,20 @@ class Identities:
         self._hub = hub
         self._local_keys = local_keys  # by sha256 of the key
         self._strangers = strangers
+        self._refusals = refusals
         self._cache = cache
         self._digest_key = digest_key
         self._sub_key = keys.derive("sub")
         self._salt_key = keys.derive("salt")
-        self._fingerprint_key = keys.derive("fingerprint")
+        self._keys = keys
 
-    async def resolve(self, secret: Secret, client: str) -> tuple[Caller | Denied, Source | Literal["key"]]:
+    async def resolve(self, secret: Secret, client: str) -> tuple[Caller | Denied, Known]:
         """Who holds this credential, and where we know it from."""
-        if not bearer.is_hub_token(secret):
+        unsuitable = bearer.unsuitable(secret)
+        if unsuitable == "other":
             return self._local(secret), "key"
+        if unsuitable is not None:
+            return self._refusals.of_kind(unsuitable), "none"
         digest = secret.digest(self._digest_key)
         identity, source = await self._cache.get(
             digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
@@ -90,6 +105,12 @@ class Identities:
         if isinstance(identity, Denied):
             return identity, source
         return Caller(identity, secret, digest), source
+
+    async def renew(self, caller: Caller, client: str) -> tuple[Caller | Denied, Known]:
+        """The same caller, asked for again if what we knew has outlived its time."""
+        if caller.identity.kind == "key":
+            return caller, "key"  # the operator's own, until a restart
+        return await self.resolve(caller.token, client)
 
     def forget_all(self) -> None:
         """Drop every cached identity."""
@@ -104,7 +125,7 @@ class Identities:
         # would have to find preimages.
         key = self._local_keys.get(hashlib.sha256(secret.reveal().encode()).digest())
         if key is None:
-            return Denied("invalid_api_key", "This is not a Hugging Face token: one begins with hf_.")
+            return self._refusals.of_kind("other")
         token = key.read_token()
         if token is None or not bearer.is_hub_token(token):
             return Denied("hub_unavailable", "The token behind this key is not in place.", retry_after=10)
@@ -118,40 +139,42 @@ class Identities:
             permissions=frozenset(),
             created_at=None,
             expires_at=None,
-            fingerprint=secret.digest(self._fingerprint_key).hex()[:16],
+            fingerprint=fingerprint(self._keys, secret),
             salt=self._hmac(self._salt_key, f"key:{key.name}"),
             models=key.models,
         )
         return Caller(identity, token, token.digest(self._digest_key))
 
     async def _ask(self, secret: Secret, client: str) -> Identity | Denied:
-        wait = await self._strangers.begin(client)
-        if wait is not None:
+        leave = await self._strangers.begin(client)
+        if isinstance(leave, float):
             message = "Too many unknown tokens came from your address; the Hub is not asked about more."
-            return Denied("rate_limit_exceeded", message, retry_after=wait)
+            return Denied("rate_limit_exceeded", message, retry_after=leave)
         refused = False
         try:
             facts = await self._hub.whoami(secret)
             refused = isinstance(facts, Denied) and facts.status == 401
         finally:
-            await self._strangers.end(client, refused=refused)
+            await self._strangers.end(leave, refused=refused)
         return facts if isinstance(facts, Denied) else self._identity(facts, secret)
 
     def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:
         token = facts.auth.access_token
         kinds: dict[str, TokenKind] = {"access_token": "access_token", "app_token_as_user": "oauth"}
+        # An organization or an app is nobody: least privilege and the audit are about people.
+        kind = kinds.get(facts.auth.type, "other") if facts.type == "user" else "other"
         subject = f"{facts.type}:{facts.id}"
         return Identity(
             sub=self._hmac(self._sub_key, subject),
             user=facts.name,
             orgs=frozenset(org.name for org in facts.orgs),
-            kind=kinds.get(facts.auth.type, "other"),
+            kind=kind,
             token_name=token.display_name if token else "",
             role=token.role if token else "",
             permissions=_permissions(facts),
             created_at=_timestamp(token.created_at) if token else None,
             expires_at=_timestamp(facts.auth.expires_at),
-            fingerprint=secret.digest(self._fingerprint_key).hex()[:16],
+            fingerprint=fingerprint(self._keys, secret),
             salt=self._hmac(self._salt_key, subject),
         )
 
@@ -167,12 +190,15 @@ def _is_about_the_token(answer: Identity | Denied) -> bool:
 
 def _permissions(facts: WhoAmI) -> frozenset[str]:
     token = facts.auth.access_token
-    if token is None or token.fine_grained is None:
+    if token is None or token.role != "fineGrained":
         return frozenset()
-    found = set(token.fine_grained.global_)
-    for scope in token.fine_grained.scoped:
+    fine = token.fine_grained
+    if fine is None or fine.global_ is None or fine.scoped is None:
+        return frozenset({UNKNOWN})
+    found = set(fine.global_)
+    for scope in fine.scoped:
         permissions: Any = scope.get("permissions")
-        listed = permissions if isinstance(permissions, list) else ["malformed"]
+        listed = permissions if isinstance(permissions, list) else [UNKNOWN]
         found.update(str(permission) for permission in listed)
     return frozenset(found)
 

@@ -7,8 +7,9 @@ only after a caller's own auth-check passed, and with that caller's token.
 from collections.abc import Callable
 from typing import TypeVar
 
+from proxy.auth.answers import Overdrawn, Refs, Snapshot
 from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient, Refs, Snapshot
+from proxy.auth.hub import HubClient
 from proxy.errors import Denied
 from wire.repo import RepoRef, is_sha
 from wire.secret import Secret
@@ -18,8 +19,10 @@ Factory = Callable[[], "Cache[str, Snapshot | Denied]"]
 
 
 def shareable(fact: object) -> bool:
-    """A refusal that came of one caller's token is theirs alone; an outage is everybody's."""
-    return not isinstance(fact, Denied) or fact.code == "hub_unavailable"
+    """A refusal that came of one caller's token or budget is theirs alone; an outage is everybody's."""
+    if isinstance(fact, Denied):
+        return fact.code == "hub_unavailable" and not isinstance(fact, Overdrawn)
+    return True
 
 
 class Revisions:

@@ -9,11 +9,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 WINDOW: Final = 60.0  # seconds
-CLIENTS: Final = 10_000  # addresses that are remembered
-CROWD: Final = 10  # all clients together may cause this many times what one may
+CLIENTS: Final = 10_000  # that are remembered
+CROWD: Final = 10  # clients that were refused already may together cause this many times what one may
+NEWCOMERS: Final = 40  # and the first refusals of all clients come to this many times that
+PREFIX: Final = 64  # bits; who has one IPv6 address has all of its /64 (RFC 4291, section 2.5.4)
 
 
 @dataclass(slots=True)
@@ -23,41 +26,57 @@ class _Count:
     asking: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Leave for one question: where it counts."""
+
+    mine: _Count
+    shared: _Count
+
+
 class Strangers:
-    """Counts refusals per client address and in all, minute by minute."""
+    """Counts refusals per client and in all, minute by minute.
+
+    The first question of a client does not count with those of clients that were refused already: a
+    crowd that goes on trying uses up its own budget, and not that of somebody new.
+    """
 
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
         self._per_minute = per_minute
         self._clock = clock
         self._counts: OrderedDict[str, _Count] = OrderedDict()
-        self._all = _Count(clock())
+        self._crowd = _Count(clock())
+        self._newcomers = _Count(clock())
         self._answered = asyncio.Condition()
 
-    async def begin(self, client: str) -> float | None:
-        """Ask for leave to ask the Hub: `None`, or the seconds to wait. Pair a leave with `end`.
+    async def begin(self, client: str) -> Leave | float:
+        """Ask for leave to ask the Hub, or get the seconds to wait. Each leave has its `end`.
 
         Where the questions under way could use up the budget if all were refused, it waits for their
         answers: a burst of good tokens passes, a burst of junk ends at the budget.
         """
         async with self._answered:
             while True:
-                mine = self._count(client)
-                budgets = ((mine, self._per_minute), (self._all, self._per_minute * CROWD))
+                mine = self._count(group(client))
+                self._turn(mine)
+                new = mine.refused == mine.asking == 0
+                shared, times = (self._newcomers, NEWCOMERS) if new else (self._crowd, CROWD)
+                self._turn(shared)
+                budgets = ((mine, self._per_minute), (shared, self._per_minute * times))
                 for count, most in budgets:
-                    self._turn(count)
                     if count.refused >= most:
                         return count.since + WINDOW - self._clock()
                 if all(count.refused + count.asking < most for count, most in budgets):
                     mine.asking += 1
-                    self._all.asking += 1
-                    return None
+                    shared.asking += 1
+                    return Leave(mine, shared)
                 await self._answered.wait()
 
-    async def end(self, client: str, *, refused: bool) -> None:
+    async def end(self, leave: Leave, *, refused: bool) -> None:
         """Say how the question ended."""
         async with self._answered:
-            for count in (self._count(client), self._all):
-                count.asking = max(0, count.asking - 1)
+            for count in (leave.mine, leave.shared):
+                count.asking -= 1
                 count.refused += refused
             self._answered.notify_all()
 
@@ -71,3 +90,16 @@ class Strangers:
         while len(self._counts) > CLIENTS:
             self._counts.popitem(last=False)
         return count
+
+
+def group(client: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return client
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address), PREFIX), strict=False))

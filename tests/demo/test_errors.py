@@ -16,6 +16,7 @@ ROWS = load().errors
 RAW_PATHS = {
     "whoami": "/api/whoami-v2",
     "auth_check": "/api/models/{repo}/auth-check",
+    "auth_check_write": "/api/models/{repo}/auth-check/write",
     "model_info": "/api/models/{repo}/revision/{revision}",
     "download": "/{repo}/resolve/main/{filename}",
     "get": "{path}",
@@ -35,6 +36,8 @@ async def by_client(hub: DemoHub, client: Client, example: dict[str, Any]) -> No
             await client.whoami()
         case "auth_check":
             await client.auth_check(example["repo"])
+        case "auth_check_write":
+            await client.auth_check(example["repo"], write=True)
         case "model_info":
             await client.model_info(example["repo"], revision=example.get("revision"))
         case "download":

@@ -94,6 +94,36 @@ async def test_fine_grained_token_needs_the_scope_for_private_repos(hub: DemoHub
         assert await client(secret).repo_exists(PIRATE) is found
 
 
+@pytest.mark.parametrize(
+    ("role", "scoped", "repo", "writes"),
+    [
+        ("write", {}, PIRATE, True),
+        ("god", {}, PIRATE, True),
+        ("read", {}, PIRATE, False),
+        ("fineGrained", {"alice": ("repo.content.read",)}, PIRATE, False),
+        ("fineGrained", {"alice": ("repo.content.read", "repo.write")}, PIRATE, True),
+        ("fineGrained", {PIRATE: ("repo.write",)}, PIRATE, True),
+        ("none", {}, PIRATE, False),
+        ("none", {"alice": ("repo.write",)}, PIRATE, True),
+        ("write", {}, "demo/public-lora", False),
+        ("write", {}, "acme/shared", False),  # alice is a reader there
+    ],
+)
+async def test_who_may_write(
+    hub: DemoHub, client: Clients, role: str, scoped: dict[str, tuple[str, ...]], repo: str, *, writes: bool
+) -> None:
+    """auth_check(write=True) passes for who may write: the owner, with a token that lets them."""
+    hub.state.add_repo("acme/shared", {"README.md": b""})
+    hub.state.add_token("hf_tried", Token(user="alice", name="tried", role=role, scoped=scoped))
+    check = client("hf_tried").auth_check(repo, write=True)
+    if writes:
+        await check
+    else:
+        with pytest.raises(HfHubHTTPError) as caught:
+            await check
+        assert caught.value.response.status_code == 403
+
+
 async def test_model_info_with_file_metadata(hub: DemoHub, client: Clients) -> None:
     """With files_metadata each file has its size and git id, and large ones their sha256."""
     info = await client("bob").model_info(BASE, files_metadata=True)

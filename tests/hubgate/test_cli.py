@@ -9,9 +9,11 @@ from click.testing import CliRunner, Result
 
 from hubgate.cli import main
 from proxy.audit import Audit
+from proxy.auth.identity import fingerprint
 from proxy.metrics import Metrics
 from tests.fakes.keyring import Keyring
 from tests.hubgate.conftest import configured
+from wire.secret import Secret
 
 CANARY = "hf_canary_4711"
 
@@ -36,7 +38,17 @@ def trail(folder: Path, *users: str) -> Path:
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize(
-    "command", [(), ("proxy",), ("backend",), ("check-config",), ("keygen",), ("audit",), ("audit", "verify")]
+    "command",
+    [
+        (),
+        ("proxy",),
+        ("backend",),
+        ("check-config",),
+        ("keygen",),
+        ("fingerprint",),
+        ("audit",),
+        ("audit", "verify"),
+    ],
 )
 def test_help(command: tuple[str, ...], flag: str) -> None:
     """Every command explains itself and exits 0."""
@@ -145,6 +157,40 @@ def test_key_files_are_checked(tmp_path: Path, command: str) -> None:
     assert found.exit_code == 2
     assert "seal.key_file" in found.output
     assert "hubgate keygen" in found.output
+
+
+def fingerprinted(folder: Path, text: str) -> Result:
+    config = str(configured(folder))
+    return CliRunner().invoke(main, ["fingerprint", "--config", config], input=text)
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_the_fingerprint_of_a_leaked_token(tmp_path: Path, ending: str) -> None:
+    """It is the one that the audit shows, read from standard input, and the token is not shown."""
+    found = fingerprinted(tmp_path, CANARY + ending)
+    assert found.exit_code == 0
+    assert found.output.strip() == fingerprint(Keyring.make(tmp_path / "keys").proxy, Secret(CANARY))
+    assert len(found.output.strip()) == 16
+    assert CANARY not in found.output
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", f"{CANARY}\n{CANARY}", f"token: {CANARY}", "hf_\x00", "hf_" + "a" * 600]
+)
+def test_what_is_no_token_has_no_fingerprint(tmp_path: Path, text: str) -> None:
+    """A line that could be mistaken for a token ends in words, without showing what was given."""
+    found = fingerprinted(tmp_path, text)
+    assert found.exit_code == 2
+    assert "holds no token" in found.output
+    assert "hf_" not in found.output
+
+
+def test_the_fingerprint_needs_the_key_file(tmp_path: Path) -> None:
+    """Without the pepper in the proxy's key file there is none."""
+    config = configured(tmp_path, seal={"key_file": str(tmp_path / "nowhere.key")})
+    found = CliRunner().invoke(main, ["fingerprint", "--config", str(config)], input=CANARY)
+    assert found.exit_code == 1
+    assert CANARY not in found.output
 
 
 def test_an_override_of_the_environment_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,8 @@ class Attempt:
     began: float
     evictions: int = 0  # of what it asked for, before it began
     known: bool = False  # whether the proxy then needed no question to the Hub
+    silenced: bool = False  # whether a 429 of the Hub's then kept the proxy from asking for this token
+    reeling: bool = False  # whether its breaker may then have kept it from asking, after an outage
     status: int = 0
     code: str = ""
     answered: str = ""  # the model that the answer names

@@ -19,7 +19,9 @@ def access_by_repo_alone(patch: pytest.MonkeyPatch) -> None:
 
     async def ask(self: Authorizer, caller: Caller, repo: RepoRef) -> Any:
         name = RepoRef(repo.org, repo.name)
-        return await self._accesses.get((b"", name.id), lambda: self._hub.auth_check(caller.token, name))
+        return await self._accesses.get(
+            (b"", name.id, False), lambda: self._hub.auth_check(caller.token, name)
+        )
 
     patch.setattr(Authorizer, "_ask", ask)
 

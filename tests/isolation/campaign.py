@@ -49,6 +49,8 @@ class Run:
             await asyncio.gather(*happening)
             lab.machines.gate.set()
         self._account()
+        self._read_log()
+        lab.aftermath.settle()
         for event in step.amends:
             self._world.happen(event)
         self._world.step_over()
@@ -67,6 +69,8 @@ class Run:
             began=lab.clock(),
             evictions=lab.oracle.evictions[cast.chain(ask.repo)[0]],
             known=lab.warmth.knows(ask.token, ask.repo, ask.revision),
+            silenced=lab.aftermath.silent(ask.token),
+            reeling=lab.aftermath.reeling(ask.revision),
         )
         answer = await lab.client.ask(*_request(ask, attempt))
         _note(attempt, answer)
@@ -86,6 +90,7 @@ class Run:
 
     def _read_log(self) -> None:
         self._lab.warmth.read(self._lab.hub.log)
+        self._lab.aftermath.read(self._lab.hub.log)
         self._lab.hub.log.clear()
 
     def _account(self) -> None:

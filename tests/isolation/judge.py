@@ -24,28 +24,30 @@ class Judge:
             self._asked[user].add(cast.chain(attempt.repo)[0])
         if fault := self._delivery.fault(attempt):
             return Verdict("wrongly served", why=fault)
-        if attempt.status == 200:
-            return self._served(attempt)
         if attempt.code == "hub_unavailable":
             return self._unavailable(attempt)
+        either = attempt.reeling and not attempt.known  # then `hub_unavailable` would have been right too
+        if attempt.status == 200:
+            return self._served(attempt, either=either)
         codes = self._refusals(attempt)
         if attempt.code not in codes:
             return Verdict("wrongly refused", why=f"{attempt.code} is not one of {sorted(codes)}")
-        return Verdict("refused", either=not self._forbidden(attempt))
+        return Verdict("refused", either=either or not self._forbidden(attempt))
 
-    def _served(self, attempt: Attempt) -> Verdict:
+    def _served(self, attempt: Attempt, *, either: bool) -> Verdict:
         if fault := self._forbidden(attempt) or (not attempt.repo and self._unlistable(attempt)):
             return Verdict("wrongly served", why=fault)
         if not attempt.repo and (missing := self._unlisted(attempt)):
             return Verdict("wrongly refused", why=f"{missing} is not listed")
-        return Verdict("served", either=bool(self._refusals(attempt)))
+        return Verdict("served", either=either or bool(self._refusals(attempt)))
 
     def _unavailable(self, attempt: Attempt) -> Verdict:
-        if not self._oracle.unreachable(attempt.began):
+        away = self._oracle.unreachable(attempt.began) or attempt.silenced
+        if not away and not attempt.reeling:
             return Verdict("wrongly refused", why="the Hub was there")
         if attempt.known and self._warmth.knows(attempt.token, attempt.repo, attempt.revision):
             return Verdict("wrongly refused", why="nothing had to be asked")
-        return Verdict("unavailable")
+        return Verdict("unavailable", either=not away)
 
     def _forbidden(self, attempt: Attempt) -> str:
         """Why nothing within the bounds could have let this caller in; "" if something could."""

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from demo.accounts import hub_id
 from demo.hub import DemoHub
 from proxy import app
-from proxy.auth.hub import HubClient
+from proxy.auth.questions import Questions
 from proxy.upstream import pool
 from tests.fakes import backend as fake_backend
 from tests.fakes.backend import FakeBackend
@@ -19,6 +19,7 @@ from tests.fakes.clock import Clock
 from tests.fakes.engine import RawEngine
 from tests.fakes.keyring import Keyring
 from tests.isolation import cast
+from tests.isolation.aftermath import Aftermath
 from tests.isolation.attempt import Bounds
 from tests.isolation.client import Client
 from tests.isolation.delivery import Delivery
@@ -69,6 +70,7 @@ class Lab:
     machines: Machines
     oracle: Oracle
     warmth: Warmth
+    aftermath: Aftermath
     judge: Judge
     client: Client
     quiet: Quiet
@@ -83,7 +85,7 @@ class Lab:
         async with AsyncExitStack() as stack:
             stack.enter_context(patch.object(fake_backend, "time", clock))
             stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
-            stack.enter_context(patch.object(HubClient, "_get", _counted(quiet)))
+            stack.enter_context(patch.object(Questions, "ask", _counted(quiet)))
             hub = await stack.enter_async_context(DemoHub.start(clock=clock))
             first, pulls = populate(hub)
             oracle = Oracle(clock)
@@ -109,6 +111,7 @@ class Lab:
                 machines=machines,
                 oracle=oracle,
                 warmth=warmth,
+                aftermath=Aftermath(clock),
                 judge=Judge(oracle, warmth, bounds, Delivery(oracle, bounds, _subs(ring))),
                 client=client,
                 quiet=quiet,
@@ -139,7 +142,7 @@ class Lab:
 
 
 def _counted(quiet: Quiet) -> Any:
-    ask = HubClient._get
+    ask = Questions.ask
 
     async def counted(*args: Any, **kwargs: Any) -> Any:
         async with quiet.asking():

@@ -11,8 +11,6 @@ from tests.isolation.cast import MODELS, TOKENS, USERS, chain
 Value = TypeVar("Value")
 Clock = Callable[[], float]
 
-SILENCE = 55.0  # seconds that the demo Hub's 429 asks for
-
 
 class History(Generic[Value]):
     """What held when. Moments are those of the injected clock, which moves in leaps."""
@@ -80,7 +78,6 @@ class Oracle:
         self._repos = {repo: _Repo(m.private, m.gated, dict(m.gate)) for repo, m in MODELS.items()}
         self.tokens = {name: History(clock, first=True) for name in TOKENS}
         self.down: History[str | None] = History(clock, None)
-        self.silent_until = float("-inf")
         self.commits: dict[str, History[str]] = {}
         self.running = defaultdict[str, History[frozenset[str]]](lambda: History(clock, frozenset()))
         self.evictions = defaultdict[str, int](int)
@@ -111,8 +108,6 @@ class Oracle:
         self._changed()
 
     def outage(self, mode: str | None) -> None:
-        if "429" in (mode, self.down.now):
-            self.silent_until = self._clock() + SILENCE
         self.down.become(mode)
 
     def commit(self, repo: str, sha: str) -> None:
@@ -146,8 +141,8 @@ class Oracle:
         return codes | ({"invalid_api_key"} if False in self.good(token, since) else set())
 
     def unreachable(self, since: float) -> bool:
-        """Whether the Hub was away at some moment, or had asked to be left alone."""
-        return self.down.within(since) != {None} or since < self.silent_until
+        """Whether the Hub was away at some moment."""
+        return self.down.within(since) != {None}
 
     def history(self, token: str, repo: str, since: float) -> list[str]:
         """What the oracle knows, for a report."""
@@ -157,7 +152,7 @@ class Oracle:
             lines.append(f"{link}: {history.told(since) if history else 'never was'}")
             if link in self.commits:
                 lines.append(f"{link} main: {self.commits[link].told(since)}")
-        return [*lines, f"Hub down: {self.down.told(since)}; silent until {self.silent_until:.2f}"]
+        return [*lines, f"Hub down: {self.down.told(since)}"]
 
     def _changed(self) -> None:
         for (name, repo), history in self.readings.items():

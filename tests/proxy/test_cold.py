@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxy.settings import Block, Callers, Tokens
 from tests.fakes.answers import misdirected, refusal
 from tests.fakes.backend import Held, babbles, says
 from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge
@@ -168,6 +169,37 @@ async def test_a_wait_longer_than_the_access_is_followed_by_a_new_check(start_ed
     assert edge.engine.requests == []
     (record,) = await edge.records(1, "auth.denied", "request.done")
     assert (record["event"], record["decision"]) == ("auth.denied", "denied")
+
+
+async def test_a_wait_longer_than_the_identity_is_followed_by_a_new_question(start_edge: StartEdge) -> None:
+    """Whose token was revoked while a public model was loaded does not get it, though anyone may read it."""
+    edge = await start_edge({"hub": {"identity_ttl": 0.01, "access_ttl": 60}})
+    held = Held(edge.backend.make_warm)
+    edge.backend.then(held)
+    asking = asyncio.create_task(edge.chat(PUBLIC, BOB))
+    await held.waiting.wait()
+    edge.hub.state.revoke(user="bob")
+    await asyncio.sleep(0.02)  # the life of the identity, which no event marks
+    held.release()
+    answer = await asking
+    assert (answer.status, answer.code) == (401, "invalid_api_key")
+    assert edge.engine.requests == []
+    (record,) = await edge.records(1, "auth.denied", "request.done")
+    assert (record["event"], record["decision"]) == ("auth.denied", "denied")
+
+
+async def test_who_is_locked_out_during_a_load_is_not_served(start_edge: StartEdge) -> None:
+    """The operator's list counts after the wait too; the Hub is not asked again for it."""
+    edge = await start_edge()
+    held = Held(edge.backend.make_warm)
+    edge.backend.then(held)
+    asking = asyncio.create_task(edge.chat(PUBLIC, BOB))
+    await held.waiting.wait()
+    edge.proxy.reloader.caller_policy.replace(Callers(anyone=True, block=Block(users={"bob"})), Tokens())
+    held.release()
+    assert (await asking).code == "caller_not_allowed"
+    assert edge.engine.requests == []
+    assert sum(call.endswith("whoami-v2") for call in edge.hub_calls("bob")) == 1
 
 
 async def test_cold_loads_are_limited(start_edge: StartEdge) -> None:

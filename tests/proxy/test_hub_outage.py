@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from proxy.auth.breaker import THRESHOLD
 from tests.fakes.answers import head, raw, whole
-from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, Edge, eventually
+from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge, eventually
 from tests.fakes.engine import Connection, RawEngine, Received
 from tests.fakes.raw import RawAnswer
 from tests.proxy.conftest import StartEdge
@@ -84,6 +85,66 @@ async def test_a_crowd_in_an_outage_asks_once(start_edge: StartEdge) -> None:
         assert len(rogue.requests) == 1
 
 
+async def test_an_outage_costs_a_row_of_callers_a_few_questions(start_edge: StartEdge) -> None:
+    """Who comes one after the other during an outage is answered at once, and hardly asks the Hub."""
+    edge = await start_edge({"hub": {"timeout": 0.2}})
+    assert (await edge.chat(token=ALICE)).status == 200
+    edge.hub.state.set_down("hang")
+    edge.hub.log.clear()
+    for number in range(40):
+        assert unavailable(await edge.chat(token=f"hf_cold_{number:03}"))
+        assert (await edge.chat(token=ALICE)).status == 200
+    assert THRESHOLD <= len(edge.hub_calls()) < 15
+    assert await edge.metric("hubgate_hub_up") == 0
+    edge.hub.state.set_down(None)
+
+    async def back() -> bool:
+        return (await edge.chat(token=BOB)).status == 200
+
+    await eventually(back)
+    assert await edge.metric("hubgate_hub_up") == 1
+
+
+async def test_the_silence_of_one_account_is_its_own(edge: Edge) -> None:
+    """A caller who used up their budget at the Hub is told to wait; another cold one is served."""
+    edge.hub.state.set_down("429", times=1, paths="*/auth-check")
+    first = await edge.chat(token=ALICE)
+    assert unavailable(first)
+    assert first.header("Retry-After") == "55"
+    assert (await edge.chat(token=BOB)).status == 200
+    assert unavailable(await edge.chat(token=ALICE))
+    assert sum(call.endswith("/auth-check") for call in edge.hub_calls("alice")) == 1
+
+
+async def test_a_commit_that_is_merged_is_served_soon(start_edge: StartEdge) -> None:
+    """That a commit lies outside of main's history is remembered as a refusal is, and not as a fact."""
+    edge = await start_edge({"hub": {"denial_ttl": 0.05, "revision_ttl": 3600}})
+    first = edge.hub.state.sha(PUBLIC)
+    commit = edge.hub.state.add_commit(PUBLIC, {"README.md": b"new"}, ref="refs/pr/1", parent=first)
+    assert (await edge.chat(f"{PUBLIC}@{commit}")).code == "model_not_allowed"
+    edge.hub.state.move_main(PUBLIC, commit)
+
+    async def served() -> bool:
+        return (await edge.chat(f"{PUBLIC}@{commit}")).status == 200
+
+    await eventually(served)
+
+
+async def test_a_busy_caller_waits_for_the_hub_once(start_edge: StartEdge) -> None:
+    """What is in use is asked for ahead of its end: through many lives, nobody but the first waits."""
+    edge = await start_edge({"hub": {"identity_ttl": 1.0, "access_ttl": 0.5}})
+    assert (await edge.chat()).status == 200
+    edge.hub.log.clear()
+
+    async def renewed() -> bool:
+        assert (await edge.chat()).status == 200
+        return edge.hub_calls().count("GET /api/whoami-v2") >= 2
+
+    await eventually(renewed)
+    assert await edge.metric("hubgate_authentications_total", source="hub") == 1
+    assert await edge.metric("hubgate_authorizations_total", source="hub") == 1
+
+
 async def test_a_429_is_obeyed(edge: Edge) -> None:
     """For as long as the Hub asks for silence it is not asked; warm callers do not notice."""
     await edge.chat(token=ALICE)
@@ -133,7 +194,7 @@ async def test_a_crowd_of_unknown_tokens_hurts_nobody(edge: Edge) -> None:
 
 
 WHOAMI = (
-    b'{"id":"1","name":"alice","auth":{"type":"access_token","accessToken":'
+    b'{"type":"user","id":"1","name":"alice","auth":{"type":"access_token","accessToken":'
     b'{"role":"read","displayName":"x","createdAt":"2999-01-01T00:00:00Z"}}}'
 )
 
@@ -168,5 +229,5 @@ async def test_a_hub_that_answers_nonsense(start_edge: StartEdge) -> None:
         rogue.always(raw(whole(200, WHOAMI)))
         edge = await start_edge({"hub": {"endpoint": f"http://127.0.0.1:{rogue.port}"}})
         assert (await edge.chat()).code == "token_too_old"
-        rogue.always(raw(whole(200, b'{"id":"1","name":"alice","auth":{"type":"new"}}')))
+        rogue.always(raw(whole(200, b'{"type":"user","id":"1","name":"alice","auth":{"type":"new"}}')))
         assert (await edge.chat(token=BOB)).code == "insufficient_scope"

@@ -12,10 +12,12 @@ from tests.fakes.clock import START
 from tests.fakes.identity import DAY, identity
 from wire.repo import RepoRef
 
+ADVICE = "Make another one."
+
 
 def decide(callers: dict[str, Any] | None = None, tokens: dict[str, Any] | None = None, **who: Any) -> str:
     """What the policy says of a caller: a code, or `ok`."""
-    policy = CallerPolicy(Callers(**(callers or {"anyone": True})), Tokens(**(tokens or {})))
+    policy = CallerPolicy(Callers(**(callers or {"anyone": True})), Tokens(**(tokens or {})), ADVICE)
     refused = policy.check(identity(**who), START)
     return refused.code if refused else "ok"
 

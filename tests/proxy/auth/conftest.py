@@ -8,6 +8,8 @@ import pytest
 
 from demo.hub import DemoHub
 from proxy.auth.hub import HubClient
+from proxy.auth.questions import Questions
+from proxy.auth.refusals import Refusals
 from proxy.errors import Denied
 from proxy.metrics import Metrics
 from tests.fakes.clock import Clock
@@ -59,7 +61,7 @@ async def make_client(clock: Clock, metrics: Metrics) -> AsyncIterator[MakeClien
             cookies = aiohttp.DummyCookieJar()
             session = aiohttp.ClientSession(cookie_jar=cookies, timeout=aiohttp.ClientTimeout(total=timeout))
             stack.push_async_callback(session.close)
-            return HubClient(session, url, metrics, clock)
+            return HubClient(Questions(session, url, metrics, clock, b"q" * 32), Refusals(url))
 
         yield make
 

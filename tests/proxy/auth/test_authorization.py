@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from demo.catalog import Token
 from demo.hub import DemoHub
 from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities
+from proxy.auth.refusals import Refusals
 from proxy.auth.revisions import Revisions
 from proxy.auth.strangers import Strangers
 from proxy.errors import Denied
@@ -37,7 +39,13 @@ class World:
         self._clock = clock
         self.running: dict[str, str] = {}
         self.identities = Identities(
-            client, ring.proxy, {}, Strangers(100, clock), cache=self._cache(), digest_key=b"d" * 32
+            client,
+            ring.proxy,
+            {},
+            Strangers(100, clock),
+            Refusals(hub.endpoint),
+            cache=self._cache(),
+            digest_key=b"d" * 32,
         )
 
     def _cache(self) -> Cache[Any, Any]:
@@ -157,6 +165,30 @@ async def test_a_revoked_token_ends_the_identity_too(world: World, clock: Clock)
     refused, source = await world.identities.resolve(caller.token, "192.0.2.1")
     assert isinstance(refused, Denied)
     assert source == "hub"
+
+
+async def test_a_remembered_401_ends_the_identity_once(world: World) -> None:
+    """While auth-check's 401 is remembered, whoami is asked once more and not at every request."""
+    authorizer = world.authorizer()
+    caller = await world.caller("hf_demo_alice")
+    world.hub.state.revoke(user="alice")
+    await authorizer.authorize(caller, RepoRef.parse(PRIVATE))
+    world.hub.state.unrevoke(user="alice")
+    world.hub.log.clear()
+    for _ in range(5):
+        assert await world.decide(authorizer, "hf_demo_alice", PRIVATE) == "invalid_api_key"
+    assert world.hub.log.paths() == ["GET /api/whoami-v2"]
+
+
+async def test_a_401_of_the_write_check_ends_the_identity_too(world: World) -> None:
+    """An OAuth token that was revoked between the two checks is asked about anew."""
+    world.hub.state.add_token("hf_oauth_tried", Token(user="alice", name="tried", role="none"))
+    authorizer = world.authorizer()
+    caller = await world.caller("hf_oauth_tried")
+    world.hub.state.revoke(user="alice")
+    found, _ = await authorizer.authorize(caller, RepoRef.parse(PRIVATE))
+    assert isinstance(found, Denied)
+    assert (await world.identities.resolve(caller.token, "192.0.2.1"))[1] == "hub"
 
 
 async def test_an_unpinned_base_stays_on_what_runs(world: World) -> None:

@@ -12,11 +12,12 @@ from proxy.errors import Denied, Dialect
 from wire.secret import Secret
 
 TOKEN = "hf_canary4711"
+ADVICE = "Make another one."
 
 
 def parse(*headers: tuple[str, str], dialect: Dialect = "openai") -> Credential | Denied:
     """Parse these headers."""
-    return bearer.parse(headers, dialect)
+    return bearer.parse(headers, dialect, ADVICE)
 
 
 def outcome(found: Credential | Denied) -> str:
@@ -104,7 +105,7 @@ def test_anything_else_is_refused(value: str) -> None:
 )
 def test_two_credentials_are_a_bad_request(headers: list[tuple[str, str]], dialect: Dialect) -> None:
     """Two Authorization headers are refused, equal ones too: others might read the other one."""
-    assert outcome(bearer.parse(headers, dialect)) == "invalid_request"
+    assert outcome(bearer.parse(headers, dialect, ADVICE)) == "invalid_request"
 
 
 def test_the_other_header_belongs_to_its_dialect() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from demo.hub import DemoHub
-from proxy.auth.hub import Allowed, HubClient, Moved, Refs, Snapshot, WhoAmI
+from proxy.auth.answers import Allowed, Moved, Refs, Snapshot, WhoAmI
+from proxy.auth.hub import HubClient
 from proxy.errors import Denied
 from proxy.metrics import Metrics
 from tests.proxy.auth.conftest import BASE, PRIVATE, PUBLIC, code

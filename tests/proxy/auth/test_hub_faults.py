@@ -3,8 +3,13 @@
 import pytest
 
 from demo.hub import DemoHub
-from proxy.auth.hub import MAX_ANSWER, MAX_SILENCE, HubClient
+from proxy.auth.answers import Overdrawn
+from proxy.auth.breaker import THRESHOLD
+from proxy.auth.hub import HubClient
+from proxy.auth.questions import MAX_ANSWER
+from proxy.auth.silence import LONGEST
 from proxy.errors import Denied
+from proxy.metrics import Metrics
 from tests.fakes.answers import chunk, dies, head, raw, silent, whole
 from tests.fakes.clock import Clock
 from tests.fakes.engine import LOCAL, Answer, RawEngine
@@ -12,6 +17,7 @@ from tests.proxy.auth.conftest import BASE, PUBLIC, MakeClient, code
 from wire.secret import Secret
 
 CANARY = "hf_canary4711"
+OTHER = Secret("hf_other4711")
 TOKEN = Secret(CANARY)
 MODEL = (
     b'{"id":"demo/tiny-llama","sha":"' + b"a" * 40 + b'","siblings":[{"rfilename":"adapter_config.json"}]}'
@@ -26,6 +32,7 @@ async def everything(client: HubClient) -> set[str]:
         code(await client.snapshot(TOKEN, BASE)),
         code(await client.refs(TOKEN, BASE)),
         code(await client.in_history(TOKEN, BASE, "a" * 40)),
+        code(await client.reads_only(TOKEN, BASE)),
     }
 
 
@@ -73,7 +80,8 @@ async def test_nonsense_is_unavailable(rogue: RawEngine, rogue_client: HubClient
     """An answer outside the table is no denial; only auth-check's bare 200 means yes."""
     rogue.always(answer)
     answers = await everything(rogue_client)
-    assert answers - {"Allowed", "Refs"} == {"hub_unavailable"}  # refs without branches allow nothing
+    # Refs without branches allow nothing, and whoever may write is refused.
+    assert answers - {"Allowed", "Refs", "insufficient_scope"} == {"hub_unavailable"}
 
 
 async def test_a_vast_answer_is_not_read(rogue: RawEngine, rogue_client: HubClient) -> None:
@@ -108,7 +116,7 @@ async def test_redirects_never_leave_the_hub(
     target = location.format(sink=hub.endpoint.removeprefix("http://"), hub=f"{LOCAL}:{rogue.port}")
     rogue.always(raw(head(307, [("Location", target), ("Content-Length", "0")])))
     assert await everything(rogue_client) == {"hub_unavailable"}
-    assert len(rogue.requests) == 5
+    assert len(rogue.requests) == 6
     assert len(hub.log) == 0
 
 
@@ -143,8 +151,8 @@ async def test_pages_are_followed_on_the_hub_alone(
         ([("Retry-After", "7"), ("RateLimit", '"api";r=0;t=55')], 7),
         ([("Retry-After", "soon"), ("RateLimit", '"api";r=0;t=55')], 55),
         ([], 10),
-        ([("Retry-After", "999999999")], MAX_SILENCE),
-        ([("RateLimit", '"api";r=0;t=99999999')], MAX_SILENCE),
+        ([("Retry-After", "999999999")], LONGEST),
+        ([("RateLimit", '"api";r=0;t=99999999')], LONGEST),
         ([("Retry-After", "\xb2")], 10),
         ([("Retry-After", "-5")], 10),
     ],
@@ -152,9 +160,9 @@ async def test_pages_are_followed_on_the_hub_alone(
 async def test_a_429_is_obeyed(
     rogue: RawEngine, rogue_client: HubClient, clock: Clock, headers: list[tuple[str, str]], seconds: int
 ) -> None:
-    """For as long as the Hub asks for, it is asked nothing; everybody is told when to come back."""
+    """For as long as the Hub asks for, it is asked nothing; the caller is told when to come back."""
     rogue.then(raw(head(429, [*headers, ("Content-Length", "0")])))
-    first = await rogue_client.whoami(TOKEN)
+    first = await rogue_client.auth_check(TOKEN, PUBLIC)
     assert isinstance(first, Denied)
     assert (first.code, first.retry_after) == ("hub_unavailable", seconds)
     clock.advance(seconds - 0.5)
@@ -165,6 +173,109 @@ async def test_a_429_is_obeyed(
     clock.advance(0.5)
     rogue.always(raw(whole(200, b"{}")))
     assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
+
+
+async def test_a_429_of_whoami_silences_whoami_for_everybody(
+    rogue: RawEngine, rogue_client: HubClient
+) -> None:
+    """Whoami is limited per address, which all callers share; other questions are not touched by it."""
+    rogue.then(raw(head(429, [("Retry-After", "7"), ("Content-Length", "0")])))
+    rogue.always(raw(whole(200, b"{}")))
+    for token in (TOKEN, OTHER):
+        assert code(await rogue_client.whoami(token)) == "hub_unavailable"
+    assert len(rogue.requests) == 1
+    assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
+
+
+async def test_another_429_silences_that_token_alone(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """Other questions are counted per account: nobody else is held up, whatever that account asks."""
+    rogue.then(raw(head(429, [("Retry-After", "7"), ("Content-Length", "0")])))
+    rogue.always(raw(whole(200, b"{}")))
+    first = await rogue_client.auth_check(TOKEN, PUBLIC)
+    assert isinstance(first, Overdrawn)
+    again = await rogue_client.refs(TOKEN, PUBLIC)
+    assert isinstance(again, Overdrawn)
+    assert len(rogue.requests) == 1
+    assert code(await rogue_client.auth_check(OTHER, PUBLIC)) == "Allowed"
+
+
+@pytest.mark.parametrize("fault", [raw(whole(500, b"")), raw(whole(503, b"")), dies()])
+async def test_a_hub_that_fails_again_and_again_is_not_asked(
+    rogue: RawEngine, rogue_client: HubClient, clock: Clock, metrics: Metrics, fault: Answer
+) -> None:
+    """After failures in a row there is 503 at once and a time to come back, until an answer comes."""
+    rogue.always(fault)
+    for _ in range(THRESHOLD):
+        assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "hub_unavailable"
+    assert b"hubgate_hub_up 0.0" in metrics.expose()
+    asked = len(rogue.requests)
+    for _ in range(20):
+        denied = await rogue_client.auth_check(OTHER, PUBLIC)
+        assert isinstance(denied, Denied)
+        assert denied.code == "hub_unavailable"
+        assert 1 <= (denied.retry_after or 0) <= 1.25
+    assert len(rogue.requests) == asked
+    clock.advance(2)
+    rogue.always(raw(whole(200, b"{}")))
+    assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
+    assert b"hubgate_hub_up 1.0" in metrics.expose()
+
+
+@pytest.mark.parametrize("answer", [401, 403, 404, 429, 418, 302])
+async def test_a_no_is_no_failure(rogue: RawEngine, rogue_client: HubClient, answer: int) -> None:
+    """However often the Hub refuses, it is there."""
+    rogue.always(raw(head(answer, [("Retry-After", "0"), ("Content-Length", "0")])))
+    for _ in range(THRESHOLD * 2):
+        await rogue_client.auth_check(TOKEN, PUBLIC)
+    assert len(rogue.requests) == THRESHOLD * 2
+
+
+async def test_a_vast_repo_is_no_outage(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """Whoever owns a repo whose file list is too large cannot stop the questions of others by it."""
+    rogue.always(
+        raw(head(200, [("Transfer-Encoding", "chunked")]), chunk(b" " * (MAX_ANSWER + 1)), chunk(b""))
+    )
+    for _ in range(THRESHOLD):
+        assert code(await rogue_client.snapshot(TOKEN, BASE)) == "hub_unavailable"
+    rogue.always(raw(whole(200, b'{"id":"demo/tiny-llama","sha":"' + b"a" * 40 + b'"}')))
+    assert code(await rogue_client.snapshot(OTHER, BASE)) == "Snapshot"
+
+
+async def test_one_kind_of_question_fails_alone(client: HubClient, hub: DemoHub) -> None:
+    """While only auth-check is away, whoami goes on."""
+    hub.state.set_down("503", paths="*/auth-check")
+    for _ in range(THRESHOLD + 1):
+        assert code(await client.auth_check(Secret("hf_demo_bob"), BASE)) == "hub_unavailable"
+        assert code(await client.whoami(Secret("hf_demo_bob"))) == "WhoAmI"
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (whole(200, b"{}"), "insufficient_scope"),
+        (whole(403, b'{"error":"You may not write."}'), "Allowed"),
+        (head(403, [("X-Error-Message", "no"), ("Content-Length", "0")]), "Allowed"),
+        (whole(403, b""), "insufficient_scope"),
+        (whole(403, b"<html>blocked</html>"), "insufficient_scope"),
+        (whole(404, b"{}"), "insufficient_scope"),
+        (whole(401, b"{}"), "invalid_api_key"),
+        (whole(204, b""), "hub_unavailable"),
+        (whole(418, b"{}"), "hub_unavailable"),
+        (whole(500, b"{}"), "hub_unavailable"),
+        (
+            head(307, [("Location", "/api/models/a/b/auth-check/write"), ("Content-Length", "0")]),
+            "hub_unavailable",
+        ),
+        (head(429, [("Content-Length", "0")]), "hub_unavailable"),
+    ],
+)
+async def test_only_a_plain_no_shows_that_a_token_reads_only(
+    rogue: RawEngine, rogue_client: HubClient, answer: bytes, verdict: str
+) -> None:
+    """A token may write if the Hub says yes, and counts as if it might if the Hub says anything odd."""
+    rogue.always(raw(answer))
+    assert code(await rogue_client.reads_only(TOKEN, PUBLIC)) == verdict
+    assert rogue.requests[0].target == f"/api/models/{PUBLIC.id}/auth-check/write"
 
 
 async def test_the_token_stands_in_one_header(rogue: RawEngine, rogue_client: HubClient) -> None:

@@ -11,7 +11,8 @@ from demo.hub import DemoHub
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities, LocalKey
-from proxy.auth.strangers import Strangers
+from proxy.auth.refusals import Refusals
+from proxy.auth.strangers import CROWD, Strangers
 from proxy.errors import Denied
 from tests.fakes.answers import raw, whole
 from tests.fakes.clock import Clock
@@ -49,7 +50,8 @@ def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
             own,
             by_hash,
             Strangers(100, clock),
-            cache=Cache(capacity=100, ttl=life, clock=clock),
+            Refusals("https://hub.test"),
+            cache=Cache(capacity=10_000, ttl=life, clock=clock),
             digest_key=digest,
         )
 
@@ -158,6 +160,30 @@ async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
     assert await refused(identities, ALICE) == "invalid_api_key"
 
 
+@pytest.mark.parametrize(("clients", "most"), [(1, 100), (1_000, 1_000 + 100 * CROWD)])
+async def test_ten_thousand_random_tokens_hurt_nobody(
+    make: Make, hub: DemoHub, clients: int, most: int
+) -> None:
+    """They cost a bounded number of questions, and good callers, known or new, are let in all the while."""
+    identities = make()
+    await resolved(identities, BOB)
+    asked = len(hub.log)
+    codes = set()
+    for number in range(10_000):
+        client = number % clients
+        address = f"198.18.{client // 250}.{client % 250}"
+        denied, _ = await identities.resolve(Secret(f"hf_junk_{number}"), address)
+        assert isinstance(denied, Denied)
+        codes.add(denied.code)
+        if number == 5_000:
+            await resolved(identities, BOB)
+            await resolved(identities, Secret("hf_demo_eve"))
+    assert codes == {"invalid_api_key", "rate_limit_exceeded"}
+    assert len(hub.log) - asked == most + 1
+    await resolved(identities, BOB)
+    await resolved(identities, ALICE)
+
+
 @pytest.mark.parametrize("text", ["sk-123", "Bearer", "hf_", "hf_a.b", "eyJhbGciOi.x.y", KEY])
 async def test_other_credentials_are_not_sent_to_the_hub(make: Make, hub: DemoHub, text: str) -> None:
     """What the Hub could not know asks it nothing."""
@@ -193,7 +219,10 @@ async def test_a_local_key_without_a_good_token_is_an_outage(make: Make, token: 
     assert await refused(make(LocalKey("ci", ("demo/*",), lambda: token)), Secret(KEY)) == "hub_unavailable"
 
 
-WHOAMI = '{"id":"1","name":"alice","auth":{"type":"access_token","accessToken":{"role":"fineGrained",%s}}}'
+WHOAMI = (
+    '{"type":"user","id":"1","name":"alice",'
+    '"auth":{"type":"access_token","accessToken":{"role":"fineGrained",%s}}}'
+)
 
 
 @pytest.fixture
@@ -231,9 +260,9 @@ async def test_dates_are_read_in_their_time_zone(
     [
         ('[{"permissions":["repo.content.read"]}]', {"repo.content.read"}),
         ("[]", set()),
-        ("[{}]", {"malformed"}),
-        ('[{"permissions":null}]', {"malformed"}),
-        ('[{"permissions":"repo.write"}]', {"malformed"}),
+        ("[{}]", {"unknown"}),
+        ('[{"permissions":null}]', {"unknown"}),
+        ('[{"permissions":"repo.write"}]', {"unknown"}),
         ('[{"permissions":[null,5]}]', {"None", "5"}),
     ],
 )

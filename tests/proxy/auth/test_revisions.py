@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from demo.hub import DemoHub
+from proxy.auth.answers import Snapshot
 from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient, Snapshot
+from proxy.auth.hub import HubClient
 from proxy.auth.revisions import Revisions
 from proxy.errors import Denied
 from tests.fakes.clock import Clock
@@ -158,6 +159,20 @@ async def test_a_refusal_in_flight_is_not_shared(world: World) -> None:
     world.hub.state.set_down(None)
     assert isinstance(await bob, Denied)
     assert isinstance(await alice, Snapshot)
+
+
+async def test_one_accounts_silence_is_not_anothers(world: World) -> None:
+    """Who waits for a question that came to nothing for its asker's budget asks with their own token."""
+    revisions = world.revisions("main")
+    world.hub.state.set_down("429", times=1)
+    bob = asyncio.create_task(revisions.snapshot(BOB, PUBLIC))
+    await asyncio.sleep(0)
+    alice = asyncio.create_task(revisions.snapshot(ALICE, PUBLIC))
+    denied = await bob
+    assert isinstance(denied, Denied)
+    assert denied.code == "hub_unavailable"
+    assert isinstance(await alice, Snapshot)
+    assert len(world.hub.log) >= 2
 
 
 async def test_an_outage_is_not_kept(world: World) -> None:

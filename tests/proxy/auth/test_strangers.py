@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.auth.strangers import CLIENTS, CROWD, WINDOW, Strangers
+from proxy.auth.strangers import CLIENTS, CROWD, NEWCOMERS, WINDOW, Leave, Strangers, group
 from tests.fakes.clock import Clock
 
 LIMIT = 5
@@ -14,9 +14,10 @@ LIMIT = 5
 
 async def ask(strangers: Strangers, client: str, *, refused: bool = True) -> bool:
     """One question from begin to end; whether it was let through."""
-    if await strangers.begin(client) is not None:
+    leave = await strangers.begin(client)
+    if not isinstance(leave, Leave):
         return False
-    await strangers.end(client, refused=refused)
+    await strangers.end(leave, refused=refused)
     return True
 
 
@@ -45,13 +46,14 @@ async def test_a_burst_waits_for_its_first_answers(refused: bool, let_through: i
 
     async def one() -> bool:
         nonlocal most, open_questions
-        if await strangers.begin("a") is not None:
+        leave = await strangers.begin("a")
+        if not isinstance(leave, Leave):
             return False
         open_questions += 1
         most = max(most, open_questions)
         await asyncio.sleep(0)
         open_questions -= 1
-        await strangers.end("a", refused=refused)
+        await strangers.end(leave, refused=refused)
         return True
 
     assert sum(await asyncio.gather(*(one() for _ in range(LIMIT * 10)))) == let_through
@@ -66,12 +68,30 @@ async def test_one_client_does_not_hurt_another() -> None:
     assert await ask(strangers, "good")
 
 
-@given(st.lists(st.integers(0, 50), max_size=400))
+async def test_a_crowd_does_not_hurt_who_is_new() -> None:
+    """When many clients together used up what a crowd may cause, one who was not refused yet is heard."""
+    strangers = Strangers(LIMIT, Clock())
+    crowd = [f"10.0.{n // 250}.{n % 250}" for n in range(LIMIT * CROWD)]
+    asked = sum([await ask(strangers, client) for client in crowd * LIMIT])
+    assert asked == len(crowd) + LIMIT * CROWD
+    assert not await ask(strangers, crowd[0])
+    assert await ask(strangers, "192.0.2.1", refused=False)
+    assert await ask(strangers, "192.0.2.1", refused=False)
+
+
+@given(st.lists(st.integers(0, 300), max_size=600))
 async def test_all_clients_together_are_bounded(clients: list[int]) -> None:
     """However many addresses the tokens come from, the Hub is asked a bounded number of times."""
     strangers = Strangers(LIMIT, Clock())
     asked = sum([await ask(strangers, f"10.0.0.{client}") for client in clients])
-    assert asked <= LIMIT * CROWD
+    assert asked <= LIMIT * (CROWD + NEWCOMERS)
+
+
+async def test_even_a_crowd_of_newcomers_is_bounded() -> None:
+    """More addresses than anybody should have end at the budget of newcomers."""
+    strangers = Strangers(LIMIT, Clock())
+    asked = sum([await ask(strangers, f"client {n}") for n in range(LIMIT * NEWCOMERS * 2)])
+    assert asked == LIMIT * NEWCOMERS
 
 
 async def test_memory_is_bounded() -> None:
@@ -80,3 +100,38 @@ async def test_memory_is_bounded() -> None:
     for number in range(CLIENTS + 10):
         await ask(strangers, str(number), refused=False)
     assert len(strangers._counts) == CLIENTS
+
+
+async def test_who_is_forgotten_meanwhile_leaves_nothing_behind() -> None:
+    """A question of a client that was pushed out of memory ends where it began."""
+    strangers = Strangers(LIMIT, Clock())
+    leave = await strangers.begin("a")
+    assert isinstance(leave, Leave)
+    strangers._counts.clear()
+    await strangers.end(leave, refused=True)
+    assert not strangers._counts
+    assert strangers._newcomers.asking == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("203.0.113.7", "::ffff:203.0.113.7", True),
+        ("203.0.113.7", "::ffff:203.0.113.8", False),
+        ("203.0.113.7", "203.0.113.8", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("", "junk", False),
+    ],
+)
+def test_who_has_one_ipv6_address_has_many(one: str, other: str, *, same: bool) -> None:
+    """A /64 counts as one client, and an IPv4 address is itself however it is written."""
+    assert (group(one) == group(other)) is same
+
+
+async def test_a_prefix_shares_one_budget() -> None:
+    """Rotating through the addresses of a /64 gains nothing."""
+    strangers = Strangers(LIMIT, Clock())
+    assert sum([await ask(strangers, f"2001:db8::{n:x}") for n in range(1, 100)]) == LIMIT
+    assert await ask(strangers, "2001:db8:0:1::1")
