@@ -80,6 +80,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     engine: Engine
     downloads: tuple[Download, ...] = ()
     loaded: bool = False  # whether this call put the adapter into the engine
+    started: bool = False  # whether this call started the engine
+    evicted: tuple[str, ...] = ()  # adapters and base models that made room for it, org/name@sha
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -90,9 +92,27 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     repo: str = ""
     retry_after: int | None = None  # seconds
     downloads: tuple[Download, ...] = ()
+    evicted: tuple[str, ...] = ()
 
 
 Event = Progress | Ready | Failed
+
+
+class RefreshRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/refresh`: serve base models at what their revision points to now."""
+
+    repo: str | None = None  # org/name; all preloaded ones if absent
+
+
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True, tag="refreshed"):
+    """One base model was looked at. `engine_ended`: its engine was drained, and nothing replaced it."""
+
+    repo: str  # org/name@sha, as it is served from now on
+    before: str  # the same, until now; equal if its revision has not moved
+    engine_ended: bool = False
+
+
+RefreshEvent = Progress | Refreshed | Failed
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
