@@ -11,7 +11,7 @@ from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse
 from backend.store import Store
 from backend.supervisor import Errand
-from wire.control import Failed
+from wire.control import Evicted, Failed
 from wire.repo import RepoRef
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ class Residents:
             log.warning("adapter.evict_failed", engine=engine.id, error=str(error))
             return False
         self._store.release(engine.adapters.pop(victim))
-        errand.evicted.append(victim)
+        errand.evicted.append(Evicted(repo=victim, kind="adapter"))
         self._metrics.adapter_evicted()
         log.info("adapter.evicted", engine=engine.id, adapter=victim, asked_by=errand.asked_by)
         return True

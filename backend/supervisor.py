@@ -21,7 +21,7 @@ from backend.placement import fitting, need, used
 from backend.settings import Engines
 from backend.store import Store
 from wire import control
-from wire.control import Failed
+from wire.control import Evicted, Failed
 from wire.repo import RepoRef
 
 STEADY = 60.0  # seconds; an engine that ran for this long failed for a reason of its own
@@ -50,7 +50,7 @@ class Errand:
 
     asked_by: str
     started: bool = False
-    evicted: list[str] = field(default_factory=list)  # models that made room, org/name@sha
+    evicted: list[Evicted] = field(default_factory=list)
 
 
 class Supervisor:
@@ -244,7 +244,7 @@ class Supervisor:
         if not candidates:
             return None
         _, slot, engine = max(candidates)
-        errand.evicted.append(str(engine.base))
+        errand.evicted.append(Evicted(repo=str(engine.base), kind="base"))
         log.info(
             "engine.evicted",
             engine=engine.id,

@@ -64,6 +64,13 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class Evicted(msgspec.Struct, frozen=True, kw_only=True):
+    """What made room for this load: an engine with its base model, or one adapter."""
+
+    repo: str  # org/name@sha
+    kind: Literal["base", "adapter"]
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """Still under way. `total` is 0 while the size is not known; bytes and bytes per second."""
 
@@ -81,7 +88,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     downloads: tuple[Download, ...] = ()
     loaded: bool = False  # whether this call put the adapter into the engine
     started: bool = False  # whether this call started the engine
-    evicted: tuple[str, ...] = ()  # adapters and base models that made room for it, org/name@sha
+    evicted: tuple[Evicted, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -92,7 +99,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     repo: str = ""
     retry_after: int | None = None  # seconds
     downloads: tuple[Download, ...] = ()
-    evicted: tuple[str, ...] = ()
+    evicted: tuple[Evicted, ...] = ()
 
 
 Event = Progress | Ready | Failed
