@@ -83,8 +83,9 @@ def check(
     faults = command.faults_of(environ)
     found = find_gpus()
     slots = gpus.slots(settings.engines.devices, settings.engines.max_running, environ, found)
-    faults += [f"engines.devices: {fault}" for fault in gpus.unknown(slots, found)]
-    if found is not None and settings.engines.devices is None:  # else its own section has said it
+    if settings.engines.devices is not None:
+        faults += [f"engines.devices: {fault}" for fault in gpus.unknown(slots, found)]
+    elif found is not None:  # where devices are configured, their section has said it already
         faults += [f"engines: {fault}" for fault in placement.faults(slots, *settings.engines.needs())]
     keys = proxies = make_argv = None
     try:

@@ -64,8 +64,8 @@ class Nvml:
             raise UnknownDeviceError(device) from None
         try:
             found = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        except pynvml.NVMLError_NotSupported:  # memory shared with the processor
-            return None
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission):
+            return None  # its memory is the processor's as well, or not ours to see
         return Memory(int(found.free), int(found.total))
 
 

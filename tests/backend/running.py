@@ -166,7 +166,7 @@ def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -
         "name": "gpu-0",
         "seal": {"key_file": keyring.backend_private, "proxies_file": keyring.proxy_public},
         "hub": {"endpoint": hub.endpoint},
-        "store": {"path": folder / "store", "max_bytes": 10**8, "max_model_bytes": 10**8, "linger": 5},
+        "store": {"path": folder / "store", "max_bytes": 10**8, "max_model_bytes": 10**8, "linger": 60},
         "engines": {
             "host": "127.0.0.1",
             "first_port": port + 1,

@@ -11,6 +11,7 @@ from backend import workers
 from demo import weights
 from demo.hub import DemoHub
 from tests.backend.running import BASE, Running, running
+from tests.fakes.edge import eventually
 from wire.control import Download, Evicted, Progress
 
 PIRATE = "alice/pirate-lora"
@@ -172,6 +173,25 @@ async def test_a_file_that_is_not_what_was_listed_is_refused(backend: Running, t
     assert failed.code == "error"
     assert "differs" in failed.message
     assert _stored(tmp_path) == []
+
+
+async def test_a_download_for_an_engine_shows_in_the_metrics(backend: Running) -> None:
+    """As an engine of that state, and an adapter's does not."""
+    backend.hub.state.set_down("hang", origin="files")
+    waiting = asyncio.create_task(backend.ensure(backend.sha(BASE), backend.sha(PUBLIC)))
+
+    async def downloading(count: int) -> bool:
+        return f'hubgate_engines{{state="downloading"}} {count}.0' in await backend.metrics()
+
+    async def adapter_asked() -> bool:
+        return _files_asked(backend.hub) > 0
+
+    await eventually(adapter_asked)
+    assert await downloading(0)
+    waiting.cancel()
+    other = asyncio.create_task(backend.ensure(backend.sha(BASE)))
+    await eventually(lambda: downloading(1))
+    other.cancel()
 
 
 async def test_many_callers_cause_one_download(backend: Running) -> None:

@@ -154,6 +154,14 @@ def test_what_the_driver_says_is_checked_with_everything_else(tmp_path: Path) ->
     assert "engines: device 0 is shared by 2 engines" in caught.value.faults[0]
 
 
+def test_devices_that_are_inherited_are_not_refused(tmp_path: Path) -> None:
+    """CUDA has names that NVML does not know; only what an operator configured is a fault."""
+    settings = _load(tmp_path, engines={"on_demand": ["a/*"]})
+    with pytest.raises(ConfigError) as caught:
+        check(settings, {"CUDA_VISIBLE_DEVICES": "MIG-GPU-1/2/3"}, lambda: FakeGpus(_0=80))
+    assert not [fault for fault in caught.value.faults if "device" in fault]
+
+
 def test_no_fault_quotes_a_value(tmp_path: Path) -> None:
     """A secret in the wrong place does not end up in a terminal or a log."""
     assert "hunter2" not in _faults(tmp_path, hub={"endpoint": "https://me:hunter2@hub"}, password="hunter2")
