@@ -76,13 +76,16 @@ async def test_the_wait_is_bounded_and_leaves_the_turn_to_others() -> None:
 
 async def test_one_engine_at_a_time_starts_on_a_device() -> None:
     """Else each would count the other's memory as its own; on another device it may go on."""
-    turns = Turns(FakeGpus(_0=80, _1=80), [("0",), ("1",)], Clock())
+    fake = FakeGpus(_0=80, _1=80)
+    turns = Turns(fake, [("0",), ("1",)], Clock())
     end = await turns.take(("0",), 0.4)
     second = asyncio.create_task(turns.take(("0", "1"), 0.4))
     other = await turns.take(("1",), 0.4)
-    await asyncio.sleep(0)
-    assert not second.done()
+    (await turns.take((), 0.4))()
     other()
+    (await turns.take(("1",), 0.4))()
+    assert fake.looks == 3, "the second one has not even looked"
+    assert not second.done()
     end()
     end()  # ending it twice is harmless
     (await second)()

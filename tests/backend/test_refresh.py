@@ -150,3 +150,20 @@ async def test_a_reserved_slot_waits_for_the_preloaded_model(tmp_path: Path, hub
     hub.state.add_repo("demo/second", weights.tiny_llama("second"))
     async with running(tmp_path, hub, engines={"preload": [{"repo": OTHER}]}) as backend:
         assert (await backend.failed(backend.sha("demo/second"))).code == "no_capacity"
+
+
+async def test_who_waits_for_the_old_commit_does_not_bring_it_back(tmp_path: Path, hub: DemoHub) -> None:
+    """Asked for while its engine is being drained: refused when that is gone."""
+    engines = {"preload": [{"repo": OTHER}], "max_running": 2, "on_demand": []}
+    async with running(tmp_path, hub, engines=engines) as backend:
+        before = backend.sha(OTHER)
+        engine = (await backend.until_state("ready")).engines[0]
+        request = asyncio.create_task(backend.use(engine, before, max_tokens=200))
+        hub.state.add_commit(OTHER, {"README.md": b"new"})
+        refreshing = asyncio.create_task(_refresh(backend))
+        await backend.until_state("draining")
+        failed = await backend.failed(before)
+        assert (failed.code, failed.retry_after) == ("no_capacity", 5)
+        assert (await request)[0] == 200
+        assert (await refreshing)[0] == 0
+        assert list(await _engines(backend)) == [backend.sha(OTHER)]
