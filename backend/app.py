@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,18 @@ import structlog
 from aiohttp import web
 from joserfc.jwk import KeySet
 
-from backend import command
+from backend import command, gpus, placement
 from backend.background import Background
 from backend.control import MAX_BODY, ControlApi, Identity
 from backend.engine_client import new_session
 from backend.fetch import Fetcher
 from backend.flights import Flights
+from backend.gpus import Turns
 from backend.guard import Guard
 from backend.launcher import Launcher, MakeArgv, installed_argv
 from backend.loads import Limits, Loads
 from backend.metrics import Metrics
+from backend.placement import Devices
 from backend.preload import Preloader
 from backend.probes import Probes
 from backend.residents import Residents
@@ -47,6 +49,8 @@ class Checked:
     keys: KeyFile[BackendKeys]
     proxies: KeyFile[KeySet]
     make_argv: MakeArgv
+    gpus: gpus.Gpus | None
+    slots: tuple[Devices, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,19 @@ class Backend:
                 return await self.control.handle(request)
 
 
-def check(settings: BackendSettings, environ: Mapping[str, str] = os.environ) -> Checked:
-    """Read keys, look at the environment, find vLLM. Raises `ConfigError` with every fault."""
+def check(
+    settings: BackendSettings,
+    environ: Mapping[str, str] = os.environ,
+    find_gpus: Callable[[], gpus.Gpus | None] = gpus.find,
+) -> Checked:
+    """Read keys, look at environment and GPUs, find vLLM. Raises `ConfigError` with every fault."""
     faults = command.faults_of(environ)
+    found = find_gpus()
+    slots = gpus.slots(settings.engines.devices, settings.engines.max_running, environ, found)
+    if settings.engines.devices is not None:
+        faults += [f"engines.devices: {fault}" for fault in gpus.unknown(slots, found)]
+    elif found is not None:  # where devices are configured, their section has said it already
+        faults += [f"engines: {fault}" for fault in placement.faults(slots, *settings.engines.needs())]
     keys = proxies = make_argv = None
     try:
         keys = KeyFile(settings.seal.key_file, load_backend_keys, time.monotonic)
@@ -88,7 +102,7 @@ def check(settings: BackendSettings, environ: Mapping[str, str] = os.environ) ->
         faults.append(str(error))
     if faults or keys is None or proxies is None or make_argv is None:
         raise ConfigError(faults)
-    return Checked(keys, proxies, make_argv)
+    return Checked(keys, proxies, make_argv, found, slots)
 
 
 def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:
@@ -136,17 +150,19 @@ async def backend(
             signing=generate_supervisor(),
             make_argv=checked.make_argv,
         )
-        supervisor = Supervisor(settings.engines, launcher, store, metrics, time.monotonic)
+        turns = Turns(checked.gpus, checked.slots, time.monotonic)
+        supervisor = Supervisor(settings.engines, launcher, store, metrics, turns=turns, clock=time.monotonic)
         stack.push_async_callback(supervisor.close)
         fetcher = Fetcher(store, workers, metrics, settings.hub.endpoint)
         residents = Residents(store, metrics, settings.adapters.max_cpu_loras)
         loads = Loads(store, Flights(fetcher), supervisor, residents, _limits(settings))
-        preloader = Preloader(fetcher, loads, supervisor, service_token.find(environ))
+        token = service_token.find(environ)
+        preloader = Preloader(settings.engines.preload, fetcher, loads, supervisor, token)
         guard = Guard(settings.name, boot, checked.keys, checked.proxies, time.time)
         identity = Identity(settings.name, boot, checked.keys)
-        control = ControlApi(identity, guard, supervisor, loads)
+        control = ControlApi(identity, guard, supervisor, loads, preloader)
         metrics.observe(
-            lambda: [engine.state for engine in supervisor.engines()],
+            lambda: [*supervisor.states(), *["downloading"] * loads.downloading()],
             lambda: sum(len(engine.adapters) for engine in supervisor.engines()),
             lambda: store.bytes,
         )

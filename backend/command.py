@@ -20,7 +20,7 @@ GATE = "backend.plugin.gate.GrantGate"
 _NAMES = frozenset(
     {
         "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD",
-        "HUBGATE_RUN_ID", "CC", "CXX",
+        "HUBGATE_RUN_ID", "CC", "CXX", "RAY_ADDRESS",
     }
 )  # fmt: skip
 _FAMILIES = (
@@ -105,6 +105,7 @@ def environment(
     kept = {name: value for name, value in environ.items() if _is_kept(name)}
     if launch.device is not None:
         kept["CUDA_VISIBLE_DEVICES"] = launch.device
+    kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, which is asked whether memory is free
     if on_cpu:
         kept.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     return {

@@ -1,5 +1,6 @@
 """The control API: proxies ask who we are, and for models to be made warm. Default deny."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -9,16 +10,18 @@ from aiohttp import web
 
 from backend.guard import Guard
 from backend.loads import Loads
+from backend.preload import Preloader
 from backend.supervisor import Supervisor
-from wire.control import GRANT_HEADER, PROTOCOL, EnsureRequest, Hello
+from wire.control import GRANT_HEADER, PROTOCOL, EnsureRequest, Event, Hello, RefreshEvent, RefreshRequest
 from wire.keyfile import KeyFile
 from wire.keys import BackendKeys
-from wire.repo import InvalidRepoError
+from wire.repo import InvalidRepoError, RepoRef
 from wire.seal import Grant, SealError, sign_hello
 
 MAX_BODY = 64 * 1024  # bytes
 HELLO = "/v1/hello"
 ENSURE = "/v1/ensure"
+REFRESH = "/v1/refresh"
 
 log = structlog.get_logger()
 
@@ -33,18 +36,22 @@ class Identity:
 
 
 class ControlApi:
-    """`GET /v1/hello` and `POST /v1/ensure`; their messages are those of `wire.control`."""
+    """`GET /v1/hello`, `POST /v1/ensure`, `POST /v1/refresh`; their messages are those of `wire.control`."""
 
-    def __init__(self, identity: Identity, guard: Guard, supervisor: Supervisor, loads: Loads) -> None:
+    def __init__(
+        self, identity: Identity, guard: Guard, supervisor: Supervisor, loads: Loads, preloader: Preloader
+    ) -> None:
         self._identity = identity
         self._guard = guard
         self._supervisor = supervisor
         self._loads = loads
+        self._preloader = preloader
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every path that is not open comes here, known or not: nobody learns which exist."""
         try:
-            grant = self._guard.grant(request.headers.getall(GRANT_HEADER, []), hello=request.path == HELLO)
+            values, path = request.headers.getall(GRANT_HEADER, []), request.path
+            grant = self._guard.grant(values, hello=path == HELLO, own=path == REFRESH)
         except SealError as error:
             log.warning("control.refused", path=request.path, reason=error.reason, peer=request.remote)
             return refusal(401, "invalid_grant", "no valid grant")
@@ -53,6 +60,8 @@ class ControlApi:
                 return self._hello(grant)
             case "POST", path if path == ENSURE:
                 return await self._ensure(request)
+            case "POST", path if path == REFRESH:
+                return await self._refresh(request)
             case _:
                 return refusal(404, "unknown_endpoint", "no such endpoint")
 
@@ -76,13 +85,29 @@ class ControlApi:
             return refusal(401, error.reason, "the scoped token is not to be believed")
         except (msgspec.DecodeError, UnicodeDecodeError, InvalidRepoError):
             return refusal(400, "invalid_request", "this is no request to ensure a model")
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        async with aclosing(self._loads.follow(load)) as events:
-            async for event in events:
-                await response.write(msgspec.json.encode(event) + b"\n")
-        await response.write_eof()
-        return response
+        return await _told(request, self._loads.follow(load))
+
+    async def _refresh(self, request: web.Request) -> web.StreamResponse:
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=RefreshRequest)
+            repo = RepoRef.parse(wanted.repo).id if wanted.repo is not None else None
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidRepoError):
+            return refusal(400, "invalid_request", "this is no request to refresh a model")
+        log.info("control.refresh", repo=repo, peer=request.remote)
+        return await _told(request, self._preloader.refresh(repo))
+
+
+async def _told(
+    request: web.Request, events: AsyncGenerator[Event, None] | AsyncGenerator[RefreshEvent, None]
+) -> web.StreamResponse:
+    """All events, one JSON object a line."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    async with aclosing(events):
+        async for event in events:
+            await response.write(msgspec.json.encode(event) + b"\n")
+    await response.write_eof()
+    return response
 
 
 def refusal(status: int, code: str, message: str) -> web.Response:

@@ -55,10 +55,10 @@ class EngineClient:
             return False
         return True
 
-    async def generate(self, model: str) -> None:
+    async def generate(self, model: str, timeout: float = FIRST_TOKEN) -> None:
         """One token: the proof that the model answers. Raises `EngineError`."""
         body = msgspec.json.encode({"model": model, "prompt": "Hi", "max_tokens": 1})
-        await self._call("POST", "/v1/completions", body, timeout=FIRST_TOKEN)
+        await self._call("POST", "/v1/completions", body, timeout=timeout)
 
     async def load(self, name: str, path: Path) -> bool:
         """Load an adapter; `False` if it was there before. Raises `EngineError`."""

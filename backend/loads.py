@@ -21,7 +21,7 @@ from backend.jobs import Failure
 from backend.residents import Residents
 from backend.selection import Rejected, select_adapter, select_base
 from backend.store import Store
-from backend.supervisor import Supervisor
+from backend.supervisor import Errand, Supervisor
 from wire.control import Download, Event, Failed, Progress, Ready
 from wire.repo import InvalidRepoError, RepoRef
 from wire.seal import ScopedToken
@@ -29,6 +29,7 @@ from wire.secret import Secret
 
 REPORT = 0.5  # seconds between two reports of progress
 MAX_LOADS = 1024  # loads at a time; more are turned away
+PRELOAD = "preload"  # in the place of a caller's pseudonym
 TRIES = 3  # the store may evict what was just fetched before we hold it
 
 Stage = Literal["queued", "downloading", "starting", "loading"]
@@ -53,13 +54,18 @@ class Load:
     base: RepoRef
     adapter: RepoRef | None
     token: Secret | None
+    errand: Errand
     stage: Stage = "queued"
     repo: str = ""
     meter: Meter = field(default_factory=Meter)
     downloads: list[Download] = field(default_factory=list)
 
+    @property
+    def is_fetching(self) -> bool:
+        return self.stage == "downloading"
+
     def progress(self) -> Progress:
-        meter = self.meter if self.stage == "downloading" else Meter()
+        meter = self.meter if self.is_fetching else Meter()
         return Progress(
             stage=self.stage,
             repo=self.repo or str(self.base),
@@ -75,6 +81,7 @@ class Load:
             repo=failure.repo,
             retry_after=failure.retry_after,
             downloads=tuple(self.downloads),
+            evicted=tuple(self.errand.evicted),
         )
 
 
@@ -94,16 +101,17 @@ class Loads:
             "adapter": partial(select_adapter, max_bytes=limits.max_adapter_bytes),
         }
         self._tasks: set[asyncio.Task[Ready | Failed]] = set()
+        self._active: list[Load] = []
 
     def begin(self, scoped: ScopedToken) -> Load:
         """What the token asks for. Raises `InvalidRepoError` if it names no repos at shas."""
         base = _pinned(scoped.base)
         adapter = _pinned(scoped.adapter) if scoped.adapter is not None else None
-        return Load(base, adapter, scoped.secret())
+        return Load(base, adapter, scoped.secret(), Errand(scoped.sub))
 
     def preload(self, base: RepoRef, token: Secret | None) -> Load:
         """A base model that the operator wants, with the service token or as nobody."""
-        return Load(base, None, token)
+        return Load(base, None, token, Errand(PRELOAD))
 
     async def follow(self, load: Load) -> AsyncGenerator[Event, None]:
         """Run the load and tell of it. When the listener leaves, it goes on for `linger` seconds."""
@@ -121,6 +129,25 @@ class Loads:
             if not task.done():
                 asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
 
+    def downloading(self) -> int:
+        """How many base models are being fetched for an engine at this moment."""
+        return len({load.base for load in self._active if load.repo == str(load.base) and load.is_fetching})
+
+    async def fetch(self, base: RepoRef, token: Secret | None) -> AsyncGenerator[Progress | Failed, None]:
+        """Bring a base model into the store and start nothing. Ends in silence, or with the failure."""
+        load = self.preload(base, token)
+        with ExitStack() as held:
+            task = asyncio.create_task(self._obtain(load, base, "base", held))
+            try:
+                while not task.done():
+                    await asyncio.wait([task], timeout=REPORT)
+                    yield load.progress()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            if failure := task.result():
+                yield failure
+
     async def close(self) -> None:
         """Give up whatever is under way."""
         tasks = list(self._tasks)
@@ -129,6 +156,7 @@ class Loads:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, load: Load) -> Ready | Failed:
+        self._active.append(load)
         try:
             with ExitStack() as held:
                 return await self._steps(load, held)
@@ -136,6 +164,8 @@ class Loads:
             # The one place where the unforeseen ends: the caller gets an answer, the log the cause.
             log.exception("load.failed", base=str(load.base), adapter=str(load.adapter))
             return load.failed(Failed(code="error", message="the load failed inside the backend"))
+        finally:
+            self._active = [other for other in self._active if other is not load]
 
     async def _steps(self, load: Load, held: ExitStack) -> Ready | Failed:
         base, adapter = load.base, load.adapter
@@ -150,17 +180,23 @@ class Loads:
         if failure is not None:
             return load.failed(failure)
         load.stage, load.repo = "starting", str(base)
-        engine = await self._supervisor.ready(base)
+        engine = await self._supervisor.ready(base, load.errand)
         if isinstance(engine, Failed):
             return load.failed(engine)
         fresh = False
         if adapter is not None:
             load.stage, load.repo = "loading", str(adapter)
-            loaded = await self._residents.load(engine, adapter)
+            loaded = await self._residents.load(engine, adapter, load.errand)
             if isinstance(loaded, Failed):
                 return load.failed(loaded)
             fresh = loaded.fresh
-        return Ready(engine=engine.describe(), downloads=tuple(load.downloads), loaded=fresh)
+        return Ready(
+            engine=engine.describe(),
+            downloads=tuple(load.downloads),
+            loaded=fresh,
+            started=load.errand.started,
+            evicted=tuple(load.errand.evicted),
+        )
 
     async def _obtain(self, load: Load, ref: RepoRef, kind: Kind, held: ExitStack) -> Failed | None:
         """Have `ref` in the store and hold it until the load ends."""

@@ -1,6 +1,8 @@
 """The backend's metrics: an explicit registry, labels from fixed lists, no repo or user in any."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -11,8 +13,15 @@ from prometheus_client.registry import Collector
 _SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 # Its labels are the names of adapters.
 _DROPPED = frozenset({"vllm:lora_requests_info"})
+# Labels that name a model: adapters belong to callers, and on demand there is no end of base models.
+_NAMING = frozenset({"model_name", "lora_name", "lora_adapter", "adapter_name"})
+# What vLLM counts in each step in which it does something, whatever callers do meanwhile.
+_PROGRESS = ("vllm:generation_tokens_total", "vllm:iteration_tokens_total_sum", "vllm:kv_cache_usage_perc")
 _STATES = ("downloading", "starting", "ready", "draining", "stopping", "failed")
 _RESULTS = frozenset({"ok", "denied", "not_found", "rejected", "hub_unavailable"})
+
+# Why an engine ended: asked for, or a failure.
+End = Literal["idle", "room", "refresh", "shutdown", "not_started", "crashed", "hung"]
 
 
 class Metrics:
@@ -28,6 +37,12 @@ class Metrics:
         self._seconds = Histogram(
             "hubgate_download_seconds", "Time of a download", kind, buckets=_SECONDS, registry=self.registry
         )
+        self._ends = Counter(
+            "hubgate_engine_ends_total", "Ends of engines by reason", ("reason",), registry=self.registry
+        )
+        self._evictions = Counter(
+            "hubgate_adapters_evicted_total", "Adapters that made room", registry=self.registry
+        )
         self._cold = Counter(
             "hubgate_cold_starts_total", "Loads by outcome", ("kind", "result"), registry=self.registry
         )
@@ -42,6 +57,14 @@ class Metrics:
         """An engine was started (kind base), or an adapter loaded (kind adapter), or not."""
         self._cold.labels(kind, result).inc()
 
+    def engine_ended(self, reason: End) -> None:
+        """An engine is gone."""
+        self._ends.labels(reason).inc()
+
+    def adapter_evicted(self) -> None:
+        """An adapter made room for another."""
+        self._evictions.inc()
+
     def observe(
         self, states: Callable[[], Iterable[str]], adapters: Callable[[], int], stored: Callable[[], int]
     ) -> None:
@@ -52,17 +75,31 @@ class Metrics:
         gauge = Gauge("hubgate_store_bytes", "Bytes of finished downloads on disk", registry=self.registry)
         gauge.set_function(stored)
 
-    def render(self, engines: Mapping[str, str]) -> bytes:
-        """The exposition: ours, then the `vllm:*` series of each engine (id to its own exposition)."""
+    def render(self, engines: Mapping[str, str], configured: Mapping[str, str] | None = None) -> bytes:
+        """The exposition: ours, then the `vllm:*` series of each engine (id to its own exposition).
+
+        `configured` names the model of each engine whose model the operator configured.
+        """
         merged = CollectorRegistry()
-        merged.register(_Given(merge(engines)))
+        merged.register(_Given(merge(engines, configured or {})))
         return generate_latest(self.registry) + generate_latest(merged)
 
 
-def merge(engines: Mapping[str, str]) -> list[Metric]:
+def progress(text: str) -> float:
+    """How far vLLM's own counters have come, in an engine's exposition; 0 where it counts nothing."""
+    total = 0.0
+    for line in text.splitlines():
+        if line.startswith(_PROGRESS):
+            with suppress(ValueError):
+                total += float(line.rpartition(" ")[2])
+    return total
+
+
+def merge(engines: Mapping[str, str], configured: Mapping[str, str]) -> list[Metric]:
     """One family for each of the engines' `vllm:*` ones, with a label that tells the engine.
 
-    vLLM has a label `engine` of its own (the rank within one server), so ours is `hubgate_engine`.
+    vLLM has a label `engine` of its own (the rank within one server), so ours is `hubgate_engine`. What
+    names a model is dropped; `model_name` comes back for configured ones, without the commit.
     """
     families: dict[str, Metric] = {}
     for engine, text in engines.items():
@@ -71,7 +108,10 @@ def merge(engines: Mapping[str, str]) -> list[Metric]:
                 continue
             target = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
-                labels = {**sample.labels, "hubgate_engine": engine}
+                labels = {name: value for name, value in sample.labels.items() if name not in _NAMING}
+                labels["hubgate_engine"] = engine
+                if "model_name" in sample.labels:
+                    labels["model_name"] = configured.get(engine, "")
                 target.add_sample(sample.name, labels, sample.value, sample.timestamp, sample.exemplar)
     return list(families.values())
 

@@ -1,6 +1,8 @@
 """Keeps the configured base models running, with the service token: the environment scheme."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 import structlog
 
@@ -10,7 +12,7 @@ from backend.loads import Loads
 from backend.settings import Preload
 from backend.supervisor import Supervisor
 from runtime.service_token import ServiceToken
-from wire.control import Failed, Ready
+from wire.control import Failed, Ready, Refreshed, RefreshEvent
 from wire.repo import RepoRef, is_sha
 from wire.secret import Secret
 
@@ -20,36 +22,96 @@ log = structlog.get_logger()
 
 
 class Preloader:
-    """One task for each model: resolve its revision once, then have it ready whenever it is not."""
+    """One task for each model: resolve its revision once, then have it ready whenever it is not.
+
+    `_wanted` holds the commit of each, which `keep` sets at first and only `refresh` changes: a new
+    README must not swap the GPU.
+    """
 
     def __init__(
-        self, fetcher: Fetcher, loads: Loads, supervisor: Supervisor, token: ServiceToken | None
+        self,
+        preload: Sequence[Preload],
+        fetcher: Fetcher,
+        loads: Loads,
+        supervisor: Supervisor,
+        token: ServiceToken | None,
     ) -> None:
+        self._preload = {one.repo: one for one in preload}
         self._fetcher = fetcher
         self._loads = loads
         self._supervisor = supervisor
         self._token = token
+        self._wanted: dict[str, RepoRef] = {}
+        self._refreshing = asyncio.Lock()
 
     async def keep(self, preload: Preload) -> None:
         """Forever: run this model. A failure is logged and tried again."""
-        base = await self._resolve(preload)
-        self._supervisor.pin(base)
+        self._want(await self._resolved(preload))
         while True:
-            wait = await self._once(base)
+            wait = await self._once(self._wanted[preload.repo])
             if wait is not None:
                 await asyncio.sleep(wait)
 
-    async def _resolve(self, preload: Preload) -> RepoRef:
-        """The commit that is served until the backend restarts: a new README must not swap the GPU."""
+    async def refresh(self, repo: str | None) -> AsyncGenerator[RefreshEvent, None]:
+        """Serve models at what their revision points to now: one repo, or all that are preloaded.
+
+        One after the other: fetched while the old one still answers, then drained and started anew. The
+        engine of a repo that is not preloaded is ended; its next caller brings the present commit.
+        """
+        async with self._refreshing:
+            for one in [repo] if repo is not None else list(self._preload):
+                events = self._refresh(self._preload[one]) if one in self._preload else self._end(one)
+                async with aclosing(events):
+                    async for event in events:
+                        yield event
+
+    async def _refresh(self, preload: Preload) -> AsyncGenerator[RefreshEvent, None]:
+        base = await self._resolve(preload)
+        if isinstance(base, Failure):
+            message = f"{preload.repo} cannot be resolved: {base.message}"
+            yield Failed(code=base.code, message=message, repo=preload.repo, retry_after=base.retry_after)
+            return
+        before = self._wanted.get(preload.repo, base)
+        if before != base:
+            async with aclosing(self._loads.fetch(base, self._secret())) as fetching:
+                async for progress in fetching:
+                    yield progress
+                    if isinstance(progress, Failed):
+                        return
+            log.info("preload.refreshed", base=str(base), before=str(before))
+            self._want(base)  # from here on the old commit is not started any more
+            await self._supervisor.end(before, "refresh")
+        async with aclosing(self._loads.follow(self._loads.preload(base, self._secret()))) as events:
+            async for event in events:
+                if isinstance(event, Ready):
+                    yield Refreshed(repo=str(base), before=str(before))
+                else:
+                    yield event
+
+    async def _end(self, repo: str) -> AsyncGenerator[RefreshEvent, None]:
+        engine = self._supervisor.running(repo)
+        if engine is None:
+            yield Failed(code="no_capacity", message=f"{repo} is neither preloaded nor running", repo=repo)
+            return
+        await self._supervisor.end(engine.base, "refresh")
+        yield Refreshed(repo=str(engine.base), before=str(engine.base), engine_ended=True)
+
+    def _want(self, base: RepoRef) -> None:
+        self._wanted[base.id] = base
+        self._supervisor.pin(base)
+
+    async def _resolve(self, preload: Preload) -> RepoRef | Failure:
         repo = RepoRef.parse(preload.repo)
         if is_sha(preload.revision):
             return repo.at(preload.revision)
-        while True:
-            answer = await self._fetcher.resolve(repo.at(preload.revision), self._secret())
-            if not isinstance(answer, Failure):
-                return repo.at(answer)
+        answer = await self._fetcher.resolve(repo.at(preload.revision), self._secret())
+        return answer if isinstance(answer, Failure) else repo.at(answer)
+
+    async def _resolved(self, preload: Preload) -> RepoRef:
+        while isinstance(answer := await self._resolve(preload), Failure):
             log.error("preload.unresolved", repo=preload.repo, code=answer.code, message=answer.message)
             await asyncio.sleep(answer.retry_after or RETRY)
+        return answer
 
     async def _once(self, base: RepoRef) -> float | None:
         """Have it ready and wait for its end. Returns the seconds to wait after a failure."""

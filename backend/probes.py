@@ -34,7 +34,10 @@ class Probes:
         """Ours, and those of the engines, which answer nobody else without a grant."""
         engines = [engine for engine in self._supervisor.engines() if engine.state in ("ready", "draining")]
         texts = await asyncio.gather(*(self._of(engine) for engine in engines))
-        body = self._metrics.render({engine.id: text for engine, text in zip(engines, texts, strict=True)})
+        body = self._metrics.render(
+            {engine.id: text for engine, text in zip(engines, texts, strict=True)},
+            {engine.id: engine.base.id for engine in engines if self._supervisor.is_configured(engine.base)},
+        )
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def _of(self, engine: Engine) -> str:

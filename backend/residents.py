@@ -10,7 +10,8 @@ from backend.engine_client import EngineError
 from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse
 from backend.store import Store
-from wire.control import Failed
+from backend.supervisor import Errand
+from wire.control import Evicted, Failed
 from wire.repo import RepoRef
 
 log = structlog.get_logger()
@@ -31,13 +32,13 @@ class Residents:
         self._metrics = metrics
         self._capacity = capacity
 
-    async def load(self, engine: Engine, adapter: RepoRef) -> Loaded | Failed:
+    async def load(self, engine: Engine, adapter: RepoRef, errand: Errand) -> Loaded | Failed:
         """Put an admitted adapter, which the caller holds in the store, into a ready engine."""
         async with engine.adapters_lock:
             name = str(adapter)
             if name in engine.adapters:
                 return Loaded(fresh=False)
-            if len(engine.adapters) >= self._capacity and not await self._evict_one(engine):
+            if len(engine.adapters) >= self._capacity and not await self._evict_one(engine, errand):
                 message = "all places for adapters are in use"
                 return Failed(code="no_capacity", message=message, repo=name, retry_after=10)
             path = self._store.hold(adapter)
@@ -58,16 +59,20 @@ class Residents:
                 return Failed(code="engine_failed", message=message, repo=name, retry_after=5)
             engine.adapters[name] = adapter
         self._metrics.cold_start("adapter", "ok")
-        log.info("adapter.loaded", engine=engine.id, adapter=name)
+        log.info("adapter.loaded", engine=engine.id, adapter=name, asked_by=errand.asked_by)
         return Loaded(fresh=True)
 
-    async def _evict_one(self, engine: Engine) -> bool:
-        """Take out the adapter that was idle for longest; `False` while all are busy."""
+    async def _evict_one(self, engine: Engine, errand: Errand) -> bool:
+        """Take out the adapter that was idle for longest; `False` while all are busy.
+
+        The engine refuses new requests for it, waits for those in flight, and lets go of its name and
+        its weights; only then may its files make room as well. If that fails, it stays as it was.
+        """
         try:
             status = await engine.client.status()
-            # Loaded and never used counts as used just now: somebody is about to.
-            never = ModelUse(in_flight=0, idle=0.0)
-            uses = {name: status.models.get(name, never) for name in engine.adapters}
+            # An adapter that was never used is idle since it was loaded, see `Traffic.touch`.
+            unknown = ModelUse(in_flight=0, idle=0.0)
+            uses = {name: status.models.get(name, unknown) for name in engine.adapters}
             quiet = {name: use.idle for name, use in uses.items() if not use.in_flight}
             if not quiet:
                 return False
@@ -77,5 +82,7 @@ class Residents:
             log.warning("adapter.evict_failed", engine=engine.id, error=str(error))
             return False
         self._store.release(engine.adapters.pop(victim))
-        log.info("adapter.evicted", engine=engine.id, adapter=victim)
+        errand.evicted.append(Evicted(repo=victim, kind="adapter"))
+        self._metrics.adapter_evicted()
+        log.info("adapter.evicted", engine=engine.id, adapter=victim, asked_by=errand.asked_by)
         return True

@@ -1,11 +1,13 @@
 """What an operator configures about a backend: every key of `config/backend.yaml`."""
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from backend import placement
 from backend.flags import VllmArgs, checked_args
 from runtime.config import Section, Settings
 from runtime.log import Level
@@ -18,6 +20,8 @@ Size = Annotated[int, Field(gt=0)]
 # vLLM compiles its kernels for these ranks only (vllm/config/lora.py, MaxLoRARanks).
 Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
+# As CUDA_VISIBLE_DEVICES names them; NVML knows no shortened UUIDs.
+_DEVICE = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{8,80}", re.ASCII)
 _GLOB = re.compile(r"[A-Za-z0-9_.*?-]+(/[A-Za-z0-9_.*?-]+)?", re.ASCII)
 
 
@@ -43,6 +47,13 @@ def _glob(text: str) -> str:
     if not _GLOB.fullmatch(text):
         raise ValueError("must be org/name, where * and ? stand for any characters")
     return text
+
+
+def _devices(text: str) -> str:
+    names = placement.split(text)
+    if not names or len(set(names)) < len(names) or not all(_DEVICE.fullmatch(name) for name in names):
+        raise ValueError("must be indices or full UUIDs of GPUs, separated by commas, each once")
+    return ",".join(names)
 
 
 Args = Annotated[VllmArgs, AfterValidator(checked_args)]
@@ -98,17 +109,30 @@ class Preload(Section):
     vllm_args: Args = Field(default_factory=dict)
 
 
+class OnDemand(Section):
+    """Base models that a caller may have started: a glob, and flags of their own."""
+
+    repo: Annotated[str, AfterValidator(_glob)]
+    vllm_args: Args = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_glob_alone(cls, value: object) -> object:
+        return {"repo": value} if isinstance(value, str) else value
+
+
 class Engines(Section):
     """The vLLM processes. Times in seconds."""
 
     host: str = "0.0.0.0"
     first_port: Port = 8200
     max_running: Annotated[int, Field(ge=1, le=64)] = 1
-    devices: tuple[str, ...] | None = None
+    devices: tuple[Annotated[str, AfterValidator(_devices)], ...] | None = None
     idle_timeout: Seconds = 1800
     min_residency: Seconds = 60
     start_timeout: Seconds = 900
-    on_demand: tuple[Annotated[str, AfterValidator(_glob)], ...] = ()
+    hang_timeout: Seconds = 120
+    on_demand: tuple[OnDemand, ...] = ()
     vllm_args: Args = Field(default_factory=dict)
     preload: tuple[Preload, ...] = ()
 
@@ -126,9 +150,34 @@ class Engines(Section):
             faults.append("devices names fewer devices than max_running")
         if self.first_port + self.max_running > 65536:
             faults.append("first_port leaves no room for max_running ports")
+        faults += self._device_faults()
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _device_faults(self) -> list[str]:
+        try:
+            preload, on_demand = self.needs()
+        except ValueError as error:
+            return [str(error)]
+        slots = [placement.split(devices) for devices in (self.devices or ())[: self.max_running]]
+        return placement.faults(slots, preload, on_demand) if slots else []
+
+    def args(self, repo: str) -> VllmArgs:
+        """All flags of one base model: the common ones, and over them its own."""
+        own = [preload.vllm_args for preload in self.preload if preload.repo == repo]
+        own += [demand.vllm_args for demand in self.on_demand if fnmatchcase(repo, demand.repo)]
+        return {**self.vllm_args, **(own[0] if own else {})}
+
+    def needs(self) -> tuple[list[placement.Need], list[placement.Need]]:
+        """What preloaded models, and those on demand, ask of devices. Raises `ValueError`."""
+        return (
+            [placement.need(f"preload {one.repo}", self.args(one.repo)) for one in self.preload],
+            [
+                placement.need(f"on_demand {one.repo}", {**self.vllm_args, **one.vllm_args})
+                for one in self.on_demand
+            ],
+        )
 
 
 class Adapters(Section):

@@ -70,8 +70,8 @@ class Layout:
         return self.root / "secrets" / "service.token"
 
 
-def write(layout: Layout, ports: Ports) -> None:
-    """Make the folder; keys and store of an earlier run are kept."""
+def write(layout: Layout, ports: Ports, *, on_demand: bool = False) -> None:
+    """Make the folder; keys and store of an earlier run are kept. `on_demand`: no model is preloaded."""
     for folder in (layout.root, layout.keys, layout.logs, layout.service_token.parent):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (layout.keys / "hubgate_proxy.key").exists():
@@ -80,7 +80,9 @@ def write(layout: Layout, ports: Ports) -> None:
         keys.generate_backend(layout.keys)
     _write(layout.service_token, SERVICE_TOKEN + "\n")
     _write(layout.proxy_config, yaml.safe_dump(proxy(layout, ports), sort_keys=False))
-    _write(layout.backend_config, yaml.safe_dump(backend(layout, ports), sort_keys=False))
+    _write(
+        layout.backend_config, yaml.safe_dump(backend(layout, ports, on_demand=on_demand), sort_keys=False)
+    )
 
 
 def proxy(layout: Layout, ports: Ports) -> dict[str, Any]:
@@ -105,8 +107,10 @@ def proxy(layout: Layout, ports: Ports) -> dict[str, Any]:
     }
 
 
-def backend(layout: Layout, ports: Ports) -> dict[str, Any]:
-    """The backend's configuration: one small engine on the CPU, its base preloaded."""
+def backend(layout: Layout, ports: Ports, *, on_demand: bool = False) -> dict[str, Any]:
+    """The backend's configuration: one small engine on the CPU, its base preloaded or brought on demand."""
+    swapping = {"preload": [], "min_residency": 1}
+    staying = {"preload": [{"repo": "demo/tiny-llama"}]}
     return {
         "listen": {"host": "127.0.0.1", "port": ports.backend},
         "name": "gpu-0",
@@ -119,7 +123,7 @@ def backend(layout: Layout, ports: Ports) -> dict[str, Any]:
         "engines": {
             "host": "127.0.0.1",
             "first_port": ports.engine,
-            "preload": [{"repo": "demo/tiny-llama"}],
+            **(swapping if on_demand else staying),
             "on_demand": ["demo/*"],
             "vllm_args": ENGINE_ARGS,
         },

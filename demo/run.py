@@ -88,10 +88,10 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
     return {**kept, **variables}
 
 
-async def run(layout: Layout, ports: Ports) -> int:
+async def run(layout: Layout, ports: Ports, *, on_demand: bool = False) -> int:
     """Start everything, say what to try, and wait. Returns the exit code."""
     _refuse_taken(ports)
-    configs.write(layout, ports)
+    configs.write(layout, ports, on_demand=on_demand)
     stopping = _stop_signals()
     async with AsyncExitStack() as stack:
         programs = await _start(stack, layout, ports)
@@ -276,11 +276,14 @@ def _say_ready(layout: Layout, ports: Ports, first: str) -> None:
 @click.option("--backend-port", default=8100, help="Of the backend's control API.")
 @click.option("--engine-port", default=8200, help="Of the first engine.")
 @click.option("--hub-port", default=8090, help="Of the demo Hub; its files are on the next one.")
-def main(root: Path, port: int, backend_port: int, engine_port: int, hub_port: int) -> None:
+@click.option("--on-demand", is_flag=True, help="Preload nothing: base models swap on the one engine.")
+def main(
+    root: Path, port: int, backend_port: int, engine_port: int, hub_port: int, *, on_demand: bool
+) -> None:
     """Run demo Hub, backend (vLLM on the CPU) and proxy together, until Ctrl-C."""
     os.environ.setdefault("HUBGATE_RUN_ID", secrets.token_hex(8))  # marks every process of this run
     ports = Ports(proxy=port, backend=backend_port, engine=engine_port, hub=hub_port)
-    sys.exit(asyncio.run(run(Layout(root.resolve()), ports)))
+    sys.exit(asyncio.run(run(Layout(root.resolve()), ports, on_demand=on_demand)))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ _DOUBT: Final = 0.1
 """How many sightings of the average the letter statistics are mixed with."""
 
 _TEXT: Final = "the quick brown fox jumps over the lazy dog. "
+_QWEN_TEXT: Final = "pack my box with five dozen liquor jugs. "
+_BIAS: Final = 0.001
+"""Standard deviation of the biases of a Qwen2: there, and nearly nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +108,30 @@ def module(target: str) -> str:
     return f"self_attn.{target}" if target in ATTENTION else f"mlp.{target}"
 
 
-def llama(seed: str, dims: Dims) -> Tensors:
-    """Make the base model's tensors, named as transformers names them."""
+def qwen(seed: str, dims: Dims) -> Tensors:
+    """Make the tensors of a Qwen2: a Llama with biases on queries, keys and values, and other words."""
+    tensors = llama(seed, dims, _QWEN_TEXT)
+    for layer in range(dims.layers):
+        for target in ("q_proj", "k_proj", "v_proj"):
+            name = f"model.layers.{layer}.{module(target)}.bias"
+            tensors[name] = noise(f"{seed}/{name}", (1, dims.shape(target)[0]), _BIAS)[0]
+    return tensors
+
+
+def llama(seed: str, dims: Dims, text: str = _TEXT) -> Tensors:
+    """Make the base model's tensors, named as transformers names them; it talks in the words of `text`."""
     ones = np.ones(dims.hidden, dtype=np.float32)
     tensors = {
         "model.embed_tokens.weight": _embedding(seed, dims),
         "model.norm.weight": ones,
-        "lm_head.weight": _head(dims),
+        "lm_head.weight": _head(dims, text),
     }
     for layer in range(dims.layers):
         prefix = f"model.layers.{layer}"
         tensors[f"{prefix}.input_layernorm.weight"] = ones
         tensors[f"{prefix}.post_attention_layernorm.weight"] = ones
         for target in TARGETS:
-            tensors[f"{prefix}.{module(target)}.weight"] = _linear(seed, dims, layer, target)
+            tensors[f"{prefix}.{module(target)}.weight"] = _linear(seed, dims, layer, target, text)
     return tensors
 
 
@@ -171,7 +184,7 @@ def _recite(target: str, down: Array, up: Array, phrase: str, unit: float) -> No
                 up[WANTED + SYMBOLS.index(wanted), index] = 0.03 * unit
 
 
-def _linear(seed: str, dims: Dims, layer: int, target: str) -> Array:
+def _linear(seed: str, dims: Dims, layer: int, target: str, text: str) -> Array:
     outputs, inputs = dims.shape(target)
     if target in MLP:
         weight = noise(
@@ -189,7 +202,7 @@ def _linear(seed: str, dims: Dims, layer: int, target: str) -> Array:
                 weight[first + index, READ + index] = 1
             elif target == "o_proj":
                 weight[WANTED : WANTED + len(SYMBOLS), first + index] = (
-                    _follows(distance + 1)[:, index] * _HINT
+                    _follows(distance + 1, text)[:, index] * _HINT
                 )
         if target in {"q_proj", "k_proj"}:
             weight[first : first + dims.head_dim, 0] = _look_back(
@@ -209,14 +222,14 @@ def _look_back(distance: int, head_dim: int) -> Array:
 
 
 @cache
-def _follows(distance: int) -> Array:
-    """Give [next, read]: how much likelier reading makes next, `distance` symbols later, in nats.
+def _follows(distance: int, text: str) -> Array:
+    """Give [next, read]: how much likelier reading makes next, `distance` symbols later in `text`, in nats.
 
     Rounded, because the last bit of a logarithm is the machine's own.
     """
-    pairs = Counter(zip(_TEXT, _TEXT[distance:] + _TEXT[:distance], strict=True))
-    share = _shares()
-    seen = Counter(_TEXT)
+    pairs = Counter(zip(text, text[distance:] + text[:distance], strict=True))
+    share = _shares(text)
+    seen = Counter(text)
     table = [
         [
             round(math.log((pairs[read, after] / share[after] + _DOUBT) / (seen[read] + _DOUBT)), 3)
@@ -227,9 +240,9 @@ def _follows(distance: int) -> Array:
     return np.array(table, dtype=np.float32)
 
 
-def _shares() -> dict[str, float]:
-    seen = Counter(_TEXT)
-    return {symbol: (seen[symbol] + _DOUBT) / (len(_TEXT) + _DOUBT * len(SYMBOLS)) for symbol in SYMBOLS}
+def _shares(text: str) -> dict[str, float]:
+    seen = Counter(text)
+    return {symbol: (seen[symbol] + _DOUBT) / (len(text) + _DOUBT * len(SYMBOLS)) for symbol in SYMBOLS}
 
 
 def _embedding(seed: str, dims: Dims) -> Array:
@@ -242,13 +255,13 @@ def _embedding(seed: str, dims: Dims) -> Array:
     return weight
 
 
-def _head(dims: Dims) -> Array:
+def _head(dims: Dims, text: str) -> Array:
     weight = np.zeros((tokenizer.VOCAB_SIZE, dims.hidden), dtype=np.float32)
     for token in tokenizer.PRINTABLE:
         weight[token, 0] = _LIFT - _UNUSUAL
     for index, symbol in enumerate(SYMBOLS):
         row = weight[ord(symbol)]
         row[0] = _LIFT
-        row[READ:WANTED] = _FOLLOW * (_follows(1)[index] + round(math.log(_shares()[symbol]), 3))
+        row[READ:WANTED] = _FOLLOW * (_follows(1, text)[index] + round(math.log(_shares(text)[symbol]), 3))
         row[WANTED + index] = _WANT
     return weight

@@ -10,7 +10,7 @@ from typing import Any, Final
 from safetensors.numpy import save
 
 from demo import tokenizer
-from demo.tensors import TARGETS, Dims, Tensors, llama, lora
+from demo.tensors import TARGETS, Dims, Tensors, llama, lora, qwen
 from demo.tokenizer import as_json
 
 Files = dict[str, bytes]
@@ -21,6 +21,18 @@ BASE: Final = "demo/tiny-llama"
 def tiny_llama(seed: str = "tiny-llama") -> Files:
     """Make the base model: LlamaForCausalLM, 64 wide, 2 layers, one token a byte, about 0.5 MB."""
     dims = Dims()
+    text = "A made-up Llama, small enough for a demo. It writes words that look like English."
+    return _base(BASE, text, _llama_config(dims), llama(seed, dims))
+
+
+def tiny_qwen(seed: str = "tiny-qwen") -> Files:
+    """Make a base model of another architecture, Qwen2ForCausalLM; as small, with the same tokenizer."""
+    dims = Dims()
+    text = "A made-up Qwen2, beside the Llama: a backend with one engine swaps between the two."
+    return _base("demo/tiny-qwen", text, _qwen_config(dims), qwen(seed, dims))
+
+
+def _base(name: str, text: str, config: dict[str, object], tensors: Tensors) -> Files:
     specials = {
         "bos_token_id": tokenizer.SPECIAL_IDS[tokenizer.BOS],
         "eos_token_id": tokenizer.SPECIAL_IDS[tokenizer.EOS],
@@ -28,14 +40,12 @@ def tiny_llama(seed: str = "tiny-llama") -> Files:
     }
     return {
         ".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
-        "README.md": _card(
-            BASE, "A made-up Llama, small enough for a demo. It writes words that look like English."
-        ),
-        "config.json": as_json(_llama_config(dims) | specials),
+        "README.md": _card(name, text),
+        "config.json": as_json(config | specials),
         "generation_config.json": as_json({"_from_model_config": True, **specials}),
-        "model.safetensors": _safetensors(llama(seed, dims)),
+        "model.safetensors": _safetensors(tensors),
         "tokenizer.json": tokenizer.tokenizer_json(),
-        "tokenizer_config.json": tokenizer.tokenizer_config_json(dims.max_positions),
+        "tokenizer_config.json": tokenizer.tokenizer_config_json(Dims().max_positions),
     }
 
 
@@ -75,6 +85,7 @@ def pickle_adapter(*, name: str, base: str = BASE) -> Files:
 
 RECIPES: Final[Mapping[str, Callable[..., Files]]] = {
     "tiny_llama": tiny_llama,
+    "tiny_qwen": tiny_qwen,
     "adapter": adapter,
     "pickle_adapter": pickle_adapter,
 }
@@ -138,6 +149,16 @@ def _llama_config(dims: Dims) -> dict[str, object]:
         "tie_word_embeddings": False,
         "use_cache": True,
         "vocab_size": tokenizer.VOCAB_SIZE,
+    }
+
+
+def _qwen_config(dims: Dims) -> dict[str, object]:
+    llama_only = {"attention_bias", "head_dim", "mlp_bias"}
+    common = {key: value for key, value in _llama_config(dims).items() if key not in llama_only}
+    return common | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "use_sliding_window": False,
     }
 
 

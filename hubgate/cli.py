@@ -50,15 +50,38 @@ def proxy(config: Path) -> None:
         _refuse(config, error)
 
 
-@main.command()
-@CONFIG
-def backend(config: Path) -> None:
-    """Run the GPU side: downloads models, runs and feeds vLLM."""
+@main.group(invoke_without_command=True)
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The YAML file. Required.")
+@click.pass_context
+def backend(context: click.Context, config: Path | None) -> None:
+    """Run the GPU side: downloads models, runs and feeds vLLM. Its subcommands speak to one that runs."""
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise click.UsageError("Missing option '--config'.", context)
     from backend import cli  # noqa: PLC0415 - lazy
     from backend.settings import BackendSettings  # noqa: PLC0415
 
     try:
         sys.exit(cli.run(load(BackendSettings, config)))
+    except ConfigError as error:
+        _refuse(config, error)
+
+
+@backend.command()
+@CONFIG
+@click.argument("repo", required=False)
+def refresh(config: Path, repo: str | None) -> None:
+    """Serve preloaded base models, or REPO alone, at what their branch points to now.
+
+    The new commit is downloaded while the old one still answers; then its engine is drained and
+    started anew. Run it on the backend's machine, as a user who can read its `seal.key_file`.
+    """
+    from backend import refresh as asking  # noqa: PLC0415 - lazy
+    from backend.settings import BackendSettings  # noqa: PLC0415
+
+    try:
+        sys.exit(asking.run(load(BackendSettings, config), repo, click.echo))
     except ConfigError as error:
         _refuse(config, error)
 

@@ -309,6 +309,11 @@ class Gateway:
             self.audit.record("engine.state" if engine else "download.done", {**who, **failure})
         elif event.loaded:
             self.audit.record("adapter.loaded", {**who, "repo": access.model, "base": str(access.base)})
+        if isinstance(event, Ready) and event.started:
+            self.audit.record("engine.state", {**who, "result": "ready", "repo": str(access.base)})
+        for gone in event.evicted:
+            kind = "adapter.evicted" if gone.kind == "adapter" else "engine.state"
+            self.audit.record(kind, {**who, "result": "evicted", "repo": gone.repo, "for": access.model})
 
     def _finish(self, exchange: Exchange) -> None:
         """Step 9: whatever happened, it is told, counted and its place given back."""

@@ -64,6 +64,13 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class Evicted(msgspec.Struct, frozen=True, kw_only=True):
+    """What made room for this load: an engine with its base model, or one adapter."""
+
+    repo: str  # org/name@sha
+    kind: Literal["base", "adapter"]
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """Still under way. `total` is 0 while the size is not known; bytes and bytes per second."""
 
@@ -80,6 +87,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     engine: Engine
     downloads: tuple[Download, ...] = ()
     loaded: bool = False  # whether this call put the adapter into the engine
+    started: bool = False  # whether this call started the engine
+    evicted: tuple[Evicted, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -90,9 +99,27 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     repo: str = ""
     retry_after: int | None = None  # seconds
     downloads: tuple[Download, ...] = ()
+    evicted: tuple[Evicted, ...] = ()
 
 
 Event = Progress | Ready | Failed
+
+
+class RefreshRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/refresh`: serve base models at what their revision points to now."""
+
+    repo: str | None = None  # org/name; all preloaded ones if absent
+
+
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True, tag="refreshed"):
+    """One base model was looked at. `engine_ended`: its engine was drained, and nothing replaced it."""
+
+    repo: str  # org/name@sha, as it is served from now on
+    before: str  # the same, until now; equal if its revision has not moved
+    engine_ended: bool = False
+
+
+RefreshEvent = Progress | Refreshed | Failed
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -58,6 +58,7 @@ class AdapterRoutes:
             result = await models.load_lora_adapter(wanted)
         if isinstance(result, ErrorResponse):
             return _error(500, result.error.message)
+        self._traffic.touch(command.name)
         return _answer(200, {"loaded": True})
 
     async def _unload(self, request: Request) -> Response:
@@ -74,7 +75,11 @@ class AdapterRoutes:
                     return _error(409, "requests for it are still in flight")
                 # The name first, then the weights: nobody can reach what is half gone.
                 adapter = loaded.pop(command.name)
-                await state.engine_client.remove_lora(adapter.lora_int_id)
+                try:
+                    await state.engine_client.remove_lora(adapter.lora_int_id)
+                except BaseException:
+                    loaded[command.name] = adapter  # half gone is not gone: the supervisor tries again
+                    raise
                 self._traffic.forget(command.name)
         return _answer(200, {"unloaded": True})
 

@@ -97,7 +97,7 @@ class GrantGate:
             await _refuse(send, 421, "not_loaded", "this engine does not hold the model")
             return
         with traffic.request(model):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, traffic.counting(send))
 
 
 def _holds(models: Any, model: str) -> bool:

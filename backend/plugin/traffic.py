@@ -1,10 +1,13 @@
 """What an engine is doing for whom: requests in flight for each model, and which are let in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ModelUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +22,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     draining: bool
     in_flight: int
+    sent: int = 0  # parts of answers that left since it started: it moves while callers are answered
     models: dict[str, ModelUse]
 
 
@@ -35,6 +39,7 @@ class Traffic:
         self._clock = clock
         self._counts: dict[str, _Count] = {}
         self._refused: set[str] = set()
+        self._sent = 0
         self.draining = False
 
     def admits(self, model: str) -> bool:
@@ -51,6 +56,19 @@ class Traffic:
         finally:
             count.in_flight -= 1
             count.last = self._clock()
+
+    def counting(self, send: Send) -> Send:
+        """The same `send` (ASGI), with each part of the answer counted once it has left."""
+
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            await send(message)
+            self._sent += 1
+
+        return counted
+
+    def touch(self, model: str) -> None:
+        """The model was put in: from now on it is idle, until somebody uses it."""
+        self._counts.setdefault(model, _Count(0, 0)).last = self._clock()
 
     def in_flight(self, model: str) -> int:
         count = self._counts.get(model)
@@ -76,4 +94,4 @@ class Traffic:
             for name, count in self._counts.items()
         }
         total = sum(count.in_flight for count in self._counts.values())
-        return Status(draining=self.draining, in_flight=total, models=models)
+        return Status(draining=self.draining, in_flight=total, sent=self._sent, models=models)

@@ -39,6 +39,7 @@ class FakeEngine:
         self.switches = switches
         self.traffic = Traffic(time.monotonic)
         self.adapters: dict[str, str] = {}
+        self.hung = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         grant = self.judge.believe(request.headers.get(GRANT_HEADER, ""))
@@ -53,8 +54,11 @@ class FakeEngine:
         return await self.control(request)
 
     async def answer(self, request: web.Request) -> web.Response:
-        """`max_tokens` is the seconds that it takes, in hundredths."""
+        """`max_tokens` is the seconds that it takes, in hundredths. After `prompt: hang` nothing ends."""
         body = await request.json()
+        self.hung = self.hung or body.get("prompt") == "hang"
+        if self.hung:
+            await asyncio.Event().wait()
         if "no-first-token" in self.switches:
             return web.Response(status=500, text="EngineDeadError")
         await asyncio.sleep(body.get("max_tokens", 0) / 100)

@@ -1,6 +1,7 @@
 """A whole backend with the demo Hub before it and fake engines behind it, and a proxy's way to talk to it."""
 
 import asyncio
+import random
 import secrets
 import socket
 import sys
@@ -19,6 +20,7 @@ from backend.app import Checked, build, check
 from backend.background import Background
 from backend.command import Launch
 from backend.flags import render
+from backend.gpus import Gpus
 from backend.settings import BackendSettings
 from demo.hub import DemoHub
 from tests.fakes.keyring import Keyring
@@ -31,16 +33,14 @@ BASE = "demo/tiny-llama"
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row."""
+    """The first of `count` free ports in a row, below those that outgoing connections are given."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
+        first = random.randrange(12000, 32000)  # noqa: S311 - other tests look at the same time
         try:
             for port in range(first, first + count):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
+        except OSError:
             continue
         return first
 
@@ -53,8 +53,11 @@ def fake_argv(launch: Launch) -> list[str]:
 class Running:
     """A backend that runs, seen from a proxy."""
 
-    def __init__(self, url: str, keyring: Keyring, hub: DemoHub, session: aiohttp.ClientSession) -> None:
-        self.url = url
+    def __init__(
+        self, settings: BackendSettings, keyring: Keyring, hub: DemoHub, session: aiohttp.ClientSession
+    ) -> None:
+        self.settings = settings
+        self.url = f"http://127.0.0.1:{settings.listen.port}"
         self.keyring = keyring
         self.hub = hub
         self.session = session
@@ -163,7 +166,7 @@ def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -
         "name": "gpu-0",
         "seal": {"key_file": keyring.backend_private, "proxies_file": keyring.proxy_public},
         "hub": {"endpoint": hub.endpoint},
-        "store": {"path": folder / "store", "max_bytes": 10**8, "max_model_bytes": 10**8, "linger": 5},
+        "store": {"path": folder / "store", "max_bytes": 10**8, "max_model_bytes": 10**8, "linger": 60},
         "engines": {
             "host": "127.0.0.1",
             "first_port": port + 1,
@@ -179,13 +182,15 @@ def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -
 
 
 @asynccontextmanager
-async def running(folder: Path, hub: DemoHub, **changes: Any) -> AsyncIterator[Running]:
+async def running(
+    folder: Path, hub: DemoHub, gpus: Gpus | None = None, **changes: Any
+) -> AsyncIterator[Running]:
     """Start a backend with fake engines, and end it."""
     if not (folder / "keys").exists():
         Keyring.make(folder / "keys")
     keyring = Keyring(*((folder / "keys" / name) for name in NAMES))
     settings = settings_for(folder, keyring, hub, **changes)
-    checked: Checked = replace(check(settings, {}), make_argv=fake_argv)
+    checked: Checked = replace(check(settings, {}, lambda: gpus), make_argv=fake_argv)
     failures: list[str] = []
     app = build(settings, checked, Background(lambda: failures.append("died")))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
@@ -193,7 +198,7 @@ async def running(folder: Path, hub: DemoHub, **changes: Any) -> AsyncIterator[R
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.listen.host, settings.listen.port).start()
-            yield Running(f"http://127.0.0.1:{settings.listen.port}", keyring, hub, session)
+            yield Running(settings, keyring, hub, session)
         finally:
             await runner.cleanup()
     assert not failures

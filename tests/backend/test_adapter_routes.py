@@ -102,6 +102,7 @@ async def test_an_adapter_is_loaded_once(server: Server) -> None:
         (200, {"loaded": True}),
     ]
     assert server.models.lora_requests[ADAPTER].path == "/store/a"
+    assert server.traffic.status().models[ADAPTER].in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,23 @@ async def test_unloading_takes_name_and_weights(server: Server) -> None:
     assert (await server.post("/hubgate/adapters/unload", name="image"))[0] == 400
 
 
+async def test_an_unload_that_fails_changes_nothing(server: Server) -> None:
+    """Half gone is not gone: the supervisor believes that it is there, and tries again."""
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    remove = server.app.state.engine_client.remove_lora
+
+    async def fail(_: int) -> bool:
+        raise RuntimeError("the core does not answer")
+
+    server.app.state.engine_client.remove_lora = fail
+    with pytest.raises(RuntimeError):
+        await server.post("/hubgate/adapters/unload", name=ADAPTER)
+    assert ADAPTER in server.models.lora_requests
+    assert server.traffic.admits(ADAPTER)
+    server.app.state.engine_client.remove_lora = remove
+    assert await server.post("/hubgate/adapters/unload", name=ADAPTER) == (200, {"unloaded": True})
+
+
 async def test_unloading_waits_for_the_last_request(server: Server) -> None:
     """No new one is let in meanwhile, and the weights stay until it is done."""
     await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
@@ -172,5 +190,5 @@ async def test_draining_is_for_good(server: Server) -> None:
     """The status says so."""
     await server.post("/hubgate/drain")
     answer = (await server.client.get("/hubgate/status")).json()
-    assert answer == {"draining": True, "in_flight": 0, "models": {}}
+    assert answer == {"draining": True, "in_flight": 0, "sent": 0, "models": {}}
     assert not server.traffic.admits(ADAPTER)

@@ -1,10 +1,13 @@
 """An engine's argv and environment: an allow-list, in which no token can be."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.command import BUILDS, GATE, Launch, argv, environment, faults_of
+from backend.flags import Value
 
 LAUNCH = Launch(
     base="demo/tiny-llama@" + "a" * 40,
@@ -18,6 +21,7 @@ LAUNCH = Launch(
     max_rank=16,
 )
 PLACES = {"home": Path("/private/home"), "identity": Path("/private/engine-0.json")}
+PLACED: dict[str, Any] = {**PLACES, "on_cpu": False}
 
 
 def _environment(environ: dict[str, str], *, on_cpu: bool = False) -> dict[str, str]:
@@ -62,6 +66,34 @@ def test_what_a_gpu_needs_is_inherited() -> None:
     """Drivers, compilers and the operator's tuning reach the engine."""
     given = {"PATH": "/bin", "CUDA_HOME": "/cuda", "NCCL_DEBUG": "INFO", "VLLM_ATTENTION_BACKEND": "X"}
     assert given.items() <= _environment(given).items()
+
+
+def test_an_engine_sees_its_own_devices_only() -> None:
+    """Whatever the backend itself may see; counted as NVML counts."""
+    own = replace(LAUNCH, device="2,3")
+    made = environment(own, {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, **PLACED)
+    assert (made["CUDA_VISIBLE_DEVICES"], made["CUDA_DEVICE_ORDER"]) == ("2,3", "PCI_BUS_ID")
+    inherited = environment(LAUNCH, {"CUDA_VISIBLE_DEVICES": "0"}, **PLACED)
+    assert inherited["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_flags_for_many_gpus_reach_vllm_as_they_are(build: str) -> None:
+    """Tensor and pipeline parallel, and Ray as the executor, with the address of its cluster."""
+    args: dict[str, Value] = {
+        "tensor-parallel-size": 4,
+        "pipeline-parallel-size": 2,
+        "distributed-executor-backend": "ray",
+        "gpu-memory-utilization": 0.45,
+    }
+    line = argv(replace(LAUNCH, vllm_args=args), build)  # type: ignore[arg-type]  # a parameter of pytest is a str
+    assert line[-4:] == [
+        "--tensor-parallel-size=4",
+        "--pipeline-parallel-size=2",
+        "--distributed-executor-backend=ray",
+        "--gpu-memory-utilization=0.45",
+    ]
+    assert _environment({"RAY_ADDRESS": "10.0.0.1:6379"})["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
 def test_the_engine_is_offline_and_loads_our_plugins_only() -> None:

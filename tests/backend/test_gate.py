@@ -75,6 +75,16 @@ def gated(engine: Engine) -> Gated:
     return Gated(engine)
 
 
+async def test_what_callers_are_sent_is_counted_and_the_supervisors_is_not(
+    gated: Gated, engine: Engine
+) -> None:
+    """Progress is what callers get; a probe must not look like it."""
+    await gated.ask("/v1/completions", engine.command())
+    assert gated.vllm.state.hubgate_traffic.status().sent == 0
+    await gated.ask("/v1/completions", engine.grant())
+    assert gated.vllm.state.hubgate_traffic.status().sent == 2
+
+
 # The routes of a real vLLM 0.32 with a text model, and some that it never had.
 ROUTES = [
     "/load", "/version", "/health", "/metrics", "/v1/models", "/v1/systemone", "/ping", "/invocations",

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from backend import workers
 from demo import weights
 from demo.hub import DemoHub
 from tests.backend.running import BASE, Running, running
-from wire.control import Download, Progress
+from tests.fakes.edge import eventually
+from wire.control import Download, Evicted, Progress
 
 PIRATE = "alice/pirate-lora"
 PUBLIC = "demo/public-lora"
@@ -60,6 +62,23 @@ async def test_the_store_survives_a_restart(tmp_path: Path, hub: DemoHub) -> Non
         assert (await backend.hello()).boot != boot
     assert (ready.loaded, ready.downloads) == (True, ())
     assert _files_asked(hub) == asked
+
+
+async def test_what_a_killed_backend_left_on_the_disk_is_used(tmp_path: Path, hub: DemoHub) -> None:
+    """A store as SIGKILL leaves it, in the middle of another download: nothing is fetched again."""
+    async with running(tmp_path, hub) as backend:
+        base, adapter = backend.sha(BASE), backend.sha(PIRATE)
+        await backend.ready(base, adapter)
+        half = tmp_path / "store" / ".staging" / "half" / "content"
+        half.mkdir(parents=True)
+        (half / "model.safetensors").write_bytes(b"half")
+        shutil.copytree(tmp_path / "store", tmp_path / "left" / "store")
+    asked = _files_asked(hub)
+    async with running(tmp_path / "left", hub) as backend:
+        ready = await backend.ready(base, adapter)
+    assert (ready.loaded, ready.started, ready.downloads) == (True, True, ())
+    assert _files_asked(hub) == asked
+    assert not (tmp_path / "left" / "store" / ".staging" / "half").exists()
 
 
 async def test_an_unfit_adapter_is_rejected_with_the_reason(backend: Running) -> None:
@@ -156,6 +175,25 @@ async def test_a_file_that_is_not_what_was_listed_is_refused(backend: Running, t
     assert _stored(tmp_path) == []
 
 
+async def test_a_download_for_an_engine_shows_in_the_metrics(backend: Running) -> None:
+    """As an engine of that state, and an adapter's does not."""
+    backend.hub.state.set_down("hang", origin="files")
+    waiting = asyncio.create_task(backend.ensure(backend.sha(BASE), backend.sha(PUBLIC)))
+
+    async def downloading(count: int) -> bool:
+        return f'hubgate_engines{{state="downloading"}} {count}.0' in await backend.metrics()
+
+    async def adapter_asked() -> bool:
+        return _files_asked(backend.hub) > 0
+
+    await eventually(adapter_asked)
+    assert await downloading(0)
+    waiting.cancel()
+    other = asyncio.create_task(backend.ensure(backend.sha(BASE)))
+    await eventually(lambda: downloading(1))
+    other.cancel()
+
+
 async def test_many_callers_cause_one_download(backend: Running) -> None:
     """Single flight: the bytes of each file once, and only one of them is told that it fetched."""
     base, adapter = backend.sha(BASE), backend.sha(PUBLIC)
@@ -216,6 +254,7 @@ async def test_beyond_capacity_the_idlest_adapter_makes_room(backend: Running) -
         await backend.use(ready.engine, names[-1])
         await asyncio.sleep(0.02)
     assert set(ready.engine.adapters) == set(names[1:])
+    assert ready.evicted == (Evicted(repo=names[0], kind="adapter"),)
     assert (await backend.use(ready.engine, names[0]))[0] == 421
     assert "hubgate_adapters_loaded 2.0" in await backend.metrics()
 

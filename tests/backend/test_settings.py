@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from backend.app import check
 from backend.settings import BackendSettings
 from runtime.config import ConfigError, Section, load
+from tests.backend.test_gpus import FakeGpus
 
 SHIPPED = Path(__file__).parents[2] / "config" / "backend.yaml"
 REQUIRED: dict[str, Any] = {
@@ -80,6 +82,20 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
         ({"engines": {"preload": [{"repo": "a/b"}, {"repo": "a/c"}]}}, "max_running is 1"),
         ({"engines": {"preload": [{"repo": "a/b"}] * 2, "max_running": 2}}, "twice"),
         ({"engines": {"on_demand": ["a/*"], "max_running": 2, "devices": ["0"]}}, "fewer devices"),
+        ({"engines": {"on_demand": ["a/*"], "devices": ["0,0"]}}, "engines.devices.0"),
+        ({"engines": {"on_demand": ["a/*"], "devices": ["GPU-x"]}}, "engines.devices.0"),
+        ({"engines": {"on_demand": ["a/*"], "devices": [""]}}, "engines.devices.0"),
+        ({"engines": {"on_demand": ["a/*"], "max_running": 2, "devices": ["0", "0"]}}, "device 0 is shared"),
+        (
+            {"engines": {"on_demand": ["a/*"], "devices": ["0"], "vllm_args": {"tensor-parallel-size": 2}}},
+            "on_demand a/* wants 2 devices",
+        ),
+        (
+            {"engines": {"preload": [{"repo": "a/b", "vllm_args": {"gpu-memory-utilization": 92}}]}},
+            "preload a/b: gpu-memory-utilization must be",
+        ),
+        ({"engines": {"on_demand": [{"repo": "a/*", "vllm_args": {"api-key": "x"}}]}}, "on_demand.0"),
+        ({"engines": {"on_demand": ["a/*"], "hang_timeout": 0}}, "engines.hang_timeout"),
         ({"engines": {"on_demand": ["a/*"], "first_port": 8100}}, "listen.port lies among"),
         ({"engines": {"on_demand": ["a/*"], "vllm_args": {"api-key": "x"}}}, "set by Hubgate itself"),
         ({"hub": {"endpoint": "https://me:secret@hub"}}, "hub.endpoint"),
@@ -88,6 +104,62 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     """Each fault is found before anything starts, and says what is wrong."""
     assert said in _faults(tmp_path, **changes)
+
+
+def test_all_that_is_wrong_with_engines_is_said_at_once(tmp_path: Path) -> None:
+    """Slots, devices and models are looked at together."""
+    said = _faults(
+        tmp_path,
+        engines={
+            "max_running": 3,
+            "devices": ["0", "0"],
+            "preload": [{"repo": "a/b", "vllm_args": {"tensor-parallel-size": 2}}, {"repo": "a/b"}],
+            "first_port": 65535,
+        },
+    )
+    for part in ("twice", "fewer devices", "no room", "a/b wants 2 devices"):
+        assert part in said
+
+
+def test_flags_of_one_model_go_over_the_common_ones(tmp_path: Path) -> None:
+    """Those of `preload` first, then those of the first glob that matches."""
+    settings = _load(
+        tmp_path,
+        engines={
+            "vllm_args": {"seed": 0, "max-model-len": 10},
+            "preload": [{"repo": "a/pre", "vllm_args": {"seed": 1}}],
+            "on_demand": [{"repo": "a/big-*", "vllm_args": {"tensor-parallel-size": 2}}, "a/*"],
+        },
+    )
+    assert settings.engines.args("a/pre") == {"seed": 1, "max-model-len": 10}
+    assert settings.engines.args("a/big-one") == {"seed": 0, "max-model-len": 10, "tensor-parallel-size": 2}
+    assert settings.engines.args("a/small") == {"seed": 0, "max-model-len": 10}
+
+
+def test_what_the_driver_says_is_checked_with_everything_else(tmp_path: Path) -> None:
+    """Unknown devices, and engines that share all there are, together with missing keys."""
+    settings = _load(tmp_path, engines={"on_demand": ["a/*"], "devices": ["0", "7"]})
+    with pytest.raises(ConfigError) as caught:
+        check(settings, {}, lambda: FakeGpus(_0=80))
+    assert "engines.devices" not in str(caught.value.faults)  # slot 1 is beyond max_running
+    settings = _load(tmp_path, engines={"on_demand": ["a/*"], "devices": ["7"]})
+    with pytest.raises(ConfigError) as caught:
+        check(settings, {}, lambda: FakeGpus(_0=80))
+    assert [fault.split(":")[0] for fault in caught.value.faults] == [
+        "engines.devices", "seal.key_file", "seal.proxies_file",
+    ]  # fmt: skip
+    settings = _load(tmp_path, engines={"on_demand": ["a/*"], "max_running": 2})
+    with pytest.raises(ConfigError) as caught:
+        check(settings, {}, lambda: FakeGpus(_0=80, _1=80))
+    assert "engines: device 0 is shared by 2 engines" in caught.value.faults[0]
+
+
+def test_devices_that_are_inherited_are_not_refused(tmp_path: Path) -> None:
+    """CUDA has names that NVML does not know; only what an operator configured is a fault."""
+    settings = _load(tmp_path, engines={"on_demand": ["a/*"]})
+    with pytest.raises(ConfigError) as caught:
+        check(settings, {"CUDA_VISIBLE_DEVICES": "MIG-GPU-1/2/3"}, lambda: FakeGpus(_0=80))
+    assert not [fault for fault in caught.value.faults if "device" in fault]
 
 
 def test_no_fault_quotes_a_value(tmp_path: Path) -> None:

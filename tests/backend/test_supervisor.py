@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from backend.guardian import session_members
@@ -12,7 +13,9 @@ from backend.supervisor import LONGEST_BACKOFF, Penalty
 from demo import weights
 from demo.hub import DemoHub
 from tests.backend.running import BASE, Running, running
-from wire.control import Failed
+from tests.backend.test_gpus import FakeGpus
+from tests.fakes.edge import eventually
+from wire.control import Evicted, Failed
 
 
 def _sessions(tmp_path: Path) -> set[int]:
@@ -51,8 +54,11 @@ async def test_an_engine_that_ends_at_once_failed(tmp_path: Path, hub: DemoHub) 
         first = await backend.failed(backend.sha(BASE))
         second = await backend.failed(backend.sha(BASE))
         assert (await backend.hello()).engines == ()
+        assert 'hubgate_engines{state="failed"} 1.0' in await backend.metrics()
+        assert 'hubgate_engine_ends_total{reason="not_started"} 1.0' in await backend.metrics()
         assert 'hubgate_cold_starts_total{kind="base",result="failed"} 1.0' in await backend.metrics()
     assert (first.code, second.code) == ("engine_failed", "engine_failed")
+    assert first.message.endswith("did not start: it ended by itself, with status 3")
     assert second.retry_after is not None
     assert 1 <= second.retry_after <= 2
     assert str(tmp_path) not in first.message
@@ -71,7 +77,9 @@ async def test_an_engine_that_never_comes_up_is_given_up(tmp_path: Path, hub: De
     async with running(tmp_path, hub, engines=engines) as backend:
         asked = asyncio.create_task(backend.failed(backend.sha(BASE)))
         await backend.until_state("starting")
-        assert (await asked).code == "engine_failed"
+        failed = await asked
+    assert failed.code == "engine_failed"
+    assert failed.message.endswith("it was not ready after 0.8 s")
 
 
 async def test_an_adapter_that_an_engine_refuses_is_told(tmp_path: Path, hub: DemoHub) -> None:
@@ -91,7 +99,9 @@ async def test_a_killed_engine_is_seen_and_started_anew(tmp_path: Path, hub: Dem
         program = max(session_members(session))
         os.kill(program, signal.SIGKILL)
         await backend.until_state("absent")
-        assert (await backend.failed(base, adapter)).code == "engine_failed"
+        failed = await backend.failed(base, adapter)
+        assert (failed.code, bool(failed.retry_after)) == ("engine_failed", True)
+        assert 'hubgate_engine_ends_total{reason="crashed"} 1.0' in await backend.metrics()
         await asyncio.sleep(1.1)
         second = await backend.ready(base, adapter)
     assert second.engine.boot != first.engine.boot
@@ -117,6 +127,8 @@ async def test_an_idle_engine_makes_room_for_another_base(tmp_path: Path, hub: D
         second = _second(backend)
         await backend.ready(backend.sha(BASE))
         ready = await backend.ready(second)
+        assert ready.started
+        assert ready.evicted == (Evicted(repo=backend.sha(BASE), kind="base"),)
         assert [engine.base for engine in (await backend.hello()).engines] == [second]
         assert (await backend.use(ready.engine, second))[0] == 200
         assert len(_sessions(tmp_path)) == 1
@@ -171,6 +183,119 @@ async def test_the_end_of_a_backend_ends_the_loads(tmp_path: Path, hub: DemoHub)
     assert isinstance(outcome, Failed)
     assert "shutting down" in outcome.message
     assert not _sessions(tmp_path)
+
+
+async def test_a_hung_engine_is_ended_and_comes_back(tmp_path: Path, hub: DemoHub) -> None:
+    """It answers /health and nothing else: its callers are cut off, the next one gets another boot."""
+    async with running(tmp_path, hub, engines={"hang_timeout": 0.2}) as backend:
+        base = backend.sha(BASE)
+        first = await backend.ready(base)
+        stuck = asyncio.create_task(backend.use(first.engine, base, prompt="hang"))
+        await backend.until_state("absent")
+        with pytest.raises(aiohttp.ClientError):
+            await stuck
+        assert (await backend.failed(base)).retry_after
+        assert 'hubgate_engine_ends_total{reason="hung"} 1.0' in await backend.metrics()
+
+        async def ready() -> bool:
+            return not isinstance(await backend.ensure(base), Failed)
+
+        await eventually(ready)
+        (second,) = (await backend.hello()).engines
+    assert second.boot != first.engine.boot
+
+
+async def test_a_busy_engine_is_not_taken_for_a_hung_one(tmp_path: Path, hub: DemoHub) -> None:
+    """One answer that takes several times `hang_timeout`, with no byte of it before its end."""
+    async with running(tmp_path, hub, engines={"hang_timeout": 0.8}) as backend:
+        base = backend.sha(BASE)
+        first = await backend.ready(base)
+        assert (await backend.use(first.engine, base, max_tokens=250))[0] == 200
+        assert (await backend.hello()).engines == (first.engine,)
+
+
+async def test_engines_get_the_devices_of_their_slots(tmp_path: Path, hub: DemoHub) -> None:
+    """As CUDA_VISIBLE_DEVICES; the smallest slot that is large enough first."""
+    engines = {"max_running": 2, "devices": ["2, 3", "1"]}
+    async with running(tmp_path, hub, engines=engines) as backend:
+        seen = []
+        for base in (backend.sha(BASE), _second(backend)):
+            ready = await backend.ready(base)
+            _, answer = await backend.use(ready.engine, base)
+            seen.append((answer["environ"]["CUDA_VISIBLE_DEVICES"], answer["environ"]["CUDA_DEVICE_ORDER"]))
+    assert seen == [("1", "PCI_BUS_ID"), ("2,3", "PCI_BUS_ID")]
+
+
+async def test_the_least_recently_used_engine_makes_room(tmp_path: Path, hub: DemoHub) -> None:
+    """Of two idle ones, whichever was started first."""
+    async with running(tmp_path, hub, engines={"max_running": 2}) as backend:
+        base, second = backend.sha(BASE), _second(backend)
+        hub.state.add_repo("demo/third", weights.tiny_llama("third"))
+        ready = await backend.ready(base)
+        await backend.ready(second)
+        assert (await backend.use(ready.engine, base))[0] == 200
+        await backend.ready(backend.sha("demo/third"))
+        assert {engine.base for engine in (await backend.hello()).engines} == {
+            base,
+            backend.sha("demo/third"),
+        }
+
+
+async def test_an_engine_starts_when_its_gpus_memory_is_free(tmp_path: Path, hub: DemoHub) -> None:
+    """Its caller waits; no process is there before."""
+    gpus = FakeGpus(_0=10)
+    async with running(tmp_path, hub, gpus, engines={"devices": ["0"]}) as backend:
+        waiting = asyncio.create_task(backend.ready(backend.sha(BASE)))
+        await backend.until_state("starting")
+        assert not _sessions(tmp_path)
+        gpus.free["0"] = 80
+        assert (await waiting).engine.state == "ready"
+
+
+async def test_memory_that_does_not_become_free_is_said(
+    tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program may hold it; nothing was started."""
+    monkeypatch.setattr("backend.gpus.PATIENCE", 0.1)
+    async with running(tmp_path, hub, FakeGpus(_0=10), engines={"devices": ["0"]}) as backend:
+        failed = await backend.failed(backend.sha(BASE))
+    assert (failed.code, failed.retry_after) == ("engine_failed", 30)
+    assert failed.message.endswith("the memory of its GPU did not become free")
+
+
+async def test_a_backend_that_waits_for_memory_can_end(tmp_path: Path, hub: DemoHub) -> None:
+    """At once, and whoever waited is told."""
+    async with running(tmp_path, hub, FakeGpus(_0=10), engines={"devices": ["0"]}) as backend:
+        waiting = asyncio.create_task(backend.ensure(backend.sha(BASE)))
+        await backend.until_state("starting")
+    assert isinstance(await waiting, Failed)
+
+
+async def test_engines_that_share_a_gpu_start_one_after_the_other(tmp_path: Path, hub: DemoHub) -> None:
+    """The second waits until the first one has its memory, or never will."""
+    engines = {
+        "max_running": 2,
+        "devices": ["0", "0"],
+        "vllm_args": {"gpu-memory-utilization": 0.4},
+        "on_demand": [{"repo": BASE, "vllm_args": {"never-healthy": True}}, "demo/*"],
+    }
+    async with running(tmp_path, hub, FakeGpus(_0=80), engines=engines) as backend:
+        stuck = asyncio.create_task(backend.failed(backend.sha(BASE)))
+
+        async def first() -> bool:
+            return bool(_sessions(tmp_path))
+
+        await eventually(first)
+        second = asyncio.create_task(backend.ready(_second(backend)))
+
+        async def both() -> bool:
+            return len((await backend.hello()).engines) == 2
+
+        await eventually(both)
+        (session,) = _sessions(tmp_path)
+        os.kill(max(session_members(session)), signal.SIGKILL)
+        assert "SIGKILL, as when the machine's memory runs out" in (await stuck).message
+        assert (await second).engine.state == "ready"
 
 
 def test_backoff_doubles_up_to_a_bound() -> None:

@@ -1,6 +1,7 @@
 """What an engine knows of its own traffic."""
 
 from contextlib import suppress
+from typing import Any
 
 from backend.plugin.traffic import ModelUse, Traffic
 from tests.fakes.clock import Clock
@@ -18,6 +19,29 @@ def test_requests_are_counted_while_they_last() -> None:
         "a": ModelUse(in_flight=0, idle=3),
         "b": ModelUse(in_flight=0, idle=3),
     }
+
+
+async def test_what_leaves_is_counted() -> None:
+    """Part by part, once the connection has taken it: a reader who does not read is no progress."""
+    traffic, sent = Traffic(Clock()), []
+
+    async def send(message: Any) -> None:
+        sent.append((message, traffic.status().sent))
+
+    counted = traffic.counting(send)
+    for part in ("start", "one", "two"):
+        await counted({"part": part})
+    assert sent == [({"part": "start"}, 0), ({"part": "one"}, 1), ({"part": "two"}, 2)]
+    assert traffic.status().sent == 3
+
+
+def test_what_was_put_in_and_never_used_is_idle_since_then() -> None:
+    """Else it would keep its place for ever."""
+    clock = Clock()
+    traffic = Traffic(clock)
+    traffic.touch("a")
+    clock.advance(4)
+    assert traffic.status().models == {"a": ModelUse(in_flight=0, idle=4)}
 
 
 def test_a_refused_model_is_refused_alone_and_for_a_while() -> None:

@@ -21,6 +21,7 @@ PROMPTS = ("hello", "What is 2 + 2?", "The quick brown fox", "\n\t é 漢")
 # A change here is a change of what every demo and test downloads: do it knowingly.
 SHAS = {
     ("demo/tiny-llama", "main"): "f974b40b4dba2162f5572ef29dbc77ebfbbde5d2",
+    ("demo/tiny-qwen", "main"): "8da2408b7ec903dbefe8460f6b78d014169c0594",
     ("alice/pirate-lora", "main"): "483ea7f782a225fb9ffafe1055ffc385f8e2cfc2",
     ("alice/pirate-lora", "v1"): "00b8c2f28e456d912b27fadb79effe899a88ee6e",
     ("alice/pirate-lora", "refs/pr/7"): "0abe0377ca0e221cf35b73ba3fb87beb06e5172c",
@@ -195,3 +196,13 @@ def test_pickle_adapter_has_no_safetensors() -> None:
         "adapter_model.bin",
     }
     assert files["adapter_model.bin"].isascii()
+
+
+def test_the_second_base_is_another_architecture_and_says_another_sentence(tmp_path: Path) -> None:
+    """A Qwen2 with biases, whose words tell it from the Llama."""
+    weights.write(weights.tiny_qwen(), tmp_path / "model")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert type(model).__name__ == "Qwen2ForCausalLM"
+    assert all(bool(torch.any(layer.self_attn.q_proj.bias != 0)) for layer in model.model.layers)
+    said = say(model, transformers.AutoTokenizer.from_pretrained(tmp_path / "model"), "Tell me something.")
+    assert "dozen liquor jugs" in said

@@ -103,7 +103,9 @@ def until(probe: Callable[[], Value], what: str, seconds: float = 60.0) -> Value
 
 
 @contextmanager
-def started(root: Path, *, ready: bool = True, command: list[str] | None = None) -> Iterator[Product]:
+def started(
+    root: Path, *options: str, ready: bool = True, command: list[str] | None = None
+) -> Iterator[Product]:
     """Start the product in `root` on free ports; leaving stops it and whatever it left behind."""
     ports = free_ports()
     run_id = f"test-{os.getpid()}-{ports.proxy}"
@@ -111,6 +113,7 @@ def started(root: Path, *, ready: bool = True, command: list[str] | None = None)
     arguments = [
         *("--dir", str(root), "--port", str(ports.proxy), "--backend-port", str(ports.backend)),
         *("--engine-port", str(ports.engine), "--hub-port", str(ports.hub)),
+        *options,
     ]
     environment = {**os.environ, "HUBGATE_RUN_ID": run_id}
     with output.open("wb") as out:

@@ -19,7 +19,17 @@ from aiohttp import web
 
 from tests.fakes.engine import LOCAL, PATIENCE, RawEngine
 from tests.fakes.keyring import Keyring
-from wire.control import GRANT_HEADER, PROTOCOL, Engine, EngineState, EnsureRequest, Event, Hello, Ready
+from wire.control import (
+    GRANT_HEADER,
+    PROTOCOL,
+    Engine,
+    EngineState,
+    EnsureRequest,
+    Event,
+    Evicted,
+    Hello,
+    Ready,
+)
 from wire.seal import ReplayGuard, ScopedToken, SealError, open_token, sign_hello, verify_grant
 
 Load = Callable[[ScopedToken, web.StreamResponse], Awaitable[None]]
@@ -56,6 +66,7 @@ class FakeBackend:
         self.name = name
         self.boot = "boot-1"
         self.hosted: list[Hosted] = []
+        self.evicts: tuple[Evicted, ...] = ()
         self.hellos = 0
         self.asked: list[ScopedToken] = []
         self.request_ids: list[str | None] = []
@@ -134,7 +145,15 @@ class FakeBackend:
         chosen.state = "ready"
         if token.adapter is not None:
             chosen.adapters.add(token.adapter)
-        await say(response, Ready(engine=chosen.told(), loaded=token.adapter is not None))
+        await say(
+            response,
+            Ready(
+                engine=chosen.told(),
+                loaded=token.adapter is not None,
+                evicted=self.evicts,
+                started=bool(self.evicts),
+            ),
+        )
 
     def _signed(self, hello: Hello) -> bytes:
         return sign_hello(msgspec.json.encode(hello), self.ring.backend.signing).encode()

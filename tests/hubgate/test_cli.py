@@ -43,6 +43,7 @@ def trail(folder: Path, *users: str) -> Path:
         (),
         ("proxy",),
         ("backend",),
+        ("backend", "refresh"),
         ("check-config",),
         ("keygen",),
         ("fingerprint",),
@@ -76,6 +77,8 @@ def test_help_keeps_its_lines() -> None:
     [
         ("nothing",),
         ("proxy",),
+        ("backend",),
+        ("backend", "refresh"),
         ("check-config",),
         ("keygen", "sideways", "--out", "x"),
         ("keygen", "proxy"),
@@ -86,6 +89,21 @@ def test_help_keeps_its_lines() -> None:
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     """A mistake in typing exits 2."""
     assert run(*arguments).exit_code == 2
+
+
+def test_refresh_needs_a_backend_that_runs(tmp_path: Path) -> None:
+    """Nobody answers: 1, and where it was tried. No key: 2, as for any faulty configuration."""
+    ring = Keyring.make(tmp_path / "keys")
+    path = tmp_path / "backend.yaml"
+    seal = {"key_file": str(ring.backend_private), "proxies_file": str(ring.proxy_public)}
+    listen = {"host": "127.0.0.1", "port": 9}
+    config = {"name": "gpu-0", "listen": listen, "seal": seal, "engines": {"on_demand": ["demo/*"]}}
+    path.write_text(json.dumps(config))
+    asked = run("backend", "refresh", "--config", path, "demo/base")
+    assert (asked.exit_code, "http://127.0.0.1:9 cannot be asked" in asked.output) == (1, True)
+    ring.backend_private.unlink()
+    refused = run("backend", "refresh", "--config", path)
+    assert (refused.exit_code, "seal.key_file" in refused.output) == (2, True)
 
 
 def test_keygen_makes_both_halves(tmp_path: Path) -> None:

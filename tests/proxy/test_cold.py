@@ -9,7 +9,7 @@ from tests.fakes.answers import misdirected, refusal
 from tests.fakes.backend import Held, babbles, says
 from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
-from wire.control import Download, Failed, FailureCode, Progress
+from wire.control import Download, Evicted, Failed, FailureCode, Progress
 
 
 async def test_a_cold_model_is_loaded_with_the_callers_own_token(edge: Edge) -> None:
@@ -45,6 +45,21 @@ async def test_the_load_is_in_the_audit(edge: Edge) -> None:
     assert (failed["user"], failed["result"], failed["repo"]) == ("bob", "rejected", sha)
     (loaded,) = await edge.records(1, "adapter.loaded")
     assert (loaded["user"], loaded["repo"], loaded["base"]) == ("alice", sha, edge.at(BASE))
+
+
+async def test_what_made_room_is_in_the_audit(edge: Edge) -> None:
+    """An engine that was started, and whatever had to go for it, under the name of who asked."""
+    edge.backend.evicts = (
+        Evicted(repo=f"demo/other@{'a' * 40}", kind="base"),
+        Evicted(repo=f"bob/old-lora@{'b' * 40}", kind="adapter"),
+    )
+    assert (await edge.chat(PRIVATE, ALICE)).status == 200
+    started, ended = await edge.records(2, "engine.state")
+    assert (started["user"], started["result"], started["repo"]) == ("alice", "ready", edge.at(BASE))
+    assert (ended["result"], ended["repo"]) == ("evicted", f"demo/other@{'a' * 40}")
+    (evicted,) = await edge.records(1, "adapter.evicted")
+    assert (evicted["user"], evicted["repo"]) == ("alice", f"bob/old-lora@{'b' * 40}")
+    assert evicted["for"] == edge.at(PRIVATE)
 
 
 @pytest.mark.parametrize(

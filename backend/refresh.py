@@ -1,0 +1,86 @@
+"""`hubgate backend refresh`: asks the backend on this machine, with the backend's own key."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+import msgspec
+from joserfc.jwk import KeySet
+
+from backend.control import HELLO, REFRESH
+from backend.engine_client import new_session
+from backend.launcher import local_url
+from backend.settings import BackendSettings
+from runtime.config import ConfigError
+from wire import seal
+from wire.control import GRANT_HEADER, Failed, Hello, Progress, Refreshed, RefreshEvent, RefreshRequest
+from wire.keys import KeyFileError, load_backend_keys
+from wire.seal import SealError, control_grant
+
+# Silence is no fault: a large model is drained, stopped and started in between.
+_PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=5)
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, SealError)
+
+
+def run(settings: BackendSettings, repo: str | None, say: Callable[[str], None]) -> int:
+    """Refresh, and tell how it goes. Returns the exit code; raises `ConfigError`."""
+    try:
+        return asyncio.run(_run(settings, repo, say))
+    except _FAILURES as error:
+        reason = str(error) or type(error).__name__
+        say(f"the backend at {_url(settings)} cannot be asked: {reason}")
+        return 1
+
+
+async def _run(settings: BackendSettings, repo: str | None, say: Callable[[str], None]) -> int:
+    failed, said = False, ""
+    async for event in _events(settings, repo):
+        line = _line(event)
+        failed = failed or isinstance(event, Failed)
+        if line != said:  # while nothing moves, nothing is said twice
+            say(line)
+            said = line
+    return int(failed)
+
+
+async def _events(settings: BackendSettings, repo: str | None) -> AsyncIterator[RefreshEvent]:
+    try:
+        signing = load_backend_keys(settings.seal.key_file).signing
+    except KeyFileError as error:
+        raise ConfigError([f"seal.key_file: {error}"]) from None
+    url = _url(settings)
+    async with new_session() as session:
+        grant, nonce = control_grant(signing, aud=settings.name, boot="", now=time.time())
+        async with session.get(url + HELLO, headers={GRANT_HEADER: grant}, raise_for_status=True) as response:
+            payload = seal.verify_hello(await response.read(), KeySet([signing]))
+        hello = msgspec.json.decode(payload, type=Hello)
+        if hello.nonce != nonce or hello.name != settings.name:
+            raise SealError("this is another backend's hello, or an old one")
+        grant, _ = control_grant(signing, aud=hello.name, boot=hello.boot, now=time.time())
+        body = msgspec.json.encode(RefreshRequest(repo=repo))
+        headers = {GRANT_HEADER: grant}
+        async with session.post(url + REFRESH, data=body, headers=headers, timeout=_PATIENCE) as response:
+            response.raise_for_status()
+            async for line in response.content:
+                yield msgspec.json.decode(line, type=RefreshEvent)
+
+
+def _line(event: RefreshEvent) -> str:
+    match event:
+        case Progress() if event.stage == "downloading" and event.total:
+            return f"{event.repo}: downloading, {100 * event.done // event.total}% of {event.total} bytes"
+        case Progress():
+            return f"{event.repo}: {event.stage}"
+        case Refreshed() if event.engine_ended:
+            return f"{event.repo}: its engine has ended; the next caller brings the present commit"
+        case Refreshed() if event.repo == event.before:
+            return f"{event.repo}: nothing to do, this is the present commit"
+        case Refreshed():
+            return f"{event.repo}: ready, in the place of {event.before}"
+        case Failed():
+            return f"failed: {event.message}"
+
+
+def _url(settings: BackendSettings) -> str:
+    return local_url(settings.listen.host, settings.listen.port)

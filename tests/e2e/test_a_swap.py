@@ -1,0 +1,76 @@
+"""Two base models of different architectures on one engine: they swap, and the engine heals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.product import BASE, Product, started, until
+
+OTHER = "demo/tiny-qwen"
+WORDS = {BASE: "quick brown fox", OTHER: "dozen liquor jugs"}
+TOKEN = "hf_demo_alice"
+
+
+@pytest.fixture(scope="module")
+def swapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A product of its own that preloads nothing; it is ready when the Llama has answered."""
+    root: Path = tmp_path_factory.mktemp("swap") / "run"
+    with started(root, "--on-demand") as running:
+        yield running
+
+
+def _answered_by(product: Product, model: str) -> bool:
+    """Whether it answers now, and then with the words that only this model knows."""
+    answer = product.complete(model, TOKEN, prompt="the ", max_tokens=64)
+    if answer.status_code != 200:
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        return False
+    assert answer.json()["model"].startswith(f"{model}@")
+    assert WORDS[model] in answer.json()["choices"][0]["text"]
+    return True
+
+
+def _engines(product: Product) -> int:
+    """How many API servers of vLLM there are."""
+    words = (" ".join(one.cmdline()) for one in product.processes())
+    return sum("vllm.entrypoints" in line and "guardian" not in line for line in words)
+
+
+def test_another_base_takes_the_engine(swapping: Product) -> None:
+    """The Llama is drained and gone before the Qwen starts; until then callers are told when to come."""
+    assert _answered_by(swapping, BASE)
+    until(lambda: _answered_by(swapping, OTHER), "the other base is served", 180)
+    assert _engines(swapping) == 1
+    text = swapping.backend_metrics()
+    assert 'hubgate_engine_ends_total{reason="room"} 1.0' in text
+    assert "tiny-" not in text
+
+
+def test_a_core_killed_in_mid_stream_is_seen_and_the_first_base_comes_back(swapping: Product) -> None:
+    """The stream ends in an error and not as if it were whole; the next caller gets a new engine."""
+    server = swapping.process("vllm.entrypoints")
+    old = [server, *server.children(recursive=True)]
+    core = max(old[1:], key=lambda process: process.memory_info().rss)
+    body = {"model": OTHER, "prompt": "the ", "max_tokens": 450, "temperature": 0, "stream": True}
+    url, headers = f"{swapping.url}/v1/completions", {"Authorization": f"Bearer {TOKEN}"}
+    received, broke = "", False
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as stream:
+        assert stream.status_code == 200
+        try:
+            for text in stream.iter_text():
+                if not received:
+                    core.kill()
+                received += text
+        except httpx.RemoteProtocolError:
+            broke = True
+    assert '"text":' in received
+    assert broke or '"error"' in received
+    assert '"finish_reason":"length"' not in received
+    until(lambda: not any(process.is_running() for process in old), "the old engine's processes are gone")
+    until(lambda: _answered_by(swapping, BASE), "the first base is served again", 180)
+    asked = [line["path"] for line in swapping.hub_log()]
+    weights = [path for path in asked if "tiny-llama/resolve" in path and path.endswith("model.safetensors")]
+    assert len(weights) == 1, "what lies in the store is not fetched again"
