@@ -164,6 +164,7 @@ def _limits(settings: BackendSettings) -> Limits:
         max_adapter_bytes=settings.adapters.max_bytes,
         max_rank=settings.adapters.max_rank,
         linger=settings.store.linger,
+        remote_code=frozenset(settings.engines.remote_code),
     )
 
 

@@ -6,23 +6,25 @@ caller's token is needed for the downloads only, and forgotten after them.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
 from backend.adapters import admit
-from backend.fetch import Fetched, Kind, Meter, Select
+from backend.bases import inspect_base
+from backend.fetch import Fetched
 from backend.flights import Flights
 from backend.jobs import Failure
+from backend.lora_config import inspect_adapter
 from backend.residents import Residents
 from backend.selection import Rejected, select_adapter, select_base
 from backend.store import Store
 from backend.supervisor import Supervisor
-from wire.control import Download, Event, Failed, Progress, Ready
+from backend.transfer import Kind, Meter, Rules, Want
+from wire.control import Download, Event, Failed, Progress, Ready, Stage
 from wire.repo import InvalidRepoError, RepoRef
 from wire.seal import ScopedToken
 from wire.secret import Secret
@@ -31,19 +33,31 @@ REPORT = 0.5  # seconds between two reports of progress
 MAX_LOADS = 1024  # loads at a time; more are turned away
 TRIES = 3  # the store may evict what was just fetched before we hold it
 
-Stage = Literal["queued", "downloading", "starting", "loading"]
-
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes; `linger` in seconds."""
+    """Sizes in bytes; `linger` in seconds; `remote_code` names the bases whose own code may run."""
 
     max_model_bytes: int
     max_adapter_bytes: int
     max_rank: int
     linger: float
+    remote_code: frozenset[str] = frozenset()
+
+    def rules(self, ref: RepoRef, kind: Kind) -> Rules:
+        """What is fetched of a repo, and what of it is refused."""
+        if kind == "adapter":
+            return Rules(
+                partial(select_adapter, max_bytes=self.max_adapter_bytes),
+                partial(inspect_adapter, max_rank=self.max_rank),
+            )
+        trusted = ref.id in self.remote_code
+        return Rules(
+            partial(select_base, max_bytes=self.max_model_bytes, remote_code=trusted),
+            partial(inspect_base, remote_code=trusted),
+        )
 
 
 @dataclass(slots=True)
@@ -75,6 +89,7 @@ class Load:
             repo=failure.repo,
             retry_after=failure.retry_after,
             downloads=tuple(self.downloads),
+            stage=self.stage,
         )
 
 
@@ -89,10 +104,6 @@ class Loads:
         self._supervisor = supervisor
         self._residents = residents
         self._limits = limits
-        self._select: dict[Kind, Select] = {
-            "base": partial(select_base, max_bytes=limits.max_model_bytes),
-            "adapter": partial(select_adapter, max_bytes=limits.max_adapter_bytes),
-        }
         self._tasks: set[asyncio.Task[Ready | Failed]] = set()
 
     def begin(self, scoped: ScopedToken) -> Load:
@@ -119,7 +130,8 @@ class Loads:
                 yield _outcome(task) if task.done() else load.progress()
         finally:
             if not task.done():
-                asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
+                end = asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
+                task.add_done_callback(lambda _: end.cancel())
 
     async def close(self) -> None:
         """Give up whatever is under way."""
@@ -163,14 +175,17 @@ class Loads:
         return Ready(engine=engine.describe(), downloads=tuple(load.downloads), loaded=fresh)
 
     async def _obtain(self, load: Load, ref: RepoRef, kind: Kind, held: ExitStack) -> Failed | None:
-        """Have `ref` in the store and hold it until the load ends."""
+        """Have `ref` in the store, fit to be used, and hold it until the load ends."""
+        rules = self._limits.rules(ref, kind)
         for _ in range(TRIES):
-            if self._store.find(ref) is not None:
-                self._store.hold(ref)
+            with suppress(KeyError):
+                path = self._store.hold(ref)
                 held.callback(self._store.release, ref)
-                return None
+                # It may be here since the operator allowed more.
+                unfit = await asyncio.to_thread(rules.inspect, path)
+                return _rejected(ref, unfit) if unfit else None
             load.stage, load.repo = "downloading", str(ref)
-            load.meter, future = self._flights.join(ref, kind, self._select[kind], load.token)
+            load.meter, future = self._flights.join(Want(ref, kind, rules), load.token)
             outcome = await future
             if isinstance(outcome, Failure):
                 return _failed(ref, outcome)
@@ -183,8 +198,12 @@ class Loads:
         verdict = await asyncio.to_thread(admit, _there(paths[0]), _there(paths[1]), self._limits.max_rank)
         if not isinstance(verdict, Rejected):
             return None
-        log.info("adapter.rejected", adapter=str(adapter), base=str(base), reason=verdict.reason)
-        return _failed(adapter, Failure(code="rejected", message=verdict.reason))
+        return _rejected(adapter, verdict)
+
+
+def _rejected(ref: RepoRef, verdict: Rejected) -> Failed:
+    log.info("repo.rejected", repo=str(ref), reason=verdict.reason)
+    return _failed(ref, Failure(code="rejected", message=verdict.reason))
 
 
 def _failed(ref: RepoRef, failure: Failure) -> Failed:

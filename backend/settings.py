@@ -110,6 +110,7 @@ class Engines(Section):
     start_timeout: Seconds = 900
     on_demand: tuple[Annotated[str, AfterValidator(_glob)], ...] = ()
     vllm_args: Args = Field(default_factory=dict)
+    remote_code: tuple[Annotated[str, AfterValidator(_repo)], ...] = ()
     preload: tuple[Preload, ...] = ()
 
     @model_validator(mode="after")

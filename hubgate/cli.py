@@ -50,10 +50,15 @@ def proxy(config: Path) -> None:
         _refuse(config, error)
 
 
-@main.command()
-@CONFIG
-def backend(config: Path) -> None:
-    """Run the GPU side: downloads models, runs and feeds vLLM."""
+@main.group(invoke_without_command=True)
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The YAML file. Required.")
+@click.pass_context
+def backend(context: click.Context, config: Path | None) -> None:
+    """Run the GPU side: downloads models, runs and feeds vLLM. Its subcommands speak to one that runs."""
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise click.UsageError("Missing option '--config'.", context)
     from backend import cli  # noqa: PLC0415 - lazy
     from backend.settings import BackendSettings  # noqa: PLC0415
 

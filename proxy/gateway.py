@@ -303,4 +303,5 @@ async def _hang_up(inbound: web.BaseRequest, answer: web.StreamResponse) -> None
 
 def _describe(download: Download) -> dict[str, Any]:
     fetched = {"bytes": download.bytes, "seconds": round(download.seconds, 3)}
-    return {"repo": download.repo, "kind": download.kind, **fetched}
+    made_room = {"evicted": list(download.evicted)} if download.evicted else {}
+    return {"repo": download.repo, "kind": download.kind, **fetched, **made_room}
