@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 LIST_TIMEOUT = 20.0  # seconds
 PARALLEL = 4  # files at a time
-PAUSE = 10  # seconds to wait when the Hub asks for it without saying how long
+CHUNK = 1 << 20  # bytes; only whole chunks are seen to arrive, and are kept when the connection is cut
+PAUSE = 10  # seconds to wait when a 429 does not say how long
 MAX_PAUSE = 3600  # seconds; a longer Retry-After is not believed
 HEADROOM = 1 << 20  # bytes that a file may be larger than the largest listed one
 
@@ -56,9 +57,11 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
     # The client logs the Hub's signed link when a download is cut, and whoever holds that link can
     # read the file. What matters of a failure is in the answer.
     logging.disable(logging.CRITICAL)
-    from huggingface_hub import HfApi, hf_hub_download, set_client_factory  # noqa: F401, PLC0415  # slow: first
+    # Slow, so before there is a job.
+    from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory  # noqa: F401, PLC0415
 
     set_client_factory(_client)
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     line = source.readline()
     if not line:
         return 0
@@ -96,7 +99,7 @@ def failure(error: BaseException) -> Failure:
         if number == errno.EFBIG:
             return Failure(code="rejected", message="a file is larger than the Hub said")
         if _is_transport(cause):
-            return Failure(code="hub_unavailable", message="the Hub cannot be reached", retry_after=10)
+            return Failure(code="hub_unavailable", message="the Hub cannot be reached")
     return Failure(code="error", message=f"the download failed ({type(error).__name__})")
 
 
@@ -187,16 +190,19 @@ def _by_status(status: int, headers: Mapping[str, str]) -> Failure:
         return Failure(code="denied", message="the Hub refuses this token")
     if status == 404:
         return Failure(code="not_found", message="the Hub knows no such model, revision or file")
-    if status == 429 or status >= 500:
-        message = "the Hub asks to wait" if status == 429 else "the Hub has a failure"
-        return Failure(code="hub_unavailable", message=message, retry_after=pause(headers, time.time()))
+    if status == 429:
+        wait = pause(headers, time.time()) or PAUSE
+        return Failure(code="hub_unavailable", message="the Hub asks to wait", retry_after=wait)
+    if status >= 500:
+        asked = pause(headers, time.time())
+        return Failure(code="hub_unavailable", message="the Hub has a failure", retry_after=asked)
     return Failure(code="error", message=f"the Hub answered {status}")
 
 
-def pause(headers: Mapping[str, str], now: float) -> int:
+def pause(headers: Mapping[str, str], now: float) -> int | None:
     """Seconds that an answer asks to wait: `Retry-After` (RFC 9110, section 10.2.3), or `RateLimit`."""
     given = headers.get("Retry-After", "")
-    seconds = PAUSE
+    seconds = None
     if given.isdecimal() and given.isascii():
         seconds = int(given[:9])
     elif given:
@@ -205,7 +211,7 @@ def pause(headers: Mapping[str, str], now: float) -> int:
     # Hub documentation, "Rate limits": RateLimit: "api";r=0;t=55
     elif found := re.search(r";\s*t=(\d{1,9})", headers.get("RateLimit", "")):
         seconds = int(found[1])
-    return min(max(seconds, 1), MAX_PAUSE)
+    return None if seconds is None else min(max(seconds, 1), MAX_PAUSE)
 
 
 def _is_transport(cause: BaseException) -> bool:

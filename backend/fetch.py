@@ -13,7 +13,7 @@ from backend.jobs import Failure, Listing
 from backend.metrics import Metrics
 from backend.selection import Rejected, Selected
 from backend.store import Staging, Store, StoreFullError
-from backend.transfer import Broken, Meter, Patience, Rules, Transfer, Want, lasting
+from backend.transfer import Broken, Meter, Patience, Rules, Transfer, Want, final
 from backend.workers import Workers
 from wire.control import Download
 from wire.repo import RepoRef, is_sha
@@ -81,9 +81,7 @@ class Fetcher:
                 async with asyncio.timeout(self._patience.deadline):
                     outcome = await self._attempts(want, lend, meter, staging)
             except TimeoutError:
-                outcome = Failure(
-                    code="hub_unavailable", message="the download took too long", retry_after=60
-                )
+                outcome = Failure(code="hub_unavailable", message="the download took too long")
             except StoreFullError:
                 outcome = _NO_ROOM
             except OSError as error:
@@ -97,7 +95,7 @@ class Fetcher:
         self._metrics.downloaded(kind, result, size, seconds)
         log.info("download.done", repo=repo, kind=kind, result=result, bytes=size, seconds=seconds)
         if isinstance(outcome, Failure):
-            return lasting(outcome, self._patience.longest_pause)
+            return final(outcome, self._patience.longest_pause)
         evicted = tuple(str(victim) for victim in staging.evicted)
         return Fetched(Download(repo=repo, kind=kind, bytes=size, seconds=seconds, evicted=evicted))
 

@@ -18,6 +18,7 @@ from wire.secret import Secret
 
 Kind = Literal["base", "adapter"]
 
+COME_AGAIN = 10  # seconds, when nobody knows better
 POLL = 0.5  # seconds between two looks at how far it is
 
 
@@ -88,7 +89,7 @@ class Transfer:
         try:
             answer = await asyncio.wait_for(self._worker.list(job), self._patience.listing)
         except TimeoutError:
-            return Failure(code="hub_unavailable", message="the Hub does not answer", retry_after=10)
+            return Failure(code="hub_unavailable", message="the Hub does not answer")
         if answer is CRASHED:
             return Broken(CRASHED)
         if isinstance(answer, Listing | Failure):
@@ -139,13 +140,13 @@ class Transfer:
                     meter.done = min(size, meter.total)
                     meter.rate = max(size - first, 0) / max(now - started, 0.001)
                 if now - moved > self._patience.stall:
-                    return Failure(code="hub_unavailable", message="the download stood still", retry_after=30)
+                    return Failure(code="hub_unavailable", message="the download stood still")
         finally:
             answer.cancel()
 
 
-def lasting(failure: Failure, longest: float) -> Failure:
-    """The failure as a caller hears it: come again in `longest` seconds at the latest."""
-    if failure.retry_after is None or failure.retry_after <= longest:
+def final(failure: Failure, longest: float) -> Failure:
+    """The failure as a caller hears it: with a time to come again where that helps, and not too late."""
+    if failure.code != "hub_unavailable":
         return failure
-    return msgspec.structs.replace(failure, retry_after=int(longest))
+    return msgspec.structs.replace(failure, retry_after=int(min(failure.retry_after or COME_AGAIN, longest)))

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from hubgate.store import store
 from runtime.config import ConfigError, load
 
 CONFIG = click.option(
@@ -66,6 +67,9 @@ def backend(context: click.Context, config: Path | None) -> None:
         sys.exit(cli.run(load(BackendSettings, config)))
     except ConfigError as error:
         _refuse(config, error)
+
+
+backend.add_command(store)
 
 
 @main.command("check-config")
