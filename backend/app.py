@@ -27,6 +27,7 @@ from backend.preload import Preloader
 from backend.probes import Probes
 from backend.residents import Residents
 from backend.settings import BackendSettings
+from backend.shelf import delete_now
 from backend.store import Store
 from backend.supervisor import Supervisor
 from backend.workers import Workers
@@ -121,7 +122,7 @@ async def backend(
     """Every collaborator, in the order in which they depend on each other; ended in reverse."""
     boot, metrics = secrets.token_hex(16), Metrics()
     async with AsyncExitStack() as stack:
-        store = Store(settings.store.path, settings.store.max_bytes, time.time)
+        store = Store(settings.store.path, settings.store.max_bytes, time.time, delete=_delete_aside)
         store.open()
         stack.callback(store.close)
         workers = Workers(environ, settings.hub.endpoint)
@@ -156,6 +157,11 @@ async def backend(
             background.start(f"preload {preload.repo}", preloader.keep(preload))
         log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
         yield Backend(control, Probes(supervisor, metrics), loads)
+
+
+def _delete_aside(directory: Path) -> None:
+    """In a thread: unlinking a large model takes seconds, and the control API answers meanwhile."""
+    asyncio.get_running_loop().run_in_executor(None, delete_now, directory)
 
 
 def _limits(settings: BackendSettings) -> Limits:

@@ -17,7 +17,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ STAGING = ".staging"
 RECORDS = ".records"
 PINS = ".pins"
 USE = ".use"
+
+Delete = Callable[[Path], object]
 
 _FLOCK = "hhqqi4x"  # struct flock: type, whence, start, len, pid
 
@@ -94,14 +96,14 @@ class Shelf:
         content.rename(target)
         return target
 
-    def remove(self, ref: RepoRef) -> None:
-        """Delete the repo, for whoever has locked it for that."""
+    def remove(self, ref: RepoRef, delete: Delete) -> None:
+        """Take the repo away and delete it, for whoever has locked it for that."""
         path = self.place(ref)
         # Away in one step: after a crash half of it must not look whole.
         grave = Path(tempfile.mkdtemp(dir=self.root / STAGING))
         path.rename(grave / "removed")
         self._record(ref).unlink(missing_ok=True)
-        shutil.rmtree(grave, ignore_errors=True)
+        delete(grave)
         for parent in (path.parent, path.parent.parent):
             with suppress(OSError):  # other revisions or repos are still in it
                 parent.rmdir()
@@ -158,6 +160,11 @@ class Shelf:
 
     def _record(self, ref: RepoRef) -> Path:
         return self.root / RECORDS / f"{_flat(ref)}.json"
+
+
+def delete_now(directory: Path) -> None:
+    """Delete a directory with all that is in it, as far as that can be done."""
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def size_of(directory: Path) -> int:

@@ -8,7 +8,6 @@ the disk stands in `backend.shelf`.
 import errno
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from backend.jobs import File
-from backend.shelf import STAGING, Shelf, size_of
+from backend.shelf import STAGING, Delete, Shelf, delete_now, size_of
 from runtime.config import ConfigError
 from wire.repo import RepoRef
 
@@ -64,6 +63,7 @@ class Store:
     max_bytes: int
     clock: Callable[[], float]  # seconds since the epoch
     free: Callable[[Path], int] = free_bytes
+    delete: Delete = delete_now  # a large model takes seconds
     _shelf: Shelf = field(init=False)
     _entries: dict[RepoRef, _Entry] = field(default_factory=dict, init=False)
     _stagings: list[Staging] = field(default_factory=list, init=False)
@@ -94,7 +94,7 @@ class Store:
 
     def close(self) -> None:
         """Let another process take the store."""
-        shutil.rmtree(self.root / STAGING, ignore_errors=True)
+        delete_now(self.root / STAGING)
         self._shelf.close()
         os.close(self._lock)
 
@@ -144,7 +144,7 @@ class Store:
             yield staging
         finally:
             self._stagings.remove(staging)
-            shutil.rmtree(staging.path, ignore_errors=True)
+            self.delete(staging.path)
 
     def reserve(self, staging: Staging, size: int) -> None:
         """Promise `size` bytes to a download; evicts what was used longest ago and nobody holds.
@@ -197,7 +197,7 @@ class Store:
     def _evict(self, ref: RepoRef) -> None:
         entry = self._entries.pop(ref)
         try:
-            self._shelf.remove(ref)
+            self._shelf.remove(ref, self.delete)
         except FileNotFoundError:  # `hubgate backend store gc` was faster
             return
         finally:

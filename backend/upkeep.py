@@ -12,7 +12,7 @@ from pathlib import Path
 from backend.hashes import agrees
 from backend.jobs import File
 from backend.selection import CONFIG
-from backend.shelf import Item, Shelf
+from backend.shelf import Item, Shelf, delete_now
 from wire.repo import RepoRef
 
 
@@ -65,7 +65,7 @@ def remove(shelf: Shelf, ref: RepoRef) -> bool:
     if not shelf.lock(ref, exclusive=True):
         return False
     try:
-        shelf.remove(ref)
+        shelf.remove(ref, delete_now)
     except FileNotFoundError:
         return False
     finally:
