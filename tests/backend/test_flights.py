@@ -141,3 +141,25 @@ async def test_no_token_is_kept_after_the_flight() -> None:
     await asyncio.sleep(0)
     assert [waiter.token for waiter in flight.waiters] == [None, None]
     assert not waiting.flights._flights
+
+
+async def test_who_led_an_attempt_that_broke_steps_back() -> None:
+    """The next attempt is the next one's; alone, it is the same one's again; who left leads no other."""
+    waiting = Waiting(a=GOT, b=GOT, c=GOT)
+    flight = waiting.flights._flights[REF]
+    await asyncio.sleep(0)
+
+    def lent() -> str:
+        token = flight.lend()
+        assert token is not None
+        return token.reveal()
+
+    assert [lent(), lent(), lent()] == ["b", "c", "a"]  # `a` led the first
+    waiting.futures["b"].cancel()
+    await asyncio.sleep(0)
+    assert [lent(), lent()] == ["c", "a"]
+    waiting.futures["c"].cancel()
+    await asyncio.sleep(0)
+    assert [lent(), lent()] == ["a", "a"]
+    waiting.fetcher.go.set()
+    assert await waiting.futures["a"] == GOT
