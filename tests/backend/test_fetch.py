@@ -139,7 +139,7 @@ async def test_a_worker_that_is_killed_costs_an_attempt(tmp_path: Path, hub: Dem
 
 async def test_a_spare_that_died_is_replaced(tmp_path: Path, hub: DemoHub) -> None:
     """Nobody pays for a worker that died while nobody needed it."""
-    async with downloads(tmp_path, hub) as made:
+    async with downloads(tmp_path, hub, Patience(attempts=1)) as made:
         spare = made.workers._spare
         assert spare is not None
         worker = await spare
