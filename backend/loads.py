@@ -6,7 +6,7 @@ caller's token is needed for the downloads only, and forgotten after them.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -178,9 +178,7 @@ class Loads:
         """Have `ref` in the store, fit to be used, and hold it until the load ends."""
         rules = self._limits.rules(ref, kind)
         for _ in range(TRIES):
-            with suppress(KeyError):
-                path = self._store.hold(ref)
-                held.callback(self._store.release, ref)
+            if (path := self._hold(ref, held)) is not None:
                 # It may be here since the operator allowed more.
                 unfit = await asyncio.to_thread(rules.inspect, path)
                 return _rejected(ref, unfit) if unfit else None
@@ -192,6 +190,14 @@ class Loads:
             if isinstance(outcome, Fetched):
                 load.downloads.append(outcome.download)
         return Failed(code="store_full", message="the store is too busy", repo=str(ref), retry_after=30)
+
+    def _hold(self, ref: RepoRef, held: ExitStack) -> Path | None:
+        try:
+            path = self._store.hold(ref)
+        except KeyError:
+            return None
+        held.callback(self._store.release, ref)
+        return path
 
     async def _admit(self, adapter: RepoRef, base: RepoRef) -> Failed | None:
         paths = self._store.find(adapter), self._store.find(base)
