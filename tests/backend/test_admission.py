@@ -43,8 +43,6 @@ def _named(folder: Path, name: str) -> list[Path]:
     ("config", "said"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"r": 512}, "its rank is 512; 16 is allowed"),
-        ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
         ({"rank_pattern": {"(a+)+": 8}}, "simple pattern"),
     ],
 )

@@ -230,11 +230,10 @@ async def test_a_longer_wait_is_the_callers(tmp_path: Path, hub: DemoHub) -> Non
         assert made.files_served().count(429) <= 2  # one for each of the two files
 
 
-@pytest.mark.parametrize("mode", ["500", "502", "503", "504"])
-async def test_a_failure_in_the_middle_is_tried_again(tmp_path: Path, hub: DemoHub, mode: str) -> None:
+async def test_a_failure_in_the_middle_is_tried_again(tmp_path: Path, hub: DemoHub) -> None:
     """Once is an accident."""
     async with downloads(tmp_path, hub, Patience(pause=0.01)) as made:
-        hub.state.set_down(mode, paths="*/resolve/*/extra.safetensors", times=1)
+        hub.state.set_down("502", paths="*/resolve/*/extra.safetensors", times=1)
         assert isinstance(await made.join(), Fetched)
         _whole(made)
 
