@@ -1,39 +1,27 @@
 """Admission: whether a downloaded adapter may enter an engine. Pure but for reading its files.
 
 An adapter that vLLM cannot load fails inside the engine, differently from version to version, and
-can end it: everything that can be known beforehand is decided here. The rules on features are those
-of vLLM 0.32 (vllm/lora/peft_helper.py, vllm/lora/lora_model.py).
+can end it: everything that can be known beforehand is decided here. The rules on tensors are those of
+vLLM 0.32 (vllm/lora/lora_model.py, vllm/lora/utils.py), and stricter where it would load in silence
+what cannot work.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from backend.selection import CONFIG, WEIGHTS, Rejected
+from backend.lora_config import MAX_MATCHES, LoraConfig, read_config
+from backend.selection import WEIGHTS, Rejected
 from backend.tensors import MalformedError, Tensor, read_header
 
-MAX_CONFIG = 1 << 20  # bytes
+MAX_HEADER = 16 << 20  # bytes; a LoRA of 100,000 modules has less
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<half>[AB])\.weight", re.ASCII)
+# Input embeddings: vLLM takes LoRA on them under other names, and in another shape.
+_EMBEDDING = re.compile(r"(?:.*\.)?(?:embed_\w+|word_embeddings|tok_embeddings|wte|wpe)", re.ASCII)
 _FLOATS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
 _ADAPTER_FLOATS = frozenset({"F16", "BF16", "F32"})
-_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-_HARMLESS_SAVED = frozenset({"classifier", "score"})
-_UNSUPPORTED = {
-    "use_dora": "DoRA",
-    "lora_bias": "LoRA bias",
-    "alora_invocation_tokens": "aLoRA",
-    "layer_replication": "layer replication",
-    "use_bdlora": "BD-LoRA",
-    "use_qalora": "QALoRA",
-    "target_parameters": "LoRA on bare parameters",
-    "trainable_token_indices": "trained tokens",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +34,24 @@ class Accepted:
 
 def admit(adapter: Path, base: Path, max_rank: int) -> Accepted | Rejected:
     """Judge the adapter in one directory by its own files and by the base model in another."""
-    config = _config(adapter / CONFIG)
+    config = read_config(adapter, max_rank)
     if isinstance(config, Rejected):
         return config
-    if unfit := _unfit(config, max_rank):
-        return unfit
     try:
-        tensors = read_header(adapter / WEIGHTS)
+        tensors = read_header(adapter / WEIGHTS, MAX_HEADER)
     except (MalformedError, OSError) as error:
         reason = str(error) if isinstance(error, MalformedError) else "they cannot be read"
         return Rejected(f"its weights are malformed: {reason}")
     pairs = _pairs(tensors)
     if isinstance(pairs, Rejected):
         return pairs
+    if unfit := _unfit_ranks(pairs, config, max_rank):
+        return unfit
     try:
         modules = base_modules(base)
     except (MalformedError, OSError):
         return Rejected("the weights of its base model cannot be read")
-    return _compare(pairs, modules, max_rank)
+    return _compare(pairs, modules)
 
 
 def base_modules(base: Path) -> Mapping[str, Tensor]:
@@ -78,57 +66,15 @@ def base_modules(base: Path) -> Mapping[str, Tensor]:
     return modules
 
 
-def _config(path: Path) -> dict[str, Any] | Rejected:
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            return Rejected("its adapter_config.json is too large")
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Rejected("its adapter_config.json is no JSON object")
-
-
-def _unfit(config: dict[str, Any], max_rank: int) -> Rejected | None:
-    """The first thing in the configuration that vLLM, or this backend, does not take."""
-    if str(config.get("peft_type", "LORA")).upper() != "LORA":
-        return Rejected("it is no LoRA adapter (peft_type)")
-    if config.get("auto_mapping") or config.get("auto_map"):
-        return Rejected("it asks for code of its own (auto_map), and none is taken from the Hub")
-    for key, feature in _UNSUPPORTED.items():
-        if config.get(key):
-            return Rejected(f"vLLM does not support {feature} ({key})")
-    if config.get("bias", "none") != "none":
-        return Rejected("vLLM does not support adapter bias (bias)")
-    init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
-        return Rejected("its init_lora_weights changes the base model; convert it to plain LoRA")
-    saved = config.get("modules_to_save") or ()
-    if not isinstance(saved, list | tuple) or not _HARMLESS_SAVED.issuperset(map(str, saved)):
-        return Rejected("it brings whole modules of its own (modules_to_save)")
-    return _unfit_rank(config, max_rank)
-
-
-def _unfit_rank(config: dict[str, Any], max_rank: int) -> Rejected | None:
-    pattern = config.get("rank_pattern") or {}
-    if not isinstance(pattern, dict) or not isinstance(config.get("target_modules"), list | str):
-        return Rejected("its adapter_config.json lacks target_modules, or its rank_pattern is none")
-    for rank in (config.get("r"), *pattern.values()):
-        if type(rank) is not int or rank < 1:
-            return Rejected("its rank (r) is no positive whole number")
-        if rank > max_rank:
-            return Rejected(f"its rank is {rank}; {max_rank} is allowed")
-    alpha = config.get("lora_alpha")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):  # type: ignore[arg-type]
-        return Rejected("its lora_alpha is no number")
-    return None
-
-
 def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]] | Rejected:
     """The two halves of each module, A [r, in] and B [out, r]."""
     halves: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _LORA.fullmatch(name)
         if match is None:
-            return Rejected("it has a tensor that is no lora_A or lora_B weight")
+            return _no_half(name)
+        if _EMBEDDING.fullmatch(match["module"]):
+            return Rejected("it changes the embeddings, which this backend does not load")
         if tensor.dtype not in _ADAPTER_FLOATS or len(tensor.shape) != 2:
             return Rejected("it has a tensor that is no matrix of floating-point numbers")
         halves.setdefault(match["module"], {})[match["half"]] = tensor
@@ -139,28 +85,48 @@ def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]] | 
     return {module: (both["A"], both["B"]) for module, both in halves.items()}
 
 
-def _compare(
-    pairs: Mapping[str, tuple[Tensor, Tensor]], modules: Mapping[str, Tensor], max_rank: int
-) -> Accepted | Rejected:
-    tails = _by_tail(modules)
-    largest = 0
+def _no_half(name: str) -> Rejected:
+    if "lora_embedding_" in name or ".embed_tokens." in name or ".lm_head." in name:
+        return Rejected("it brings embeddings of its own, which this backend does not load")
+    if "lora_magnitude_vector" in name:
+        return Rejected("vLLM does not support DoRA (lora_magnitude_vector)")
+    return Rejected("it has a tensor that is no lora_A or lora_B weight")
+
+
+def _unfit_ranks(
+    pairs: Mapping[str, tuple[Tensor, Tensor]], config: LoraConfig, max_rank: int
+) -> Rejected | None:
+    """VLLM takes the scale from the configuration and the size from the tensors: they have to agree."""
+    if config.patterns * len(pairs) > MAX_MATCHES:
+        return Rejected("its rank_pattern and alpha_pattern are too large for its number of modules")
     for module, (a, b) in pairs.items():
-        rank, inner = a.shape
-        outer = b.shape[0]
+        rank = a.shape[0]
         if b.shape[1] != rank or rank < 1:
             return Rejected("the halves of a module differ in rank")
         if rank > max_rank:
             return Rejected(f"its rank is {rank}; {max_rank} is allowed")
+        if rank != config.rank_of(module):
+            said = config.rank_of(module)
+            return Rejected(f"a module has rank {rank}, and its adapter_config.json says {said}")
+    return None
+
+
+def _compare(
+    pairs: Mapping[str, tuple[Tensor, Tensor]], modules: Mapping[str, Tensor]
+) -> Accepted | Rejected:
+    tails = _by_tail(modules)
+    for module, (a, b) in pairs.items():
+        shape = (b.shape[0], a.shape[1])
         weight = modules.get(module) or tails.get(_tail(module))
         if weight is None:
             return Rejected("it was made for another base model: this one lacks a module that it changes")
-        if weight.dtype in _FLOATS and weight.shape != (outer, inner):
+        if weight.dtype in _FLOATS and weight.shape != shape:
             found = "x".join(map(str, weight.shape))
             return Rejected(
-                f"it was made for another base model: a module is {outer}x{inner} there and {found} here"
+                "it was made for another base model: a module is "
+                f"{shape[0]}x{shape[1]} there and {found} here"
             )
-        largest = max(largest, rank)
-    return Accepted(largest, len(pairs))
+    return Accepted(max(a.shape[0] for a, _ in pairs.values()), len(pairs))
 
 
 def _by_tail(modules: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

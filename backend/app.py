@@ -29,6 +29,7 @@ from backend.preload import Preloader
 from backend.probes import Probes
 from backend.residents import Residents
 from backend.settings import BackendSettings
+from backend.shelf import delete_now
 from backend.store import Store
 from backend.supervisor import Supervisor
 from backend.workers import Workers
@@ -135,7 +136,7 @@ async def backend(
     """Every collaborator, in the order in which they depend on each other; ended in reverse."""
     boot, metrics = secrets.token_hex(16), Metrics()
     async with AsyncExitStack() as stack:
-        store = Store(settings.store.path, settings.store.max_bytes, time.time)
+        store = Store(settings.store.path, settings.store.max_bytes, time.time, delete=_delete_aside)
         store.open()
         stack.callback(store.close)
         workers = Workers(environ, settings.hub.endpoint)
@@ -174,12 +175,18 @@ async def backend(
         yield Backend(control, Probes(supervisor, metrics), loads)
 
 
+def _delete_aside(directory: Path) -> None:
+    """In a thread: unlinking a large model takes seconds, and the control API answers meanwhile."""
+    asyncio.get_running_loop().run_in_executor(None, delete_now, directory)
+
+
 def _limits(settings: BackendSettings) -> Limits:
     return Limits(
         max_model_bytes=settings.store.max_model_bytes,
         max_adapter_bytes=settings.adapters.max_bytes,
         max_rank=settings.adapters.max_rank,
         linger=settings.store.linger,
+        remote_code=frozenset(settings.engines.remote_code),
     )
 
 

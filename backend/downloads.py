@@ -5,33 +5,30 @@ way to stop it, and it reads its environment at import. The process ends after i
 caller's token with it.
 """
 
-import errno
-import hashlib
 import logging
 import os
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from backend.jobs import Answer, Choice, Done, Failure, File, Job, Listing, Verifying
+from backend.hashes import agrees
+from backend.hub_errors import BusyError, MismatchError, failure
+from backend.jobs import Answer, Choice, Done, File, Job, Listing, Verifying
+
+if TYPE_CHECKING:
+    import httpx2  # what huggingface_hub speaks HTTP with
 
 LIST_TIMEOUT = 20.0  # seconds
 PARALLEL = 4  # files at a time
-BLOCK = 1 << 22  # bytes read at once while hashing
-MAX_WAIT = 120  # seconds; the longest Retry-After that is passed on
+CHUNK = 1 << 20  # bytes; only whole chunks are seen to arrive, and are kept when the connection is cut
 HEADROOM = 1 << 20  # bytes that a file may be larger than the largest listed one
-
-
-class MismatchError(Exception):
-    """A file is not what the Hub's listing says."""
 
 
 def main(source: BinaryIO, sink: BinaryIO) -> int:
@@ -41,8 +38,11 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
     # The client logs the Hub's signed link when a download is cut, and whoever holds that link can
     # read the file. What matters of a failure is in the answer.
     logging.disable(logging.CRITICAL)
-    from huggingface_hub import HfApi, hf_hub_download  # noqa: F401, PLC0415  # slow, so before there is a job
+    # Slow, so before there is a job.
+    from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory  # noqa: F401, PLC0415
 
+    set_client_factory(_client)
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     line = source.readline()
     if not line:
         return 0
@@ -54,34 +54,14 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
 
     try:
         say(_listing(job))
-        line = source.readline()
-        if not line:
-            return 0
-        choice = msgspec.json.decode(line, type=Choice)
-        _fetch(job, choice)
-        _verify(Path(job.staging), choice, say)
-        say(Done())
+        while line := source.readline():
+            choice = msgspec.json.decode(line, type=Choice)
+            _fetch(job, choice)
+            _verify(Path(job.staging), choice, say)
+            say(Done())
     except Exception as error:  # noqa: BLE001  # every failure becomes a value; none may quote a token
         say(failure(error))
     return 0
-
-
-def failure(error: BaseException) -> Failure:
-    """Sort an error by what the Hub answered, not by the client's exception class."""
-    for cause in _chain(error):
-        if isinstance(cause, MismatchError):
-            return Failure(code="error", message="a file differs from what the Hub lists")
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return _by_status(status, getattr(cause.response, "headers", {}))  # type: ignore[attr-defined]
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            return Failure(code="store_full", message="the disk is full")
-        if number == errno.EFBIG:
-            return Failure(code="rejected", message="a file is larger than the Hub said")
-        if _is_transport(cause):
-            return Failure(code="hub_unavailable", message="the Hub cannot be reached", retry_after=10)
-    return Failure(code="error", message=f"the download failed ({type(error).__name__})")
 
 
 def _listing(job: Job) -> Listing:
@@ -106,11 +86,16 @@ def _fetch(job: Job, choice: Choice) -> None:
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
     largest = max((file.size or 0 for file in choice.files), default=0) + HEADROOM
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    # An attempt before us may have left parts of files, which the client never takes up again.
+    for part in Path(job.staging).rglob("*.incomplete"):
+        part.unlink(missing_ok=True)
 
     def one(file: File) -> None:
         # Not snapshot_download: when its listing fails it returns an existing folder as if all was
-        # well, and it lists the whole repo a second time.
+        # well, and it lists the whole repo a second time. A file that an attempt before us finished
+        # is not fetched again.
         hf_hub_download(
             job.repo,
             file.name,
@@ -122,54 +107,48 @@ def _fetch(job: Job, choice: Choice) -> None:
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         list(pool.map(one, choice.files))
-    shutil.rmtree(Path(job.staging, ".cache"), ignore_errors=True)  # the client's own notes
 
 
 def _verify(staging: Path, choice: Choice, say: Callable[[Answer], None]) -> None:
-    """Plain HTTP checks sizes only: compare every file with the hash that the Hub lists."""
+    """Plain HTTP checks sizes only: compare every file with the Hub's hash, and have it on the disk."""
     done, said = 0, time.monotonic()
+
+    def read(size: int) -> None:
+        nonlocal done, said
+        done += size
+        if time.monotonic() - said > 1:
+            said = time.monotonic()
+            say(Verifying(done=done))
+
     for file in choice.files:
-        path = staging / file.name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+        if not agrees(staging, file, read):
             raise MismatchError
-        digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)  # noqa: S324
-        with path.open("rb") as content:
-            while block := content.read(BLOCK):
-                digest.update(block)
-                done += len(block)
-                if time.monotonic() - said > 1:
-                    said = time.monotonic()
-                    say(Verifying(done=done))
-        if digest.hexdigest() != (file.sha256 or file.blob):
-            raise MismatchError
+    # A rename survives a power cut before the bytes that it is about, unless these are there.
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        list(pool.map(_to_disk, (staging / file.name for file in choice.files)))
 
 
-def _by_status(status: int, headers: object) -> Failure:
-    if status in (401, 403):
-        return Failure(code="denied", message="the Hub refuses this token")
-    if status == 404:
-        return Failure(code="not_found", message="the Hub knows no such model, revision or file")
-    if status == 429 or status >= 500:
-        given = str(headers.get("Retry-After", "")) if hasattr(headers, "get") else ""
-        wait = int(given) if given.isdecimal() and len(given) < 6 else 10
-        message = "the Hub asks to wait" if status == 429 else "the Hub has a failure"
-        return Failure(code="hub_unavailable", message=message, retry_after=min(max(wait, 1), MAX_WAIT))
-    return Failure(code="error", message=f"the Hub answered {status}")
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
-def _is_transport(cause: BaseException) -> bool:
-    import httpx2  # noqa: PLC0415  # what huggingface_hub speaks HTTP with
+def _client() -> "httpx2.Client":
+    """The library's own client, but no answer that asks to wait is waited for in here.
 
-    return isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError))
+    The library would sleep for whatever Retry-After says, with the token in its hands and no limit.
+    """
+    from huggingface_hub.utils._http import default_client_factory  # noqa: PLC0415
+
+    client = default_client_factory()
+    client.event_hooks = {**client.event_hooks, "response": [_stop_if_busy]}
+    return client
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    for _ in range(10):
-        if seen is None:
-            return
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+def _stop_if_busy(response: "httpx2.Response") -> None:
+    if response.status_code == 429 or response.status_code >= 500:
+        raise BusyError(response.status_code, response.headers)
 
 
 def _say_no_values(kind: type[BaseException], _: BaseException, where: TracebackType | None) -> None:

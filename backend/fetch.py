@@ -1,183 +1,160 @@
-"""Fetches one repo at one sha into the store: list, decide, download, verify, publish."""
+"""Fetches one repo at one sha into the store: attempts, room, publication; counted and logged."""
 
 import asyncio
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import structlog
 
-from backend.jobs import Choice, Done, Failure, File, Job, Listing
+from backend.jobs import Failure, Listing
 from backend.metrics import Metrics
 from backend.selection import Rejected, Selected
 from backend.store import Staging, Store, StoreFullError
-from backend.workers import Worker, Workers
+from backend.transfer import Broken, Meter, Patience, Rules, Transfer, Want, final
+from backend.workers import Workers
 from wire.control import Download
 from wire.repo import RepoRef, is_sha
 from wire.secret import Secret
 
-LIST_DEADLINE = 45.0  # seconds, the worker's start included
-STALL = 120.0  # seconds without a byte
-DEADLINE = 6 * 3600.0  # seconds for one repo
-POLL = 0.5  # seconds between two looks at how far it is
 PARALLEL = 4  # downloads at a time
 
-Kind = Literal["base", "adapter"]
-Select = Callable[[Sequence[File]], Selected | Rejected]
+Lend = Callable[[], Secret | None]
+
+_NO_ROOM = Failure(code="store_full", message="the store has no room for this model now", retry_after=60)
 
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Meter:
-    """How far a download is: bytes so far, bytes in all (0 while unknown), bytes per second."""
-
-    done: int = 0
-    total: int = 0
-    rate: float = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The repo is in the store; `download` is absent when it was there before."""
+    """The repo is in the store; `download` tells what that took."""
 
     download: Download
 
 
 class Fetcher:
-    """Downloads with the token it is given, never with one of its own. Counts and logs each."""
+    """Downloads with the tokens it is lent, never with one of its own."""
 
-    def __init__(self, store: Store, workers: Workers, metrics: Metrics, endpoint: str | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        workers: Workers,
+        metrics: Metrics,
+        endpoint: str | None,
+        patience: Patience = Patience(),  # noqa: B008  # frozen
+    ) -> None:
         self._store = store
         self._workers = workers
         self._metrics = metrics
         self._endpoint = endpoint or ""
+        self._patience = patience
         self._slots = asyncio.Semaphore(PARALLEL)
+
+    def staging(self) -> AbstractContextManager[Staging]:
+        """Where the bytes of one repo gather, whoever's token fetches them. Raises as `Store.staging`."""
+        return self._store.staging()
 
     async def resolve(self, repo: RepoRef, token: Secret | None) -> str | Failure:
         """The sha that a branch or tag stands at."""
         async with self._slots, self._workers.take() as worker:
-            answer = await self._list(worker, repo, token, worker.scratch)
-        if isinstance(answer, Failure):
-            return answer
-        if not is_sha(answer.sha):
-            return Failure(code="error", message="the Hub names no commit")
-        return answer.sha
+            transfer = Transfer(worker, repo, worker.scratch, Meter(), self._patience)
+            answer = await transfer.list(token, self._endpoint)
+        match answer:
+            case Broken(failure):
+                return failure
+            case Failure():
+                return answer
+            case _:
+                return answer.sha if is_sha(answer.sha) else _no_commit()
 
-    async def fetch(
-        self, ref: RepoRef, kind: Kind, select: Select, token: Secret | None, meter: Meter
-    ) -> Fetched | Failure:
-        """Bring `ref`, which is at a sha, into the store. `meter` tells how far it is meanwhile."""
+    async def fetch(self, want: Want, lend: Lend, meter: Meter, staging: Staging) -> Fetched | Failure:
+        """Bring a repo at a sha into the store. `meter` tells how far it is meanwhile.
+
+        Each attempt asks `lend` for a token. What a failed call leaves in `staging`, the next uses.
+        """
         async with self._slots:
             started = time.monotonic()
             try:
-                async with asyncio.timeout(DEADLINE):
-                    outcome = await self._fetch(ref, select, token, meter)
+                async with asyncio.timeout(self._patience.deadline):
+                    outcome = await self._attempts(want, lend, meter, staging)
             except TimeoutError:
-                outcome = Failure(
-                    code="hub_unavailable", message="the download took too long", retry_after=60
-                )
-            seconds = time.monotonic() - started
-        result = "ok" if outcome is None else outcome.code
-        self._metrics.downloaded(kind, result, meter.total if outcome is None else meter.done, seconds)
-        log.info("download.done", repo=str(ref), kind=kind, result=result, bytes=meter.done, seconds=seconds)
-        if outcome is not None:
-            return outcome
-        return Fetched(Download(repo=str(ref), kind=kind, bytes=meter.total, seconds=seconds))
-
-    async def _fetch(
-        self, ref: RepoRef, select: Select, token: Secret | None, meter: Meter
-    ) -> Failure | None:
-        with self._store.staging() as staging:
-            async with self._workers.take() as worker:
-                content = staging.path / "content"
-                content.mkdir()
-                listing = await self._list(worker, ref, token, content)
-                if isinstance(listing, Failure):
-                    return listing
-                chosen = self._choose(ref, listing, select, staging)
-                if isinstance(chosen, Failure):
-                    return chosen
-                meter.total = chosen.bytes
-                await worker.choose(Choice(files=chosen.files))
-                failure = await self._watch(worker, content, meter)
-            if failure is not None:
-                return failure
-            try:
-                self._store.publish(staging, content, ref)
+                outcome = Failure(code="hub_unavailable", message="the download took too long")
+            except StoreFullError:
+                outcome = _NO_ROOM
             except OSError as error:
-                log.warning("store.publish_failed", repo=str(ref), error=error.strerror)
-                return Failure(code="error", message="the download could not be kept")
-            return None
+                log.warning("download.broke", repo=str(want.ref), error=error.strerror)
+                outcome = Failure(code="error", message="the download could not be kept")
+            seconds = time.monotonic() - started
+        failed = isinstance(outcome, Failure)
+        size = meter.done if failed else meter.total
+        result = outcome.code if isinstance(outcome, Failure) else "ok"
+        repo, kind = str(want.ref), want.kind
+        self._metrics.downloaded(kind, result, size, seconds)
+        log.info("download.done", repo=repo, kind=kind, result=result, bytes=size, seconds=seconds)
+        if isinstance(outcome, Failure):
+            return final(outcome, self._patience.longest_pause)
+        evicted = tuple(str(victim) for victim in staging.evicted)
+        return Fetched(Download(repo=repo, kind=kind, bytes=size, seconds=seconds, evicted=evicted))
 
-    async def _list(
-        self, worker: Worker, ref: RepoRef, token: Secret | None, staging: Path
-    ) -> Listing | Failure:
-        job = Job(
-            endpoint=self._endpoint,
-            repo=ref.id,
-            revision=ref.revision or "main",
-            token=token.reveal() if token else "",
-            staging=str(staging),
-        )
-        try:
-            answer = await asyncio.wait_for(worker.list(job), LIST_DEADLINE)
-        except TimeoutError:
-            return Failure(code="hub_unavailable", message="the Hub does not answer", retry_after=10)
-        if isinstance(answer, Listing | Failure):
-            return answer
-        return Failure(code="error", message="the download failed (unexpected answer)")
-
-    def _choose(self, ref: RepoRef, listing: Listing, select: Select, staging: Staging) -> Selected | Failure:
-        if listing.sha != ref.revision:
-            return Failure(code="not_found", message="the Hub answered with another revision")
-        selected = select(listing.files)
-        if isinstance(selected, Rejected):
-            return Failure(code="rejected", message=selected.reason)
-        try:
-            self._store.reserve(staging, selected.bytes)
-        except StoreFullError:
-            return Failure(
-                code="store_full", message="the store has no room for this model now", retry_after=60
+    async def _attempts(self, want: Want, lend: Lend, meter: Meter, staging: Staging) -> Failure | None:
+        """Try until there is an end: `None`, and the repo is in the store."""
+        pause = self._patience.pause
+        for left in reversed(range(self._patience.attempts)):
+            outcome = await self._attempt(want.ref, want.rules, lend(), meter, staging)
+            if outcome is None:
+                self._publish(want.ref, staging)
+                return None
+            if isinstance(outcome, Failure):
+                return outcome
+            failure = outcome.failure
+            wait = max(failure.retry_after or 0, pause)
+            log.warning(
+                "download.interrupted", repo=str(want.ref), reason=failure.message, attempts_left=left
             )
-        return selected
+            if left == 0 or wait > self._patience.longest_pause:
+                break
+            # Nobody's token is in use meanwhile.
+            await asyncio.sleep(wait)
+            pause *= 2
+        return failure
 
-    async def _watch(self, worker: Worker, content: Path, meter: Meter) -> Failure | None:
-        """Follow the download to its end; one that stands still for too long is given up."""
-        started = moved = time.monotonic()
-        answer = asyncio.ensure_future(worker.answer())
-        try:
-            while True:
-                await asyncio.wait([answer], timeout=POLL)
-                now = time.monotonic()
-                if answer.done():
-                    said = answer.result()
-                    if isinstance(said, Done):
-                        meter.done = meter.total
-                        return None
-                    if isinstance(said, Failure):
-                        return said
-                    moved = now
-                    answer = asyncio.ensure_future(worker.answer())
-                size = await asyncio.to_thread(_bytes_in, content)
-                if size > meter.done:
-                    moved = now
-                    meter.done, meter.rate = min(size, meter.total), size / max(now - started, 0.001)
-                if now - moved > STALL:
-                    return Failure(code="hub_unavailable", message="the download stood still", retry_after=30)
-        finally:
-            answer.cancel()
+    async def _attempt(
+        self, ref: RepoRef, rules: Rules, token: Secret | None, meter: Meter, staging: Staging
+    ) -> Failure | Broken | None:
+        content = staging.path / "content"
+        content.mkdir(exist_ok=True)
+        async with self._workers.take() as worker:
+            transfer = Transfer(worker, ref, content, meter, self._patience)
+            listing = await transfer.list(token, self._endpoint)
+            if isinstance(listing, Broken):
+                return listing
+            if isinstance(listing, Failure):
+                begun = meter.total > 0 and listing.code == "hub_unavailable"
+                return Broken(listing) if begun else listing
+            chosen = _choose(ref, listing, rules)
+            if isinstance(chosen, Failure):
+                return chosen
+            self._store.reserve(staging, chosen.bytes)
+            meter.total, staging.files = chosen.bytes, chosen.files
+            return await transfer.fetch(chosen, rules)
+
+    def _publish(self, ref: RepoRef, staging: Staging) -> None:
+        content = staging.path / "content"
+        shutil.rmtree(content / ".cache", ignore_errors=True)  # the Hub client's own notes
+        self._store.publish(staging, content, ref)
 
 
-def _bytes_in(directory: Path) -> int:
-    """What has arrived so far. Files move and vanish while we look; the next look is right again."""
-    total = 0
-    for path in directory.rglob("*"):
-        try:
-            if path.is_file():
-                total += path.lstat().st_size
-        except OSError:
-            continue
-    return total
+def _choose(ref: RepoRef, listing: Listing, rules: Rules) -> Selected | Failure:
+    if listing.sha != ref.revision:
+        return Failure(code="not_found", message="the Hub answered with another revision")
+    selected = rules.select(listing.files)
+    if isinstance(selected, Rejected):
+        return Failure(code="rejected", message=selected.reason)
+    return selected
+
+
+def _no_commit() -> Failure:
+    return Failure(code="error", message="the Hub names no commit")

@@ -2,14 +2,18 @@
 
 They share bytes, and what is true for everyone; never a decision about one of them. Each brings a
 token of their own. If the Hub refuses the one that is being used, only its bearer is refused, and
-the next one's is tried.
+the next one's is tried; if the download breaks, the next attempt is the next one's. Whatever files
+were finished before are kept. A leader who leaves does not interrupt the attempt that is under way,
+for that would throw away its bytes, but leads no other.
 """
 
 import asyncio
 from dataclasses import dataclass, field
 
-from backend.fetch import Fetched, Fetcher, Kind, Meter, Select
+from backend.fetch import Fetched, Fetcher
 from backend.jobs import Failure
+from backend.store import StoreFullError
+from backend.transfer import Meter, Want
 from wire.repo import RepoRef
 from wire.secret import Secret
 
@@ -30,6 +34,27 @@ class _Flight:
     meter: Meter = field(default_factory=Meter)
     waiters: list[_Waiter] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+    leader: _Waiter | None = None
+
+    def lend(self) -> Secret | None:
+        """The token of whoever has waited longest. Who led the attempt before this one steps back."""
+        if len(self.waiters) > 1 and self.waiters[0] is self.leader:
+            self.waiters.append(self.waiters.pop(0))
+        self.leader = self.waiters[0]
+        return self.leader.token
+
+    def refuse(self, failure: Failure) -> None:
+        """The Hub refused the leader, and nobody else."""
+        if self.leader is not None:
+            _settle(self.leader, failure)
+        self.waiters = [waiter for waiter in self.waiters if waiter is not self.leader]
+
+    def land(self, outcome: Fetched | Failure) -> None:
+        """It is over, for everyone; one of them, the leader if still here, is told of the download."""
+        teller = self.leader if self.leader in self.waiters else next(iter(self.waiters), None)
+        for waiter in list(self.waiters):
+            mine = isinstance(outcome, Failure) or waiter is teller
+            _settle(waiter, outcome if mine else None)
 
 
 class Flights:
@@ -39,38 +64,35 @@ class Flights:
         self._fetcher = fetcher
         self._flights: dict[RepoRef, _Flight] = {}
 
-    def join(
-        self, ref: RepoRef, kind: Kind, select: Select, token: Secret | None
-    ) -> tuple[Meter, asyncio.Future[Outcome]]:
+    def join(self, want: Want, token: Secret | None) -> tuple[Meter, asyncio.Future[Outcome]]:
         """Wait with the others. Cancelling the future leaves; when all have left, the download ends."""
+        ref = want.ref
         flight = self._flights.setdefault(ref, _Flight())
         waiter = _Waiter(token, asyncio.get_running_loop().create_future())
         flight.waiters.append(waiter)
         waiter.outcome.add_done_callback(lambda _: self._leave(flight, waiter, ref))
         if flight.task is None:
-            flight.task = asyncio.create_task(self._fly(flight, ref, kind, select))
+            flight.task = asyncio.create_task(self._fly(flight, want))
         return flight.meter, waiter.outcome
 
-    async def _fly(self, flight: _Flight, ref: RepoRef, kind: Kind, select: Select) -> None:
+    async def _fly(self, flight: _Flight, want: Want) -> None:
         try:
-            while flight.waiters:
-                leader = flight.waiters[0]
-                outcome = await self._fetcher.fetch(ref, kind, select, leader.token, flight.meter)
-                if isinstance(outcome, Failure) and outcome.code in _PERSONAL:
-                    _settle(leader, outcome)
-                    flight.waiters = [waiter for waiter in flight.waiters if waiter is not leader]
-                    continue
-                for waiter in list(flight.waiters):
-                    shared = None if isinstance(outcome, Fetched) and waiter is not leader else outcome
-                    _settle(waiter, shared)
-                return
+            with self._fetcher.staging() as staging:
+                while flight.waiters:
+                    outcome = await self._fetcher.fetch(want, flight.lend, flight.meter, staging)
+                    if not isinstance(outcome, Failure) or outcome.code not in _PERSONAL:
+                        flight.land(outcome)
+                        return
+                    flight.refuse(outcome)
+        except StoreFullError:
+            flight.land(Failure(code="store_full", message="the disk is full", retry_after=60))
         except Exception as error:  # noqa: BLE001  # whoever waits is to see it
             for waiter in flight.waiters:
                 if not waiter.outcome.done():
                     waiter.outcome.set_exception(error)
         finally:
-            if self._flights.get(ref) is flight:
-                del self._flights[ref]
+            if self._flights.get(want.ref) is flight:
+                del self._flights[want.ref]
 
     def _leave(self, flight: _Flight, waiter: _Waiter, ref: RepoRef) -> None:
         waiter.token = None

@@ -2,7 +2,8 @@
 
 The backend sends a `Job`. The worker answers with the `Listing` of the repo, or with `Failure`. The
 backend then sends a `Choice`, and the worker sends `Verifying` any number of times, then `Done` or
-`Failure`. A token travels in a job only: never in an argv or an environment.
+`Failure`; after `Done` there may be another `Choice`. A token travels in a job only: never in an argv
+or an environment.
 """
 
 import msgspec

@@ -85,6 +85,7 @@ class Launcher:
             max_loras=adapters.max_loras,
             max_cpu_loras=adapters.max_cpu_loras,
             max_rank=adapters.max_rank,
+            trust_remote_code=engine.base.id in settings.engines.remote_code,
         )
         home = self._directory / "home"
         home.mkdir(mode=0o700, exist_ok=True)

@@ -10,19 +10,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
 from backend.adapters import admit
-from backend.fetch import Fetched, Kind, Meter, Select
+from backend.bases import inspect_base
+from backend.fetch import Fetched
 from backend.flights import Flights
 from backend.jobs import Failure
+from backend.lora_config import inspect_adapter
 from backend.residents import Residents
 from backend.selection import Rejected, select_adapter, select_base
 from backend.store import Store
 from backend.supervisor import Errand, Supervisor
-from wire.control import Download, Event, Failed, Progress, Ready
+from backend.transfer import Kind, Meter, Rules, Want
+from wire.control import Download, Event, Failed, Progress, Ready, Stage
 from wire.repo import InvalidRepoError, RepoRef
 from wire.seal import ScopedToken
 from wire.secret import Secret
@@ -32,19 +34,31 @@ MAX_LOADS = 1024  # loads at a time; more are turned away
 PRELOAD = "preload"  # in the place of a caller's pseudonym
 TRIES = 3  # the store may evict what was just fetched before we hold it
 
-Stage = Literal["queued", "downloading", "starting", "loading"]
-
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes; `linger` in seconds."""
+    """Sizes in bytes; `linger` in seconds; `remote_code` names the bases whose own code may run."""
 
     max_model_bytes: int
     max_adapter_bytes: int
     max_rank: int
     linger: float
+    remote_code: frozenset[str] = frozenset()
+
+    def rules(self, ref: RepoRef, kind: Kind) -> Rules:
+        """What is fetched of a repo, and what of it is refused."""
+        if kind == "adapter":
+            return Rules(
+                partial(select_adapter, max_bytes=self.max_adapter_bytes),
+                partial(inspect_adapter, max_rank=self.max_rank),
+            )
+        trusted = ref.id in self.remote_code
+        return Rules(
+            partial(select_base, max_bytes=self.max_model_bytes, remote_code=trusted),
+            partial(inspect_base, remote_code=trusted),
+        )
 
 
 @dataclass(slots=True)
@@ -82,6 +96,7 @@ class Load:
             retry_after=failure.retry_after,
             downloads=tuple(self.downloads),
             evicted=tuple(self.errand.evicted),
+            stage=self.stage,
         )
 
 
@@ -96,10 +111,6 @@ class Loads:
         self._supervisor = supervisor
         self._residents = residents
         self._limits = limits
-        self._select: dict[Kind, Select] = {
-            "base": partial(select_base, max_bytes=limits.max_model_bytes),
-            "adapter": partial(select_adapter, max_bytes=limits.max_adapter_bytes),
-        }
         self._tasks: set[asyncio.Task[Ready | Failed]] = set()
         self._active: list[Load] = []
 
@@ -127,7 +138,8 @@ class Loads:
                 yield _outcome(task) if task.done() else load.progress()
         finally:
             if not task.done():
-                asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
+                end = asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
+                task.add_done_callback(lambda _: end.cancel())
 
     def downloading(self) -> int:
         """How many base models are being fetched for an engine at this moment."""
@@ -199,14 +211,15 @@ class Loads:
         )
 
     async def _obtain(self, load: Load, ref: RepoRef, kind: Kind, held: ExitStack) -> Failed | None:
-        """Have `ref` in the store and hold it until the load ends."""
+        """Have `ref` in the store, fit to be used, and hold it until the load ends."""
+        rules = self._limits.rules(ref, kind)
         for _ in range(TRIES):
-            if self._store.find(ref) is not None:
-                self._store.hold(ref)
-                held.callback(self._store.release, ref)
-                return None
+            if (path := self._hold(ref, held)) is not None:
+                # It may be here since the operator allowed more.
+                unfit = await asyncio.to_thread(rules.inspect, path)
+                return _rejected(ref, unfit) if unfit else None
             load.stage, load.repo = "downloading", str(ref)
-            load.meter, future = self._flights.join(ref, kind, self._select[kind], load.token)
+            load.meter, future = self._flights.join(Want(ref, kind, rules), load.token)
             outcome = await future
             if isinstance(outcome, Failure):
                 return _failed(ref, outcome)
@@ -214,13 +227,25 @@ class Loads:
                 load.downloads.append(outcome.download)
         return Failed(code="store_full", message="the store is too busy", repo=str(ref), retry_after=30)
 
+    def _hold(self, ref: RepoRef, held: ExitStack) -> Path | None:
+        try:
+            path = self._store.hold(ref)
+        except KeyError:
+            return None
+        held.callback(self._store.release, ref)
+        return path
+
     async def _admit(self, adapter: RepoRef, base: RepoRef) -> Failed | None:
         paths = self._store.find(adapter), self._store.find(base)
         verdict = await asyncio.to_thread(admit, _there(paths[0]), _there(paths[1]), self._limits.max_rank)
         if not isinstance(verdict, Rejected):
             return None
-        log.info("adapter.rejected", adapter=str(adapter), base=str(base), reason=verdict.reason)
-        return _failed(adapter, Failure(code="rejected", message=verdict.reason))
+        return _rejected(adapter, verdict)
+
+
+def _rejected(ref: RepoRef, verdict: Rejected) -> Failed:
+    log.info("repo.rejected", repo=str(ref), reason=verdict.reason)
+    return _failed(ref, Failure(code="rejected", message=verdict.reason))
 
 
 def _failed(ref: RepoRef, failure: Failure) -> Failed:

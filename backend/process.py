@@ -65,6 +65,11 @@ class Child:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether it has not ended, as far as we were told."""
+        return self._process.returncode is None
+
+    @property
     def stdin(self) -> asyncio.StreamWriter:
         return _there(self._process.stdin)
 

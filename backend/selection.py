@@ -13,8 +13,9 @@ MAX_FILES = 2_000
 MAX_SMALL = 64 << 20  # bytes; configurations and tokenizers are never larger
 
 # Names that stay where they are put, on any file system; fnmatch characters cannot occur.
-_SAFE = re.compile(r"(?!\.)[A-Za-z0-9_.-]+(?:/(?!\.)[A-Za-z0-9_.-]+)*", re.ASCII)
+_SAFE = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,255}(?:/(?!\.)[A-Za-z0-9_.-]{1,255}){0,8}", re.ASCII)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+_WEIGHT = ".safetensors"
 # What vLLM and transformers read beside the weights; no code, no pickles.
 _BESIDE = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 
@@ -34,18 +35,27 @@ class Rejected:
     reason: str
 
 
-def select_base(files: Sequence[File], max_bytes: int) -> Selected | Rejected:
-    """The safetensors weights, configuration and tokenizer of a base model."""
+def is_weight(file: File) -> bool:
+    """Whether it is one of the large files."""
+    return file.name.endswith(_WEIGHT)
+
+
+def select_base(files: Sequence[File], max_bytes: int, *, remote_code: bool = False) -> Selected | Rejected:
+    """The safetensors weights, configuration and tokenizer of a base model.
+
+    `remote_code`: its Python files, too, because the operator trusts this very repo.
+    """
     if odd := _odd(files):
         return odd
-    weights = [file for file in files if file.name.endswith(".safetensors") and "/" not in file.name]
+    weights = [file for file in files if is_weight(file) and "/" not in file.name]
     # Mistral's repos hold the same weights twice; the Hub's own format is enough.
     usual = [file for file in weights if not fnmatchcase(file.name, "consolidated*")]
     if not weights:
         return _without_weights(files)
     if not any(file.name == "config.json" for file in files):
         return Rejected("it has no config.json: it is no base model in the Hub's format")
-    beside = [file for file in files if any(fnmatchcase(file.name, pattern) for pattern in _BESIDE)]
+    patterns = (*_BESIDE, "*.py") if remote_code else _BESIDE
+    beside = [file for file in files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
     if usual and len(usual) < len(weights):
         beside = [file for file in beside if file.name != "params.json"]
     return _within([*(usual or weights), *beside], max_bytes)
@@ -71,6 +81,8 @@ def _odd(files: Sequence[File]) -> Rejected | None:
     # Only names that leave the folder condemn a repo; others that are merely odd are not fetched.
     if any(_escapes(file.name) for file in files):
         return Rejected("it holds a file whose name leaves its folder")
+    if len({file.name for file in files}) < len(files):
+        return Rejected("the Hub lists a file twice")
     return None
 
 
@@ -90,7 +102,7 @@ def _within(files: list[File], max_bytes: int) -> Selected | Rejected:
     for file in chosen:
         if file.size is None or not (file.sha256 or file.blob):
             return Rejected("the Hub lists a file without its size or hash")
-        if file.size > MAX_SMALL and not file.name.endswith(".safetensors"):
+        if file.size > MAX_SMALL and not is_weight(file):
             return Rejected(f"a file that should be small is {file.size} bytes large")
         total += file.size
     if total > max_bytes:

@@ -134,6 +134,7 @@ class Engines(Section):
     hang_timeout: Seconds = 120
     on_demand: tuple[OnDemand, ...] = ()
     vllm_args: Args = Field(default_factory=dict)
+    remote_code: tuple[Annotated[str, AfterValidator(_repo)], ...] = ()
     preload: tuple[Preload, ...] = ()
 
     @model_validator(mode="after")

@@ -1,9 +1,10 @@
 """Reads safetensors headers by hand: names, types and shapes, never a weight.
 
 The format (github.com/huggingface/safetensors): 8 bytes little-endian length of a JSON header, the
-header, then the tensors' bytes without holes.
+header, which begins with "{" and has no key twice, then the tensors' bytes without holes.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,13 +44,15 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_offsets: tuple[_Size, _Size]
 
 
-def read_header(path: Path) -> Mapping[str, Tensor]:
+def read_header(path: Path, max_header: int = MAX_HEADER) -> Mapping[str, Tensor]:
     """The tensors of one file. Raises `MalformedError`, also when it does not add up; and `OSError`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+        if size < 8 or not 2 <= length <= size - 8:
             raise MalformedError("its header is longer than the file")
+        if length > max_header:
+            raise MalformedError(f"its header is {length} bytes long; {max_header} are allowed")
         header = file.read(length)
     entries = _decode(header)
     _add_up(entries, size - 8 - length)
@@ -57,16 +60,26 @@ def read_header(path: Path) -> Mapping[str, Tensor]:
 
 
 def _decode(header: bytes) -> dict[str, _Entry]:
+    if not header.startswith(b"{"):
+        raise MalformedError("its header is not the JSON that safetensors knows")
     try:
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         metadata = raw.pop("__metadata__", None)
         if metadata is not None:
             msgspec.json.decode(metadata, type=dict[str, str])
-        if len(raw) > MAX_TENSORS:
-            raise MalformedError("it has too many tensors")
-        return {name: msgspec.json.decode(entry, type=_Entry) for name, entry in raw.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        entries = {name: msgspec.json.decode(entry, type=_Entry) for name, entry in raw.items()}
+        json.loads(header, object_pairs_hook=_no_key_twice)
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise MalformedError("its header is not the JSON that safetensors knows") from None
+    if len(entries) > MAX_TENSORS:
+        raise MalformedError("it has too many tensors")
+    return entries
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> None:
+    # Two parsers could keep different ones; msgspec keeps the last and does not tell.
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError
 
 
 def _add_up(entries: Mapping[str, _Entry], data: int) -> None:

@@ -14,7 +14,7 @@ from backend.process import Child, lines
 
 MAX_LINE = 16 << 20  # bytes; a listing of thousands of files is a few hundred KiB
 _DECODER: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
-_CRASHED = Failure(code="error", message="the download failed (its worker ended)")
+CRASHED = Failure(code="error", message="the download failed (its worker ended)")
 
 # What an HTTP client needs of its surroundings. No token is among it: a job carries its own.
 _INHERITED = (
@@ -35,6 +35,16 @@ class Worker:
         self._complaints = asyncio.create_task(self._relay())
 
     @property
+    def alive(self) -> bool:
+        """Whether it still runs, as far as we know."""
+        return self._child.running
+
+    @property
+    def pid(self) -> int:
+        """Of its session, which ends with it."""
+        return self._child.pid
+
+    @property
     def scratch(self) -> Path:
         """A directory that vanishes with the worker."""
         return self._child.scratch
@@ -53,7 +63,7 @@ class Worker:
         try:
             line = await anext(self._answers)
         except StopAsyncIteration:
-            return _CRASHED
+            return CRASHED
         return _DECODER.decode(line)
 
     async def end(self) -> None:
@@ -87,19 +97,34 @@ class Workers:
     async def close(self) -> None:
         """End the spare."""
         if self._spare is not None:
-            worker = await self._spare
-            await worker.end()
+            with suppress(OSError):  # it could not be started
+                worker = await self._spare
+                await worker.end()
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Worker]:
-        """A worker for one download; it is killed at the end. The next spare starts at once."""
+        """A worker for one download; it is killed at the end. The next spare starts at once.
+
+        Raises `OSError` if no process can be started.
+        """
         spare = self._spare
         self.start()
-        worker = await spare if spare is not None else await self._launch()
+        worker = await self._usable(spare)
         try:
             yield worker
         finally:
             await worker.end()
+
+    async def _usable(self, spare: asyncio.Task[Worker] | None) -> Worker:
+        """The spare, or a new one if it could not be started or did not live until it was needed."""
+        if spare is not None:
+            with suppress(OSError):
+                worker = await spare
+                if worker.alive:
+                    return worker
+                log.warning("download.spare_died", pid=worker.pid)
+                await worker.end()
+        return await self._launch()
 
     async def _launch(self) -> Worker:
         environment = {

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from hubgate.store import store
 from runtime.config import ConfigError, load
 
 CONFIG = click.option(
@@ -84,6 +85,9 @@ def refresh(config: Path, repo: str | None) -> None:
         sys.exit(asking.run(load(BackendSettings, config), repo, click.echo))
     except ConfigError as error:
         _refuse(config, error)
+
+
+backend.add_command(store)
 
 
 @main.command("check-config")

@@ -305,7 +305,7 @@ class Gateway:
             self.audit.record("download.done", {**who, "result": "ok", **_describe(download)})
         if isinstance(event, Failed):
             failure = {"result": event.code, "repo": event.repo or access.model, "reason": event.message}
-            engine = event.code in ("engine_failed", "no_capacity", "error")
+            engine = event.code in ("engine_failed", "no_capacity") or event.stage in ("starting", "loading")
             self.audit.record("engine.state" if engine else "download.done", {**who, **failure})
         elif event.loaded:
             self.audit.record("adapter.loaded", {**who, "repo": access.model, "base": str(access.base)})
@@ -350,4 +350,5 @@ def _refuse(exchange: Exchange, denied: Denied) -> Response:
 
 def _describe(download: Download) -> dict[str, Any]:
     fetched = {"bytes": download.bytes, "seconds": round(download.seconds, 3)}
-    return {"repo": download.repo, "kind": download.kind, **fetched}
+    made_room = {"evicted": list(download.evicted)} if download.evicted else {}
+    return {"repo": download.repo, "kind": download.kind, **fetched, **made_room}

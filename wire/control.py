@@ -15,6 +15,8 @@ REQUEST_ID_HEADER = "X-Request-Id"
 
 EngineState = Literal["absent", "downloading", "starting", "ready", "draining", "stopping", "failed"]
 
+Stage = Literal["queued", "downloading", "starting", "loading"]
+
 # Why a load failed. The proxy turns each into an error of its own table.
 FailureCode = Literal[
     "denied",  # the Hub refused the caller's token during the download
@@ -62,6 +64,7 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["base", "adapter"]
     bytes: int
     seconds: float
+    evicted: tuple[str, ...] = ()  # what left the backend's store to make room, org/name@sha
 
 
 class Evicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,9 +75,9 @@ class Evicted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """Still under way. `total` is 0 while the size is not known; bytes and bytes per second."""
+    """Still under way, at most twice a second. `total` is 0 while unknown; bytes and bytes per second."""
 
-    stage: Literal["queued", "downloading", "starting", "loading"]
+    stage: Stage
     repo: str
     done: int = 0
     total: int = 0
@@ -92,7 +95,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """The load ended without success. `message` is fit for a caller's eyes."""
+    """The load ended without success. `message` is fit for a caller's eyes; `stage` is where it ended."""
 
     code: FailureCode
     message: str
@@ -100,6 +103,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     retry_after: int | None = None  # seconds
     downloads: tuple[Download, ...] = ()
     evicted: tuple[Evicted, ...] = ()
+    stage: Stage = "queued"
 
 
 Event = Progress | Ready | Failed

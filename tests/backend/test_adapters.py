@@ -1,11 +1,15 @@
 """Admission: what vLLM could not load, or must not, is told apart before it sees it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend.adapters import Accepted, admit
+from backend.adapters import MAX_HEADER, Accepted, admit
+from backend.lora_config import _is_harmless
 from backend.selection import Rejected
 from tests.backend.safetensors_files import (
     ADAPTER,
@@ -60,6 +64,18 @@ def test_a_plain_lora_for_this_base_is_accepted(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"alora_invocation_tokens": [1]}, "alora"),
+        ({"alpha_pattern": [1]}, "alpha_pattern"),
+        ({"alpha_pattern": {"v_proj": "x"}}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"target_modules": [1]}, "target_modules"),
+        ({"rank_pattern": {"(a+)+": 2}}, "simple pattern"),
+        ({"alpha_pattern": {"(a|aa)*b": 2}}, "simple pattern"),
+        ({"rank_pattern": {".*.*.*.*": 2}}, "simple pattern"),
+        ({"rank_pattern": {"x" * 257: 2}}, "simple pattern"),
+        ({"rank_pattern": {"[": 2}}, "simple pattern"),
+        ({"rank_pattern": {f"m{n}": 2 for n in range(1025)}}, "1025 entries"),
+        ({"rank_pattern": {"v_proj": 4}}, "a module has rank 2, and its adapter_config.json says 4"),
+        ({"r": 4}, "says 4"),
     ],
 )
 def test_features_that_vllm_lacks_are_rejected_by_name(
@@ -71,7 +87,19 @@ def test_features_that_vllm_lacks_are_rejected_by_name(
 
 @pytest.mark.parametrize(
     "config",
-    [{"use_rslora": True}, {"init_lora_weights": "gaussian"}, {"modules_to_save": ["score"]}, {"x": 1}],
+    [
+        {"use_rslora": True},
+        {"init_lora_weights": "gaussian"},
+        {"modules_to_save": ["score"]},
+        {"x": 1},
+        {"target_modules": r".*\.(q|v)_proj"},
+        {"target_modules": "all-linear"},
+        {"r": 8, "rank_pattern": {"v_proj": 2}},
+        {"r": 8, "rank_pattern": {r"^model\.layers\.\d+\.self_attn\.v_proj": 2}},
+        {"r": 8, "rank_pattern": {r"layers.0.*v_proj": 2}},
+        {"alpha_pattern": {"v_proj": 8.5}},
+        {"rank_pattern": None, "alpha_pattern": {}},
+    ],
 )
 def test_features_that_vllm_has_are_accepted(tmp_path: Path, config: dict[str, Any]) -> None:
     """No more is refused than needs to be."""
@@ -84,6 +112,18 @@ def test_features_that_vllm_has_are_accepted(tmp_path: Path, config: dict[str, A
         ({f"{V}A.weight": (2, 8)}, "only one of"),
         ({f"{V}A.weight": (2, 8), f"{V}B.weight": (4, 3)}, "differ in rank"),
         ({f"{V}A.weight": (17, 8), f"{V}B.weight": (4, 17)}, "its rank is 17"),
+        ({f"{V}A.weight": (3, 8), f"{V}B.weight": (4, 3)}, "a module has rank 3"),
+        ({**ADAPTER, "base_model.model.model.embed_tokens.weight": (32, 8)}, "embeddings of its own"),
+        ({**ADAPTER, "base_model.model.lm_head.base_layer.weight": (32, 8)}, "embeddings of its own"),
+        ({**ADAPTER, "base_model.model.model.embed_tokens.lora_embedding_A": (2, 32)}, "embeddings"),
+        (
+            {
+                "base_model.model.model.embed_tokens.lora_A.weight": (2, 8),
+                "base_model.model.model.embed_tokens.lora_B.weight": (32, 2),
+            },
+            "changes the embeddings",
+        ),
+        ({**ADAPTER, f"{V}magnitude_vector": (4,)}, "DoRA"),
         ({f"{V}A.weight": (2, 9), f"{V}B.weight": (4, 2)}, "4x9 there and 4x8 here"),
         ({f"{V}A.weight": (2, 8), f"{V}B.weight": (5, 2)}, "another base model"),
         ({f"{V}A.weight": (2, 8, 1), f"{V}B.weight": (4, 2)}, "no matrix"),
@@ -134,6 +174,38 @@ def test_a_lying_header_is_rejected(tmp_path: Path) -> None:
     lie = {next(iter(ADAPTER)): {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 10**9]}}
     (adapter / "adapter_model.safetensors").write_bytes(pack(lie, 64))
     assert "malformed" in _reason(admit(adapter, write_base(tmp_path / "base"), 16))
+
+
+def test_a_header_for_millions_of_tensors_is_rejected_unread(tmp_path: Path) -> None:
+    """Reading it would cost more memory than any adapter is worth."""
+    adapter = write_adapter(tmp_path / "adapter")
+    with (adapter / "adapter_model.safetensors").open("wb") as file:
+        file.write((MAX_HEADER + 1).to_bytes(8, "little"))
+        file.truncate(MAX_HEADER + 10_000)
+    assert "are allowed" in _reason(admit(adapter, write_base(tmp_path / "base"), 16))
+
+
+def test_patterns_for_many_modules_are_bounded(tmp_path: Path) -> None:
+    """Every pattern is tried on every module, one after the other, inside the engine."""
+    base = {f"model.layers.{n}.q.weight": (1, 1) for n in range(2000)}
+    shapes = {
+        f"base_model.model.model.layers.{n}.q.lora_{half}.weight": (1, 1)
+        for n in range(2000)
+        for half in "AB"
+    }
+    patterns = {f"m{n}": 1 for n in range(1000)}
+    verdict = _judge(tmp_path, shapes, base, r=1, rank_pattern=patterns, alpha_pattern=patterns)
+    assert "too large for its number of modules" in _reason(verdict)
+
+
+@given(key=st.text(alphabet="ab.*+\\d[09]^$|()?{},-_", max_size=40))
+def test_a_pattern_that_is_let_in_compiles_and_comes_to_an_end(key: str) -> None:
+    """Keys of rank_pattern run as regular expressions in the engine: none may hang it."""
+    if not _is_harmless(key):
+        return
+    pattern = re.compile(rf"(.*\.)?({key})$")
+    assert pattern.groups == 2  # none of its own, so no repetition is inside another
+    pattern.match("a.b" * 60 + "!")
 
 
 def test_numbers_of_another_kind_are_rejected(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Single flight: bytes are shared, decisions are not."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from backend.fetch import Fetched, Kind, Meter, Select
+from backend.fetch import Fetched
 from backend.flights import Flights
 from backend.jobs import Failure
-from backend.selection import select_adapter
+from backend.selection import Rejected
+from backend.transfer import Meter, Rules, Want
 from wire.control import Download
 from wire.repo import RepoRef
 from wire.secret import Secret
@@ -16,8 +19,7 @@ DENIED = Failure(code="denied", message="no")
 DOWN = Failure(code="hub_unavailable", message="down")
 
 
-def _select(files: object) -> object:
-    return select_adapter(files, 100)  # type: ignore[arg-type]
+WANT = Want(REF, "adapter", Rules(lambda _: Rejected("?"), lambda _: None))
 
 
 class FakeFetcher:
@@ -29,10 +31,14 @@ class FakeFetcher:
         self.go = asyncio.Event()
         self.cancelled = 0
 
+    def staging(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     async def fetch(
-        self, ref: RepoRef, kind: Kind, select: Select, token: Secret, meter: Meter
+        self, want: Want, lend: Callable[[], Secret], meter: Meter, staging: None
     ) -> Fetched | Failure:
-        del ref, kind, select, meter
+        del want, meter, staging
+        token = lend()
         self.tokens.append(token.reveal())
         try:
             await self.go.wait()
@@ -54,7 +60,7 @@ class Waiting:
         self.futures = {token: self.join(token) for token in answers}
 
     def join(self, token: str) -> asyncio.Future[Fetched | Failure | None]:
-        return self.flights.join(REF, "adapter", _select, Secret(token))[1]  # type: ignore[arg-type]
+        return self.flights.join(WANT, Secret(token))[1]
 
 
 async def test_one_download_serves_all_and_only_the_leader_fetched_it() -> None:
@@ -83,13 +89,14 @@ async def test_a_failure_of_the_hub_is_everyones() -> None:
 
 
 async def test_a_leader_who_leaves_takes_nothing_along() -> None:
-    """The download goes on for whoever waits."""
-    waiting = Waiting(a=GOT, b=GOT)
+    """The download goes on for whoever waits, and one of them tells of it: none is missing in the audit."""
+    waiting = Waiting(a=GOT, b=GOT, c=GOT)
     await asyncio.sleep(0)
     waiting.futures["a"].cancel()
     await asyncio.sleep(0)
     waiting.fetcher.go.set()
-    assert await waiting.futures["b"] is None
+    assert await waiting.futures["b"] == GOT
+    assert await waiting.futures["c"] is None
     assert waiting.fetcher.cancelled == 0
 
 
@@ -134,3 +141,25 @@ async def test_no_token_is_kept_after_the_flight() -> None:
     await asyncio.sleep(0)
     assert [waiter.token for waiter in flight.waiters] == [None, None]
     assert not waiting.flights._flights
+
+
+async def test_who_led_an_attempt_that_broke_steps_back() -> None:
+    """The next attempt is the next one's; alone, it is the same one's again; who left leads no other."""
+    waiting = Waiting(a=GOT, b=GOT, c=GOT)
+    flight = waiting.flights._flights[REF]
+    await asyncio.sleep(0)
+
+    def lent() -> str:
+        token = flight.lend()
+        assert token is not None
+        return token.reveal()
+
+    assert [lent(), lent(), lent()] == ["b", "c", "a"]  # `a` led the first
+    waiting.futures["b"].cancel()
+    await asyncio.sleep(0)
+    assert [lent(), lent()] == ["c", "a"]
+    waiting.futures["c"].cancel()
+    await asyncio.sleep(0)
+    assert [lent(), lent()] == ["a", "a"]
+    waiting.fetcher.go.set()
+    assert await waiting.futures["a"] == GOT

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -229,12 +230,15 @@ async def test_a_load_goes_on_when_its_caller_leaves(backend: Running) -> None:
 
 
 async def test_progress_is_told_while_it_lasts(tmp_path: Path, hub: DemoHub) -> None:
-    """Stages in their order, and never more bytes than there are."""
+    """Stages in their order, never more bytes than there are, and at most two reports a second."""
     engines = {"vllm_args": {"slow-start": True}}
     async with running(tmp_path, hub, engines=engines) as backend:
         base, adapter = backend.sha(BASE), backend.sha(PUBLIC)
-        _, events = await backend.post(await backend.scoped(base, adapter))
+        sealed, started = await backend.scoped(base, adapter), time.monotonic()
+        _, events = await backend.post(sealed)
+        elapsed = time.monotonic() - started
     progress = [event for event in events if isinstance(event, Progress)]
+    assert len(progress) <= 2 * elapsed
     order = ["queued", "downloading", "starting", "loading"]
     stages = [order.index(event.stage) for event in progress]
     assert stages == sorted(stages)

@@ -42,6 +42,19 @@ def test_a_base_is_weights_configuration_and_tokenizer() -> None:
     }  # fmt: skip
 
 
+def test_names_that_no_disk_takes_are_not_fetched() -> None:
+    """Too long, or too deep."""
+    listed = _files(*BASE, "x" * 251 + ".json", "/".join("d" * 10) + "/config.json")
+    assert _names(select_base(listed, BIG)) == set(BASE)
+
+
+def test_code_is_fetched_of_a_repo_that_the_operator_named() -> None:
+    """`engines.remote_code`: its Python files, and still no pickle."""
+    listed = _files(*BASE, "modeling_x.py", "deep/part.py", "../x".replace("../", ""), "pytorch_model.bin")
+    assert _names(select_base(listed, BIG, remote_code=True)) == {*BASE, "modeling_x.py", "deep/part.py"}
+    assert _names(select_base(listed, BIG)) == set(BASE)
+
+
 def test_mistral_weights_are_fetched_once() -> None:
     """Their repos hold the same weights in two layouts."""
     listed = _files(*BASE, "consolidated.safetensors", "params.json")
@@ -80,6 +93,7 @@ def test_an_adapter_is_refused_by_its_listing(names: tuple[str, ...], said: str)
         (("model.safetensors",), "config.json"),
         (("config.json",), "no safetensors"),
         ((*BASE, "../x"), "leaves its folder"),
+        ((*BASE, "config.json"), "twice"),
     ],
 )
 def test_a_base_is_refused_by_its_listing(names: tuple[str, ...], said: str) -> None:

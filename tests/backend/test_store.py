@@ -1,10 +1,16 @@
 """The disk store: complete or absent, within its quota, and nobody else's."""
 
+import errno
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backend import upkeep
+from backend.jobs import File
+from backend.shelf import RECORDS, STAGING, Shelf
 from backend.store import Store, StoreFullError
 from runtime.config import ConfigError
 from tests.fakes.clock import Clock
@@ -15,8 +21,8 @@ def _ref(name: str) -> RepoRef:
     return RepoRef.parse(f"org/{name}@{'a' * 40}")
 
 
-def _open(path: Path, clock: Clock, max_bytes: int = 100) -> Store:
-    store = Store(path, max_bytes, clock)
+def _open(path: Path, clock: Clock, max_bytes: int = 100, free: int = 10**9) -> Store:
+    store = Store(path, max_bytes, clock, lambda _: free)
     store.open()
     return store
 
@@ -24,6 +30,7 @@ def _open(path: Path, clock: Clock, max_bytes: int = 100) -> Store:
 def _put(store: Store, ref: RepoRef, size: int) -> Path:
     with store.staging() as staging:
         store.reserve(staging, size)
+        staging.files = (File(name="file", size=size, blob="b" * 40),)
         content = staging.path / "content"
         content.mkdir()
         (content / "file").write_bytes(bytes(size))
@@ -153,3 +160,132 @@ def test_only_a_commit_has_a_place(store: Store) -> None:
     """A branch means other bytes tomorrow."""
     with pytest.raises(ValueError, match="sha"), store.staging() as staging:
         store.publish(staging, staging.path, RepoRef.parse("org/name@main"))
+
+
+@pytest.fixture
+def others(store: Store) -> Iterator[Shelf]:
+    """The same store as a command sees it, in another process."""
+    with upkeep.shelf_at(store.root) as shelf:
+        yield shelf
+
+
+def test_what_is_stored_cannot_be_written(store: Store) -> None:
+    """Neither the engine nor an accident changes what was verified."""
+    path = _put(store, _ref("a"), 10)
+    assert stat.S_IMODE((path / "file").stat().st_mode) == 0o400
+
+
+def test_the_hashes_stay_and_go_with_the_repo(store: Store, clock: Clock) -> None:
+    """They are there after a restart, not among the files, and not of what is gone."""
+    path = _put(store, _ref("a"), 60)
+    assert [file.name for file in path.iterdir()] == ["file"]
+    (store.root / RECORDS / "org--gone--x.json").touch()
+    store.close()
+    again = _open(store.root, clock)
+    with upkeep.shelf_at(store.root) as shelf:
+        record = shelf.record(_ref("a"))
+        assert record is not None
+        assert record[0].blob == "b" * 40
+        _put(again, _ref("b"), 60)
+        assert shelf.record(_ref("a")) is None
+    assert len(list((store.root / RECORDS).iterdir())) == 1
+
+
+def test_a_lower_quota_counts_from_the_next_start(store: Store, clock: Clock) -> None:
+    """What was used longest ago goes before anything is served."""
+    for name in "abc":
+        _put(store, _ref(name), 30)
+        clock.advance(1)
+    store.close()
+    again = _open(store.root, clock, max_bytes=65)
+    assert again.find(_ref("a")) is None
+    assert again.bytes == 60
+
+
+def test_what_is_pinned_is_never_evicted(store: Store, others: Shelf, clock: Clock) -> None:
+    """From the moment the operator says so, while the backend runs; and until they say otherwise."""
+    _put(store, _ref("a"), 60)
+    clock.advance(1)
+    _put(store, _ref("b"), 40)
+    others.pin(_ref("a"))
+    _put(store, _ref("c"), 40)
+    assert store.find(_ref("a")) is not None
+    with pytest.raises(StoreFullError), store.staging() as staging:
+        store.reserve(staging, 50)
+    others.unpin(_ref("a"))
+    _put(store, _ref("d"), 50)
+    assert store.find(_ref("a")) is None
+
+
+def test_a_full_disk_counts_like_the_quota(tmp_path: Path, clock: Clock) -> None:
+    """Said before the first byte; what nobody uses makes room, and promises to others count."""
+    store = _open(tmp_path / "store", clock, max_bytes=1000, free=1000)
+    _put(store, _ref("a"), 100)
+    store.free = lambda _: 50
+    with store.staging() as one, store.staging() as other:
+        store.reserve(one, 30)
+        assert store.find(_ref("a")) is not None
+        (one.path / "part").write_bytes(bytes(20))  # 20 of its 30 bytes are on the disk already
+        store.reserve(other, 40)
+        assert store.find(_ref("a")) is not None
+        with pytest.raises(StoreFullError):
+            store.reserve(other, 400)
+        store.reserve(other, 60)
+        assert (other.evicted, store.find(_ref("a"))) == ((_ref("a"),), None)
+
+
+def test_a_disk_without_room_for_a_directory_is_full(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answer as for the bytes themselves."""
+
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(StoreFullError), store.staging():
+        pytest.fail("there is no staging")
+
+
+def test_what_a_backend_uses_cannot_be_collected(store: Store, others: Shelf) -> None:
+    """`gc` on a running backend: held repos stay, the rest goes, and the backend knows it."""
+    _put(store, _ref("a"), 30)
+    _put(store, _ref("b"), 30)
+    store.hold(_ref("a"))
+    store.hold(_ref("a"))
+    store.release(_ref("a"))
+    assert [item.ref.name for item in upkeep.collect(others, 0)] == ["b"]
+    assert [(row.item.ref.name, row.in_use) for row in upkeep.rows(others)] == [("a", True)]
+    assert store.bytes == 30
+    with pytest.raises(KeyError):
+        store.hold(_ref("b"))
+    store.release(_ref("a"))
+    assert [item.ref.name for item in upkeep.collect(others, 0)] == ["a"]
+    assert list((store.root / STAGING).iterdir()) == []
+
+
+def test_what_is_being_collected_is_not_taken_into_use(store: Store, others: Shelf) -> None:
+    """Between the lock and the deletion: it counts as absent, and is fetched anew."""
+    _put(store, _ref("a"), 30)
+    assert others.lock(_ref("a"), exclusive=True)
+    with pytest.raises(KeyError):
+        store.hold(_ref("a"))
+    assert store.find(_ref("a")) is None
+
+
+def test_what_others_read_is_not_evicted(store: Store, others: Shelf) -> None:
+    """`verify` reads for minutes, and the backend must not pull the files from under it."""
+    _put(store, _ref("a"), 60)
+    assert others.lock(_ref("a"), exclusive=False)
+    with pytest.raises(StoreFullError), store.staging() as staging:
+        store.reserve(staging, 50)
+    others.unlock(_ref("a"))
+    _put(store, _ref("b"), 50)
+
+
+def test_a_user_that_dies_holds_nothing(store: Store, others: Shelf, clock: Clock) -> None:
+    """Locks are the kernel's: they end with who held them."""
+    _put(store, _ref("a"), 30)
+    store.hold(_ref("a"))
+    assert others.in_use(_ref("a"))
+    store.close()  # what the kernel does for a process that ends
+    assert not others.in_use(_ref("a"))
+    assert _open(store.root, clock).find(_ref("a")) is not None
