@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -115,9 +116,8 @@ async def _stream(order: Order) -> Seen:
         await asyncio.gather(*ends)
     for listener, low, high in zip(listeners, first, last, strict=True):
         stream.check(listener.reads, order.events + order.extra)
-        seen.events += len(stream.arrivals(listener.reads[:high])) - len(
-            stream.arrivals(listener.reads[:low])
-        )
+        before, until = (len(stream.arrivals(listener.reads[:index])) for index in (low, high))
+        seen.events += until - before
         seen.reads += high - low
         seen.bytes += sum(len(data) for _, data in listener.reads)
     seen.requests = len(listeners)
@@ -153,20 +153,19 @@ async def _connect(order: Order, clients: Sequence[Client], *, wait: bool = Fals
     loop = asyncio.get_running_loop()
     for index in range(0, len(clients), BURST):
         batch = clients[index : index + BURST]
-        opening = (
-            loop.create_connection(lambda client=client: client, LOCAL, order.port) for client in batch
-        )
+        opening = (loop.create_connection(partial(_same, client), LOCAL, order.port) for client in batch)
         await asyncio.gather(*opening)
         if wait:
             await asyncio.gather(*(client.started for client in batch if isinstance(client, Listener)))
 
 
+def _same(client: Client) -> Client:
+    return client
+
+
 def _percentiles(seen: Seen, values: Sequence[float]) -> None:
-    seen.p50, seen.p99, seen.worst = (
-        percentile(values, 0.5),
-        percentile(values, 0.99),
-        max(values, default=0.0),
-    )
+    seen.p50, seen.p99 = percentile(values, 0.5), percentile(values, 0.99)
+    seen.worst = max(values, default=0.0)
 
 
 def main() -> int:

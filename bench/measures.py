@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from bench.client import LoadError
-from bench.contenders import ROOT, Contender, Running
+from bench.contenders import DIRECT, ROOT, Contender, Running
 from bench.gauge import pin
 from bench.load import Order, Seen
 from bench.surroundings import stranger
@@ -82,13 +82,13 @@ class Measure:
     """In a process started for it, and in one round only: memory is not a matter of chance."""
     slow: bool = True
     """Whether a contender of a small pace is measured too."""
-
-    @property
-    def added(self) -> bool:
-        return any(row.added for row in self.rows)
+    direct: bool = False
+    """Whether it is also taken without any proxy."""
 
     def concerns(self, contender: Contender) -> bool:
         """Whether it makes sense for this contender."""
+        if contender is DIRECT:
+            return self.direct
         if self.only is not None and contender.name not in self.only:
             return False
         return self.slow or contender.pace == 1
@@ -181,8 +181,8 @@ MEASURES: Final = (
                 "stream",
                 "CPU per streamed event",
                 "µs",
-                "64 streams of 200 events of 0.2 kB; every 20 ms one event, as a chunk and a write of its own, "
-                "to each; from everybody's first event to the first stream's end",
+                "64 streams of 200 events of 0.2 kB; every 20 ms one event, as a chunk and a write of "
+                "its own, to each; from everybody's first event to the first stream's end",
             ),
             Row("joined", "events that came joined", "%", "reads with more than one event, of the row above"),
         ),
@@ -195,6 +195,7 @@ MEASURES: Final = (
             Row("p99", "added latency, p99", "ms", "the same", added=True),
         ),
         _latency,
+        direct=True,
     ),
     Measure(
         "rate",
@@ -220,6 +221,7 @@ MEASURES: Final = (
             ),
         ),
         _tail,
+        direct=True,
     ),
     Measure(
         "idle",
@@ -244,6 +246,7 @@ MEASURES: Final = (
         ),
         _body,
         slow=False,
+        direct=True,
     ),
     Measure(
         "cold",

@@ -78,7 +78,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def event(sent: int) -> bytes:
-    """One event of about 200 bytes as a chunk of its own; `sent` is a time in nanoseconds (CLOCK_MONOTONIC)."""
+    """One event of about 200 bytes as a chunk of its own; `sent` is in nanoseconds (CLOCK_MONOTONIC)."""
     delta = f'{{"index":0,"delta":{{"content":"@{sent}@"}},"logprobs":null,"finish_reason":null}}'
     kind = f'"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"{MODEL}"'
     return _chunk(f'data: {{{kind},"choices":[{delta}]}}\n\n'.encode())

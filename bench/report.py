@@ -4,13 +4,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.contenders import Contender
-from bench.measures import Measure
-from bench.results import DIRECT, Results, table
+from bench.campaign import Plan
+from bench.contenders import DIRECT, Contender
+from bench.results import Results, table
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
@@ -33,28 +33,22 @@ def machine() -> str:
     return f"{cores} cores ({kind}), {memory:.0f} GiB, Linux {kernel}, Python {platform.python_version()}"
 
 
-def markdown(
-    results: Results,
-    measures: Sequence[Measure],
-    contenders: Sequence[Contender],
-    versions: Mapping[str, str],
-    *,
-    rounds: int,
-    busy: float,
-) -> str:
+def markdown(results: Results, plan: Plan, *, busy: float) -> str:
     """The whole file; `busy` is the load average when the run began."""
-    names = [*(one.name for one in contenders), DIRECT]
+    contenders, measures, rounds = plan.contenders, plan.measures, plan.rounds
+    names = [*(one.name for one in contenders), DIRECT.name]
     lines = [
         "# Results",
         "",
-        f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` on {machine()}. "
-        f"Medians of {rounds} interleaved rounds; in brackets, multiples of nginx in the same run.",
+        (
+            f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` on {machine()}. "
+            f"Medians of {rounds} interleaved rounds; in brackets, multiples of nginx in the same run."
+        ),
         "",
         *_note(busy),
         *_rows(table(results, (row for measure in measures for row in measure.rows), names)),
         "",
-        "`direct` is the upstream without any proxy, in absolute figures; what is called added is the "
-        "difference to it.",
+        "`direct` is the upstream without any proxy, in absolute figures; `added` is the difference to it.",
         "",
         "| row | what it is |",
         "|---|---|",
@@ -62,7 +56,7 @@ def markdown(
         "",
         "| contender | version | what it does |",
         "|---|---|---|",
-        *(f"| {one.name} | {versions[one.name]} | {one.about} |" for one in contenders),
+        *(f"| {one.name} | {version(one)} | {one.about} |" for one in contenders),
     ]
     if results.failures:
         lines += ["", "Failed, and therefore left out:", ""]
@@ -75,16 +69,15 @@ def _note(busy: float) -> list[str]:
     if busy < 0.5:
         return []
     return [
-        f"**The machine was busy with other work (load average {busy:.1f}):** CPU times and their ratios "
-        "hold roughly, latencies and rates do not.",
+        f"**The machine was busy with other work (load average {busy:.1f}):** trust the ratios of CPU time.",
         "",
     ]
 
 
 def _rows(lines: Iterable[Sequence[str]]) -> list[str]:
     head, *rest = lines
-    return [
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        *(f"| {' | '.join(line)} |" for line in rest),
-    ]
+    return [_row(head), "|---" * len(head) + "|", *(_row(line) for line in rest)]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
