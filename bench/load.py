@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -18,16 +19,20 @@ import uvloop
 from bench import stream
 from bench.client import Caller, Client, Listener, LoadError
 from bench.gauge import cpu_seconds, rss_bytes
-from bench.messages import LOCAL, chat, post
+from bench.messages import LOCAL, MODEL, chat, post
 
+ROOT = Path(__file__).parents[1]
 BURST = 100  # connections that are opened at once; listen backlogs are short
 PATIENCE = 120.0  # seconds that streams may lag behind the upstream's pace
+
+
+Kind = Literal["call", "stream", "hold"]
 
 
 class Order(msgspec.Struct, kw_only=True):
     """What to do. `pids` are the processes whose CPU time or memory is wanted."""
 
-    kind: Literal["call", "stream", "hold"]
+    kind: Kind
     port: int
     pids: tuple[int, ...]
     tokens: tuple[str | None, ...] = (None,)  # one is used again and again; of several, each once
@@ -36,6 +41,9 @@ class Order(msgspec.Struct, kw_only=True):
     seconds: float = 2.0
     count: int | None = None  # requests at most
     size: int = 0  # bytes more in each body
+    model: str = MODEL
+    tokens_out: int = 128  # that a plain answer is asked for
+    headers: dict[str, str] = msgspec.field(default_factory=dict)  # besides the usual ones
     events: int = 100  # of each stream
     extra: int = 0  # events that the contender adds to each stream
     timed: bool = False  # whether to look how long events were under way
@@ -65,6 +73,26 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0
 
 
+async def generate(order: Order) -> Seen:
+    """Have a process of its own follow one order. Raises `LoadError`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.load"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    try:
+        out, err = await process.communicate(msgspec.json.encode(order))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise LoadError(err.decode(errors="replace").strip()[-800:])
+    return msgspec.json.decode(out, type=Seen)
+
+
 async def run(order: Order) -> Seen:
     """Follow one order. Raises `LoadError`, `OSError`."""
     return await {"call": _call, "stream": _stream, "hold": _hold}[order.kind](order)
@@ -72,11 +100,11 @@ async def run(order: Order) -> Seen:
 
 async def _call(order: Order) -> Seen:
     """Plain requests: as many at once as there are connections, each sent when the last was answered."""
-    body = chat(size=order.size)
+    body = chat(size=order.size, model=order.model, tokens=order.tokens_out)
     once = len(order.tokens) > 1
-    requests: Iterator[bytes] = (post(body, token) for token in order.tokens)
+    requests: Iterator[bytes] = (post(body, token, order.headers) for token in order.tokens)
     if not once:
-        requests = itertools.repeat(post(body, order.tokens[0]))
+        requests = itertools.repeat(post(body, order.tokens[0], order.headers))
     if order.count:
         requests = itertools.islice(requests, order.count)
     callers = [Caller(requests, order.marker.encode()) for _ in range(order.connections)]

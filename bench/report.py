@@ -50,6 +50,7 @@ def markdown(results: Results, plan: Plan, *, busy: float) -> str:
         "",
         "`direct` is the upstream without any proxy, in absolute figures; `added` is the difference to it.",
         "",
+        *_paces(contenders),
         "| row | what it is |",
         "|---|---|",
         *(f"| {row.title} | {row.about} |" for measure in measures for row in measure.rows),
@@ -62,6 +63,14 @@ def markdown(results: Results, plan: Plan, *, busy: float) -> str:
         lines += ["", "Failed, and therefore left out:", ""]
         lines += [f"- {name}, {key}: {why.splitlines()[0]}" for (name, key), why in results.failures.items()]
     return "\n".join([*lines, ""])
+
+
+def _paces(contenders: Iterable[Contender]) -> list[str]:
+    """Say who got less than the usual load."""
+    told = [
+        f"{one.name} got {one.pace:.0%} of the connections and streams" for one in contenders if one.pace < 1
+    ]
+    return [f"{'; '.join(told)}: more would only queue.", ""] if told else []
 
 
 def _note(busy: float) -> list[str]:
