@@ -8,7 +8,8 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -108,12 +109,12 @@ async def _call(order: Order) -> Seen:
     if order.count:
         requests = itertools.islice(requests, order.count)
     callers = [Caller(requests, order.marker.encode()) for _ in range(order.connections)]
-    await _connect(order, callers)
-    if not order.count and not once:
-        await _until(callers, order.warm)
-    begun, cpu = time.monotonic(), cpu_seconds(order.pids)
-    await _until(callers, order.seconds)
-    seen = Seen(cpu=cpu_seconds(order.pids) - cpu, seconds=time.monotonic() - begun)
+    async with _connected(order, callers):
+        if not order.count and not once:
+            await _until(callers, order.warm)
+        begun, cpu = time.monotonic(), cpu_seconds(order.pids)
+        await _until(callers, order.seconds)
+        seen = Seen(cpu=cpu_seconds(order.pids) - cpu, seconds=time.monotonic() - begun)
     times = [one for caller in callers for one in caller.times]
     seen.requests, seen.bytes = len(times), sum(caller.bytes for caller in callers)
     _percentiles(seen, times)
@@ -132,8 +133,7 @@ async def _stream(order: Order) -> Seen:
     """Streams side by side. The window goes from everybody's first event to the first stream's end."""
     request = post(chat(events=order.events), order.tokens[0])
     listeners = [Listener(request) for _ in range(order.connections)]
-    async with asyncio.timeout(order.events * 0.1 + PATIENCE):
-        await _connect(order, listeners)
+    async with asyncio.timeout(order.events * 0.1 + PATIENCE), _connected(order, listeners):
         await asyncio.gather(*(listener.started for listener in listeners))
         begun, cpu = time.monotonic(), cpu_seconds(order.pids)
         first = [len(listener.reads) for listener in listeners]
@@ -163,28 +163,30 @@ async def _hold(order: Order) -> Seen:
     request = post(chat(events=10, hold=True), order.tokens[0])
     listeners = [Listener(request) for _ in range(order.connections)]
     begun, cpu = time.monotonic(), cpu_seconds(order.pids)
-    async with asyncio.timeout(PATIENCE):
-        await _connect(order, listeners, wait=True)
-    seen = Seen(requests=len(listeners), seconds=time.monotonic() - begun, rss_before=before)
-    await asyncio.sleep(1)  # what an event loop frees a moment later is not held
-    seen.rss, seen.cpu = rss_bytes(order.pids), cpu_seconds(order.pids) - cpu
-    if any(listener.ended.done() for listener in listeners):
-        raise LoadError("a stream that should have idled has ended")
-    for listener in listeners:
-        listener.ended.cancel()
-        listener.close()
+    async with asyncio.timeout(PATIENCE), _connected(order, listeners, wait=True):
+        seen = Seen(requests=len(listeners), seconds=time.monotonic() - begun, rss_before=before)
+        await asyncio.sleep(1)  # what an event loop frees a moment later is not held
+        seen.rss, seen.cpu = rss_bytes(order.pids), cpu_seconds(order.pids) - cpu
+        if any(listener.ended.done() for listener in listeners):
+            raise LoadError("a stream that should have idled has ended")
     return seen
 
 
-async def _connect(order: Order, clients: Sequence[Client], *, wait: bool = False) -> None:
+@asynccontextmanager
+async def _connected(order: Order, clients: Sequence[Client], *, wait: bool = False) -> AsyncIterator[None]:
     """Open all connections; with `wait`, go on with the next lot when each of these has its first event."""
     loop = asyncio.get_running_loop()
-    for index in range(0, len(clients), BURST):
-        batch = clients[index : index + BURST]
-        opening = (loop.create_connection(partial(_same, client), LOCAL, order.port) for client in batch)
-        await asyncio.gather(*opening)
-        if wait:
-            await asyncio.gather(*(client.started for client in batch if isinstance(client, Listener)))
+    try:
+        for index in range(0, len(clients), BURST):
+            batch = clients[index : index + BURST]
+            opening = (loop.create_connection(partial(_same, client), LOCAL, order.port) for client in batch)
+            await asyncio.gather(*opening)
+            if wait:
+                await asyncio.gather(*(client.started for client in batch if isinstance(client, Listener)))
+        yield
+    finally:
+        for client in clients:
+            client.close()
 
 
 def _same(client: Client) -> Client:
