@@ -13,7 +13,7 @@ from bench.gauge import cpu_seconds, rss_bytes
 from bench.load import Order, percentile, run
 from bench.messages import COMPLETION, LOCAL
 from bench.upstream import Connection, Ticker
-from tests.fakes.answers import completion, dies, refusal, silent
+from tests.fakes.answers import completion, dies, raw, refusal, silent, whole
 from tests.fakes.engine import RawEngine
 
 OURS = (os.getpid(),)
@@ -76,7 +76,9 @@ async def test_idle_streams_stay_open() -> None:
 
 
 @pytest.mark.parametrize("kind", ["call", "stream", "hold"])
-@pytest.mark.parametrize("answer", [refusal(500), dies()], ids=["500", "dies"])
+@pytest.mark.parametrize(
+    "answer", [refusal(500), raw(whole(503, COMPLETION)), dies()], ids=["500", "503 with an answer", "dies"]
+)
 async def test_no_fault_is_silent(kind: str, answer: object) -> None:
     """An error status or a closed connection ends the round, whatever it was to measure."""
     async with RawEngine.start() as engine:
