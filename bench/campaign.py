@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.client import LoadError
 from bench.contenders import DIRECT, Contender, Place
 from bench.measures import Measure, Subject
+from bench.process import StartError
 from bench.results import Results
 
 Step = tuple[int, Measure, Contender]
@@ -39,7 +40,7 @@ class Plan:
 
 
 async def run(plan: Plan, tell: Callable[[str], None]) -> Results:
-    """Measure everything; `tell` hears what is begun. Raises `StartError`."""
+    """Measure everything; `tell` hears what is begun. Raises `StartError` if not all come up."""
     results = Results()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubgate-bench-")))
@@ -60,7 +61,7 @@ async def run(plan: Plan, tell: Callable[[str], None]) -> Results:
 async def _take(results: Results, measure: Measure, subject: Subject, folder: Path) -> None:
     try:
         values = await (_anew(measure, subject, folder) if measure.once else measure.take(subject))
-    except LoadError as error:
+    except (LoadError, StartError) as error:
         results.fail(subject.contender.name, measure, str(error))
     else:
         results.add(subject.contender.name, subject.round, values)

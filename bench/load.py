@@ -90,7 +90,8 @@ async def generate(order: Order) -> Seen:
             process.kill()
             await process.wait()
     if process.returncode:
-        raise LoadError(err.decode(errors="replace").strip()[-800:])
+        ended = f"the load generator ended with {process.returncode}"
+        raise LoadError(err.decode(errors="replace").strip()[-800:] or ended)
     return msgspec.json.decode(out, type=Seen)
 
 

@@ -212,7 +212,12 @@ MEASURES: Final = (
     Measure(
         "idle",
         (
-            Row("rss", "memory at 5,000 idle streams", "MB", "resident, all processes, one second after"),
+            Row(
+                "rss",
+                "memory at 5,000 idle streams",
+                "MB",
+                "resident, all processes, a second after the last began; one round",
+            ),
             Row("rss_added", "the same, without what it had before", "MB", "started anew for this"),
         ),
         _idle,

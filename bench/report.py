@@ -61,7 +61,7 @@ def markdown(results: Results, plan: Plan, *, busy: float) -> str:
     ]
     if results.failures:
         lines += ["", "Failed, and therefore left out:", ""]
-        lines += [f"- {name}, {key}: {why.splitlines()[0]}" for (name, key), why in results.failures.items()]
+        lines += [f"- {name}: {key}" for name, key in results.failures]
     return "\n".join([*lines, ""])
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from bench.client import LoadError
-from bench.gauge import cpu_seconds, rss_bytes
+from bench.gauge import cpu_seconds, pin, rss_bytes
 from bench.load import Order, percentile, run
 from bench.messages import COMPLETION, LOCAL
 from bench.upstream import Connection, Ticker
@@ -132,3 +135,19 @@ def test_memory_is_what_grows() -> None:
     before = rss_bytes(OURS)
     held = bytearray(b"x" * 50_000_000)
     assert rss_bytes(OURS) - before > 0.8 * len(held)
+
+
+def test_a_process_stays_on_its_core() -> None:
+    """Every thread of it is moved, and back."""
+    code = "import threading, time; threading.Thread(target=time.sleep, args=[60]).start(); print(flush=True)"
+    every = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        threads = [int(task.name) for task in Path(f"/proc/{child.pid}/task").iterdir()]
+        assert len(threads) == 2
+        pin([child.pid], [min(every)])
+        assert [os.sched_getaffinity(thread) for thread in threads] == [{min(every)}] * 2
+        pin([child.pid], every)
+        assert [os.sched_getaffinity(thread) for thread in threads] == [every] * 2
+        child.kill()

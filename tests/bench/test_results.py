@@ -2,6 +2,9 @@
 
 import pytest
 
+from bench import report
+from bench.campaign import Plan
+from bench.contenders import CONTENDERS
 from bench.measures import MEASURES, Measure, Row
 from bench.results import Results, cell, table
 
@@ -98,3 +101,32 @@ def test_rows_have_names_of_their_own() -> None:
     keys = [row.key for measure in MEASURES for row in measure.rows]
     assert len(set(keys)) == len(keys)
     assert all(isinstance(measure, Measure) and measure.rows for measure in MEASURES)
+
+
+def test_everybody_takes_a_turn_in_each_round() -> None:
+    """Measures go round by round, not contender by contender; memory is measured in the first round only."""
+    contenders = tuple(one for one in CONTENDERS if one.name in ("nginx", "hubgate", "litellm"))
+    measures = tuple(one for one in MEASURES if one.key in ("json", "latency", "idle", "cold"))
+    steps = [
+        (number, measure.key, one.name) for number, measure, one in Plan(contenders, measures, 2).steps()
+    ]
+    again = [
+        *(("json", name) for name in ("nginx", "hubgate", "litellm")),
+        *(("latency", name) for name in ("direct", "nginx", "hubgate", "litellm")),
+    ]
+    cold = ("cold", "hubgate")
+    first = [*again, ("idle", "nginx"), ("idle", "hubgate"), cold]
+    assert steps == [*((0, *step) for step in first), *((1, *step) for step in [*again, cold])]
+
+
+def test_the_report_names_failures_but_quotes_nothing() -> None:
+    """What a program said in its failure may hold a path of this machine; it stays on the terminal."""
+    plan = Plan((CONTENDERS[0],), (MEASURES[0],), 1)
+    results = _results(PLAIN, nginx=[10])
+    results.fail("nginx", MEASURES[0], "/secret/path")
+    results.add("direct", 0, {"json": 1.0})
+    written = report.markdown(results, plan, busy=0.0)
+    assert "- nginx: json" in written
+    assert "/secret/path" not in written
+    assert "busy" not in written
+    assert "busy" in report.markdown(results, plan, busy=4.0)
