@@ -34,6 +34,7 @@ class Client(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         self._fail(f"the connection was closed in the middle ({exc})")
 
     def close(self) -> None:
@@ -43,7 +44,9 @@ class Client(asyncio.Protocol):
             self._transport.abort()
 
     def _write(self, request: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is None:
+            self._fail("the connection was closed between two answers")
+        else:
             self._transport.write(request)
 
     def _fail(self, why: str) -> None:

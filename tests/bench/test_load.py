@@ -1,6 +1,7 @@
 """The load generator and the fake engine, against each other and against faults."""
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.client import LoadError
+from bench.client import Caller, LoadError
 from bench.gauge import cpu_seconds, pin, rss_bytes
 from bench.load import Order, percentile, run
-from bench.messages import COMPLETION, LOCAL
+from bench.messages import COMPLETION, LOCAL, chat, post
 from bench.upstream import Connection, Ticker
 from tests.fakes.answers import completion, dies, raw, refusal, silent, whole
 from tests.fakes.engine import RawEngine
@@ -96,6 +97,27 @@ async def test_an_answer_of_another_kind_is_a_fault() -> None:
         engine.always(completion())
         with pytest.raises(LoadError):
             await run(Order(kind="call", port=engine.port, pids=(), marker="something else"))
+
+
+async def test_a_proxy_that_does_not_keep_connections_is_not_measured() -> None:
+    """Connections are kept by all, or the figures would not compare."""
+    async with RawEngine.start() as engine:
+        engine.always(raw(whole(200, COMPLETION), close=True))
+        with pytest.raises(LoadError, match="closed"):
+            await run(Order(kind="call", port=engine.port, pids=(), warm=0.0))
+
+
+async def test_a_connection_closed_between_two_phases_is_noticed() -> None:
+    """It fails at once, and does not wait for an answer that cannot come."""
+    async with RawEngine.start() as engine:
+        engine.always(raw(whole(200, COMPLETION), close=True))
+        caller = Caller(itertools.repeat(post(chat())), b"finish_reason")
+        await asyncio.get_running_loop().create_connection(lambda: caller, LOCAL, engine.port)
+        await caller.go(deadline=0)
+        await engine.until(lambda: not engine.connections)
+        with pytest.raises(LoadError, match="closed"):
+            await caller.go(deadline=0)
+        caller.close()
 
 
 async def test_waiting_stops_when_it_is_told_to() -> None:
