@@ -5,120 +5,66 @@ import os
 import resource
 import signal
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench import report
+from bench import profile, real, report
+from bench.campaign import Plan, run
 from bench.client import LoadError
-from bench.contenders import CONTENDERS, Contender, Place, Running, upstream
-from bench.measures import MEASURES, Measure, Subject
+from bench.contenders import CONTENDERS, DIRECT
+from bench.measures import MEASURES
 from bench.process import StartError
-from bench.results import DIRECT, Results, table
+from bench.results import Results, table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 console = Console()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run does."""
-
-    contenders: tuple[Contender, ...]
-    measures: tuple[Measure, ...]
-    rounds: int
-
-    def steps(self) -> list[tuple[int, Measure, Contender]]:
-        """Round by round, measure by measure, everybody in turn: what disturbs one disturbs its neighbours."""
-        return [
-            (number, measure, contender)
-            for number in range(self.rounds)
-            for measure in self.measures
-            for contender in (
-                *((NOBODY,) if measure.added or measure.key == "body" else ()),
-                *self.contenders,
-            )
-            if measure.concerns(contender) and not (measure.once and number)
-        ]
+T = TypeVar("T")
 
 
-def _nobody(_: Place) -> object:
-    raise NotImplementedError
+async def _follow(total: int, work: Callable[[Callable[[str], None]], Coroutine[Any, Any, T]]) -> T:
+    """With a progress bar; Ctrl-C, SIGTERM and SIGHUP cancel it, and whatever was started is ended."""
+    columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("starting", total=total)
+        told = 0
+
+        def tell(what: str) -> None:
+            nonlocal told
+            progress.update(bar, description=what, completed=told)
+            told += 1
+
+        task = asyncio.ensure_future(work(tell))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        result = await task
+        progress.update(bar, description="done", completed=told)
+        return result
 
 
-NOBODY = Contender(DIRECT, "no proxy at all", _nobody, ())  # type: ignore[arg-type]
-
-
-async def run(plan: Plan) -> Results:
-    """Measure everything. Raises `StartError`."""
-    results = Results()
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubgate-bench-")))
-        folder.chmod(0o711)  # a worker that is another user must reach its own files
-        behind = await stack.enter_async_context(upstream(folder))
-        up = {DIRECT: behind}
-        bar = stack.enter_context(
-            Progress(
-                TextColumn("{task.description:40}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=console,
-            )
-        )
-        steps = plan.steps()
-        task = bar.add_task("starting", total=len(steps) + len(plan.contenders))
-        for contender in plan.contenders:
-            bar.update(task, description=f"starting {contender.name}")
-            up[contender.name] = await stack.enter_async_context(
-                contender.start(_place(folder, contender, behind))
-            )
-            bar.advance(task)
-        for number, measure, contender in steps:
-            bar.update(task, description=f"round {number + 1}: {measure.key} {contender.name}")
-            if (contender.name, measure.key) not in results.failures:
-                await _take(results, measure, Subject(contender, up[contender.name], behind, number), folder)
-            bar.advance(task)
-    return results
-
-
-def _place(folder: Path, contender: Contender, behind: Running, suffix: str = "") -> Place:
-    own = folder / (contender.name + suffix)
-    own.mkdir(mode=0o755)
-    return Place(own, behind.port)
-
-
-async def _take(results: Results, measure: Measure, subject: Subject, folder: Path) -> None:
-    try:
-        if measure.once:
-            place = _place(folder, subject.contender, subject.upstream, "-" + measure.key)
-            async with subject.contender.start(place) as fresh:
-                anew = Subject(subject.contender, fresh, subject.upstream, subject.round)
-                values = await measure.take(anew)
-        else:
-            values = await measure.take(subject)
-    except LoadError as error:
-        results.fail(subject.contender.name, measure, str(error))
-        console.print(f"{subject.contender.name} failed at {measure.key}: {error}", style="red", markup=False)
-    else:
-        results.add(subject.contender.name, subject.round, values)
-
-
-def _show(results: Results, plan: Plan, names: Sequence[str]) -> None:
+def _show(results: Results, plan: Plan) -> None:
+    names = [*(one.name for one in plan.contenders), *([DIRECT.name] if _direct(plan) else [])]
     head, *rest = table(results, (row for measure in plan.measures for row in measure.rows), names)
     shown = Table(*head)
     for column in shown.columns[1:]:
         column.justify = "right"
     for line in rest:
-        shown.add_row(*line)
+        shown.add_row(*(text.replace(" (", "\n(") for text in line))
     console.print(shown)
+    for (name, key), why in results.failures.items():
+        console.print(f"{name} failed at {key}: {why}", style="red", markup=False)
+
+
+def _direct(plan: Plan) -> bool:
+    return any(measure.direct for measure in plan.measures)
 
 
 def _pick(option: str, names: str, known: Sequence[str]) -> list[str]:
@@ -131,57 +77,86 @@ def _pick(option: str, names: str, known: Sequence[str]) -> list[str]:
 def _plan(only: str, metrics: str, rounds: int) -> Plan:
     names = _pick("--only", only, [one.name for one in CONTENDERS])
     keys = _pick("--metrics", metrics, [one.key for one in MEASURES])
-    contenders = tuple(one for one in CONTENDERS if one.name in names)
-    for missing in (one.name for one in contenders if not one.installed):
+    wanted = tuple(one for one in CONTENDERS if one.name in names)
+    for missing in (one.name for one in wanted if not one.installed):
         console.print(f"{missing} is not installed and is left out; see bench/README.md", style="yellow")
-    return Plan(
-        tuple(one for one in contenders if one.installed),
-        tuple(one for one in MEASURES if one.key in keys),
-        rounds,
-    )
-
-
-async def _cancellable(plan: Plan) -> Results:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: everything that was started is ended."""
-    task = asyncio.ensure_future(run(plan))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
+    contenders = tuple(one for one in wanted if one.installed)
+    return Plan(contenders, tuple(one for one in MEASURES if one.key in keys), rounds)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--only", default="", help="Contenders, separated by commas; all of them if empty.")
 @click.option("--metrics", default="", help="Measures, separated by commas; all of them if empty.")
 @click.option("--rounds", default=5, type=click.IntRange(1, 50))
-@click.option("--quick", is_flag=True, help="Hubgate and nginx, CPU only, three rounds; writes no file.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None)
-def main(only: str, metrics: str, rounds: int, quick: bool, out: Path | None) -> None:
+@click.option("--quick", is_flag=True, help="Hubgate and nginx, CPU only, three rounds.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the results; bench/RESULTS.md for a whole run, nowhere for a part.",
+)
+@click.option("--real-vllm", is_flag=True, help="Instead: what Hubgate adds to a real vLLM on the CPU.")
+@click.option(
+    "--profile", "profiled", type=click.Choice(["json", "stream"]), help="Instead: py-spy on Hubgate."
+)
+def main(
+    *,
+    only: str,
+    metrics: str,
+    rounds: int,
+    quick: bool,
+    out: Path | None,
+    real_vllm: bool,
+    profiled: profile.Kind | None,
+) -> None:
     """Measure Hubgate and its peers side by side."""
-    if quick:
-        only, metrics, rounds = only or "nginx,hubgate", metrics or "json,stream", min(rounds, 3)
-    whole = not (only or metrics)
-    plan = _plan(only, metrics, rounds)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    busy = os.getloadavg()[0]
     try:
-        results = asyncio.run(_cancellable(plan))
+        if profiled:
+            _profile(profiled)
+        elif real_vllm:
+            _real(rounds)
+        elif quick:
+            _compare(_plan(only or "nginx,hubgate", metrics or "json,stream", min(rounds, 3)), out)
+        else:
+            _compare(_plan(only, metrics, rounds), out or (None if only or metrics else RESULTS))
     except asyncio.CancelledError:
         console.print("stopped; nothing is left running")
         sys.exit(130)
-    except StartError as error:
+    except (StartError, LoadError) as error:
         console.print(str(error), style="red", markup=False)
         sys.exit(1)
-    _show(results, plan, [*(one.name for one in plan.contenders), DIRECT])
-    target = out or (RESULTS if whole else None)
+
+
+def _compare(plan: Plan, target: Path | None) -> None:
+    busy = os.getloadavg()[0]
+    results = asyncio.run(_follow(plan.total, partial(run, plan)))
+    _show(results, plan)
     if target is not None:
-        versions = {one.name: report.version(one) for one in plan.contenders}
-        text = report.markdown(
-            results, plan.measures, plan.contenders, versions, rounds=plan.rounds, busy=busy
-        )
-        target.write_text(text, "utf-8")
+        target.write_text(report.markdown(results, plan, busy=busy), "utf-8")
         console.print(f"written to {target.name}")
-    sys.exit(1 if results.failures else 0)
+    if results.failures:
+        sys.exit(1)
+
+
+def _real(rounds: int) -> None:
+    """Latency beside a real engine, in a table of its own."""
+    found = asyncio.run(_follow(rounds + 1, partial(real.measure, rounds)))
+    shown = Table("ms", "vLLM alone", "through Hubgate", "added")
+    for name in ("p50", "p99"):
+        figures = (getattr(found, f"{kind}_{name}") for kind in ("direct", "through", "added"))
+        shown.add_row(name, *(f"{figure:.2f}" for figure in figures))
+    console.print(shown)
+
+
+def _profile(kind: profile.Kind) -> None:
+    """The busiest functions, and where the stacks are."""
+    path = asyncio.run(_follow(1, partial(profile.record, kind)))
+    shown = Table("function", "own", "with what it calls")
+    for spot in profile.spots(path.read_text("utf-8").splitlines())[:40]:
+        shown.add_row(spot.name, f"{spot.own:.1%}", f"{spot.total:.1%}")
+    console.print(shown)
+    console.print(f"stacks for speedscope.app or flamegraph.pl: {path.parent.name}/{path.name}")
 
 
 if __name__ == "__main__":

@@ -28,16 +28,26 @@ class Client(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         self._fail(f"the connection was closed in the middle ({exc})")
 
     def close(self) -> None:
-        """Hang up."""
-        self._transport.abort()
+        """Hang up; whatever was still awaited is not any more."""
+        self.ended.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _write(self, request: bytes) -> None:
+        if self._transport is None:
+            self._fail("the connection was closed between two answers")
+        else:
+            self._transport.write(request)
 
     def _fail(self, why: str) -> None:
         if not self.ended.done():
@@ -86,7 +96,7 @@ class Caller(Client):
             self.ended.set_result(None)
             return
         self._begun = time.monotonic()
-        self._transport.write(request)
+        self._write(request)
 
 
 class Listener(Client):
@@ -101,7 +111,7 @@ class Listener(Client):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._transport.write(self._request)
+        self._write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self.reads.append((time.monotonic_ns(), data))
@@ -119,3 +129,8 @@ class Listener(Client):
         super()._fail(why)
         if not self.started.done():
             self.started.set_exception(LoadError(why))
+
+    def close(self) -> None:
+        """Hang up; whatever was still awaited is not any more."""
+        self.started.cancel()
+        super().close()

@@ -56,8 +56,6 @@ class Contender:
     """Share of the usual load that it is given: one that is a hundred times slower would only queue."""
     extra_events: int = 0
     """How many events it adds to each stream."""
-    settle: float = 0.0
-    """Seconds after it listens until it knows its upstream."""
 
     @property
     def installed(self) -> bool:
@@ -133,8 +131,8 @@ def _settings(folder: Path, address: Address, port: int, admin: int) -> dict[str
 
 async def _address(path: Path, child: Child) -> Address:
     while child.process.returncode is None:
-        if path.exists():
-            return msgspec.json.decode(path.read_bytes(), type=Address)
+        if path.exists():  # noqa: ASYNC240 - a moment, and nothing else runs here
+            return msgspec.json.decode(path.read_bytes(), type=Address)  # noqa: ASYNC240
         await asyncio.sleep(0.05)
     raise child.died()
 
@@ -156,8 +154,6 @@ async def _until_ready(child: Child, admin: int) -> None:
 
 _ROUTER: Final = ("--host", LOCAL, "--port", "@PORT@", "--worker-urls", f"http://{LOCAL}:@UPSTREAM@")
 _METRICS: Final = ("--prometheus-host", LOCAL, "--prometheus-port", "@OTHER@")
-
-DIRECT: Final = "direct"
 
 CONTENDERS: Final = (
     Contender(
@@ -241,12 +237,10 @@ CONTENDERS: Final = (
 )
 
 
-@asynccontextmanager
-async def upstream(folder: Path) -> AsyncIterator[Running]:
-    """The fake engine that stands behind all of them; direct calls go there."""
-    port = free_port()
-    command = (sys.executable, "-m", "bench.upstream", "--port", str(port))
-    environment = {"PYTHONPATH": str(ROOT)}
-    async with running("upstream", *command, folder=folder, environment=environment) as child:
-        await until_listening(child, port)
-        yield Running(port, child)
+# The fake engine that stands behind all of them: called without any proxy, it is what they add to.
+DIRECT: Final = Contender(
+    "direct",
+    "the upstream alone",
+    _peer("upstream", sys.executable, "-m", "bench.upstream", "--port", "@PORT@", PYTHONPATH=str(ROOT)),
+    (sys.executable, "--version"),
+)

@@ -8,7 +8,10 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,16 +20,20 @@ import uvloop
 from bench import stream
 from bench.client import Caller, Client, Listener, LoadError
 from bench.gauge import cpu_seconds, rss_bytes
-from bench.messages import LOCAL, chat, post
+from bench.messages import LOCAL, MODEL, chat, post
 
+ROOT = Path(__file__).parents[1]
 BURST = 100  # connections that are opened at once; listen backlogs are short
-PATIENCE = 120.0  # seconds that streams may lag behind the upstream's pace
+PATIENCE = 120.0  # seconds that the last answers may take after the time that was planned
+
+
+Kind = Literal["call", "stream", "hold"]
 
 
 class Order(msgspec.Struct, kw_only=True):
     """What to do. `pids` are the processes whose CPU time or memory is wanted."""
 
-    kind: Literal["call", "stream", "hold"]
+    kind: Kind
     port: int
     pids: tuple[int, ...]
     tokens: tuple[str | None, ...] = (None,)  # one is used again and again; of several, each once
@@ -35,6 +42,9 @@ class Order(msgspec.Struct, kw_only=True):
     seconds: float = 2.0
     count: int | None = None  # requests at most
     size: int = 0  # bytes more in each body
+    model: str = MODEL
+    tokens_out: int = 128  # that a plain answer is asked for
+    headers: dict[str, str] = msgspec.field(default_factory=dict)  # besides the usual ones
     events: int = 100  # of each stream
     extra: int = 0  # events that the contender adds to each stream
     timed: bool = False  # whether to look how long events were under way
@@ -64,6 +74,27 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0
 
 
+async def generate(order: Order) -> Seen:
+    """Have a process of its own follow one order. Raises `LoadError`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.load"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    try:
+        out, err = await process.communicate(msgspec.json.encode(order))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        ended = f"the load generator ended with {process.returncode}"
+        raise LoadError(err.decode(errors="replace").strip()[-800:] or ended)
+    return msgspec.json.decode(out, type=Seen)
+
+
 async def run(order: Order) -> Seen:
     """Follow one order. Raises `LoadError`, `OSError`."""
     return await {"call": _call, "stream": _stream, "hold": _hold}[order.kind](order)
@@ -71,20 +102,20 @@ async def run(order: Order) -> Seen:
 
 async def _call(order: Order) -> Seen:
     """Plain requests: as many at once as there are connections, each sent when the last was answered."""
-    body = chat(size=order.size)
+    body = chat(size=order.size, model=order.model, tokens=order.tokens_out)
     once = len(order.tokens) > 1
-    requests: Iterator[bytes] = (post(body, token) for token in order.tokens)
+    requests: Iterator[bytes] = (post(body, token, order.headers) for token in order.tokens)
     if not once:
-        requests = itertools.repeat(post(body, order.tokens[0]))
+        requests = itertools.repeat(post(body, order.tokens[0], order.headers))
     if order.count:
         requests = itertools.islice(requests, order.count)
     callers = [Caller(requests, order.marker.encode()) for _ in range(order.connections)]
-    await _connect(order, callers)
-    if not order.count and not once:
-        await _until(callers, order.warm)
-    begun, cpu = time.monotonic(), cpu_seconds(order.pids)
-    await _until(callers, order.seconds)
-    seen = Seen(cpu=cpu_seconds(order.pids) - cpu, seconds=time.monotonic() - begun)
+    async with asyncio.timeout(order.warm + order.seconds + PATIENCE), _connected(order, callers):
+        if not order.count and not once:
+            await _until(callers, order.warm)
+        begun, cpu = time.monotonic(), cpu_seconds(order.pids)
+        await _until(callers, order.seconds)
+        seen = Seen(cpu=cpu_seconds(order.pids) - cpu, seconds=time.monotonic() - begun)
     times = [one for caller in callers for one in caller.times]
     seen.requests, seen.bytes = len(times), sum(caller.bytes for caller in callers)
     _percentiles(seen, times)
@@ -103,8 +134,7 @@ async def _stream(order: Order) -> Seen:
     """Streams side by side. The window goes from everybody's first event to the first stream's end."""
     request = post(chat(events=order.events), order.tokens[0])
     listeners = [Listener(request) for _ in range(order.connections)]
-    async with asyncio.timeout(order.events * 0.1 + PATIENCE):
-        await _connect(order, listeners)
+    async with asyncio.timeout(order.events * 0.1 + PATIENCE), _connected(order, listeners):
         await asyncio.gather(*(listener.started for listener in listeners))
         begun, cpu = time.monotonic(), cpu_seconds(order.pids)
         first = [len(listener.reads) for listener in listeners]
@@ -115,9 +145,8 @@ async def _stream(order: Order) -> Seen:
         await asyncio.gather(*ends)
     for listener, low, high in zip(listeners, first, last, strict=True):
         stream.check(listener.reads, order.events + order.extra)
-        seen.events += len(stream.arrivals(listener.reads[:high])) - len(
-            stream.arrivals(listener.reads[:low])
-        )
+        before, until = (len(stream.arrivals(listener.reads[:index])) for index in (low, high))
+        seen.events += until - before
         seen.reads += high - low
         seen.bytes += sum(len(data) for _, data in listener.reads)
     seen.requests = len(listeners)
@@ -135,38 +164,39 @@ async def _hold(order: Order) -> Seen:
     request = post(chat(events=10, hold=True), order.tokens[0])
     listeners = [Listener(request) for _ in range(order.connections)]
     begun, cpu = time.monotonic(), cpu_seconds(order.pids)
-    async with asyncio.timeout(PATIENCE):
-        await _connect(order, listeners, wait=True)
-    seen = Seen(requests=len(listeners), seconds=time.monotonic() - begun, rss_before=before)
-    await asyncio.sleep(1)  # what an event loop frees a moment later is not held
-    seen.rss, seen.cpu = rss_bytes(order.pids), cpu_seconds(order.pids) - cpu
-    if any(listener.ended.done() for listener in listeners):
-        raise LoadError("a stream that should have idled has ended")
-    for listener in listeners:
-        listener.ended.cancel()
-        listener.close()
+    async with asyncio.timeout(PATIENCE), _connected(order, listeners, wait=True):
+        seen = Seen(requests=len(listeners), seconds=time.monotonic() - begun, rss_before=before)
+        await asyncio.sleep(1)  # what an event loop frees a moment later is not held
+        seen.rss, seen.cpu = rss_bytes(order.pids), cpu_seconds(order.pids) - cpu
+        if any(listener.ended.done() for listener in listeners):
+            raise LoadError("a stream that should have idled has ended")
     return seen
 
 
-async def _connect(order: Order, clients: Sequence[Client], *, wait: bool = False) -> None:
+@asynccontextmanager
+async def _connected(order: Order, clients: Sequence[Client], *, wait: bool = False) -> AsyncIterator[None]:
     """Open all connections; with `wait`, go on with the next lot when each of these has its first event."""
     loop = asyncio.get_running_loop()
-    for index in range(0, len(clients), BURST):
-        batch = clients[index : index + BURST]
-        opening = (
-            loop.create_connection(lambda client=client: client, LOCAL, order.port) for client in batch
-        )
-        await asyncio.gather(*opening)
-        if wait:
-            await asyncio.gather(*(client.started for client in batch if isinstance(client, Listener)))
+    try:
+        for index in range(0, len(clients), BURST):
+            batch = clients[index : index + BURST]
+            opening = (loop.create_connection(partial(_same, client), LOCAL, order.port) for client in batch)
+            await asyncio.gather(*opening)
+            if wait:
+                await asyncio.gather(*(client.started for client in batch if isinstance(client, Listener)))
+        yield
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _same(client: Client) -> Client:
+    return client
 
 
 def _percentiles(seen: Seen, values: Sequence[float]) -> None:
-    seen.p50, seen.p99, seen.worst = (
-        percentile(values, 0.5),
-        percentile(values, 0.99),
-        max(values, default=0.0),
-    )
+    seen.p50, seen.p99 = percentile(values, 0.5), percentile(values, 0.99)
+    seen.worst = max(values, default=0.0)
 
 
 def main() -> int:
@@ -179,7 +209,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except TimeoutError:
-        sys.stderr.write("it took far longer than the upstream's pace\n")
+        sys.stderr.write(f"the last answers did not come within {PATIENCE:.0f} seconds\n")
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(seen))
     return 0

@@ -2,18 +2,14 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
-from bench.client import LoadError
-from bench.contenders import ROOT, Contender, Running
+from bench.contenders import DIRECT, Contender, Running
 from bench.gauge import pin
-from bench.load import Order, Seen
+from bench.load import Kind, Order, Seen, generate
 from bench.surroundings import stranger
 
 MB: Final = 1_000_000
@@ -43,26 +39,11 @@ class Subject:
     upstream: Running
     round: int
 
-    async def load(self, kind: str, **fields: Any) -> Seen:
+    async def load(self, kind: Kind, **fields: Any) -> Seen:
         """Let the load generator follow one order. Raises `LoadError`."""
         fields = {"tokens": (self.running.token,), "extra": self.contender.extra_events, **fields}
-        order = Order(kind=kind, port=self.running.port, pids=self.running.child.pids(), **fields)  # type: ignore[arg-type]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bench.load"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=ROOT,
-        )
-        try:
-            out, err = await process.communicate(msgspec.json.encode(order))
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode:
-            raise LoadError(err.decode(errors="replace").strip()[-800:])
-        return msgspec.json.decode(out, type=Seen)
+        order = Order(kind=kind, port=self.running.port, pids=self.running.child.pids(), **fields)
+        return await generate(order)
 
     def share(self, load: int) -> int:
         """The part of a usual load that suits the contender."""
@@ -82,13 +63,13 @@ class Measure:
     """In a process started for it, and in one round only: memory is not a matter of chance."""
     slow: bool = True
     """Whether a contender of a small pace is measured too."""
-
-    @property
-    def added(self) -> bool:
-        return any(row.added for row in self.rows)
+    direct: bool = False
+    """Whether it is also taken without any proxy."""
 
     def concerns(self, contender: Contender) -> bool:
         """Whether it makes sense for this contender."""
+        if contender is DIRECT:
+            return self.direct
         if self.only is not None and contender.name not in self.only:
             return False
         return self.slow or contender.pace == 1
@@ -181,10 +162,15 @@ MEASURES: Final = (
                 "stream",
                 "CPU per streamed event",
                 "µs",
-                "64 streams of 200 events of 0.2 kB; every 20 ms one event, as a chunk and a write of its own, "
-                "to each; from everybody's first event to the first stream's end",
+                "64 streams of 200 events of 0.2 kB; every 20 ms one event, as a chunk and a write of "
+                "its own, to each; from everybody's first event to the first stream's end",
             ),
-            Row("joined", "events that came joined", "%", "reads with more than one event, of the row above"),
+            Row(
+                "joined",
+                "events that came joined",
+                "%",
+                "by how much fewer reads than events there were",
+            ),
         ),
         _stream,
     ),
@@ -195,6 +181,7 @@ MEASURES: Final = (
             Row("p99", "added latency, p99", "ms", "the same", added=True),
         ),
         _latency,
+        direct=True,
     ),
     Measure(
         "rate",
@@ -220,11 +207,17 @@ MEASURES: Final = (
             ),
         ),
         _tail,
+        direct=True,
     ),
     Measure(
         "idle",
         (
-            Row("rss", "memory at 5,000 idle streams", "MB", "resident, all processes, one second after"),
+            Row(
+                "rss",
+                "memory at 5,000 idle streams",
+                "MB",
+                "resident, all processes, a second after the last began; one round",
+            ),
             Row("rss_added", "the same, without what it had before", "MB", "started anew for this"),
         ),
         _idle,
@@ -244,6 +237,7 @@ MEASURES: Final = (
         ),
         _body,
         slow=False,
+        direct=True,
     ),
     Measure(
         "cold",

@@ -1,6 +1,8 @@
 """What goes over the wire in a benchmark: the request, the answer and the events, as bytes made once."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 LOCAL: Final = "127.0.0.1"
@@ -9,28 +11,31 @@ PATH: Final = "/v1/chat/completions"
 QUESTION: Final = "Say in two sentences why a reverse proxy should not parse what it forwards. " * 2
 WORDS: Final = "It would have to agree with the server about every byte of every request. " * 4
 
+NOTHING: Final = MappingProxyType[str, str]({})
 EVENT: Final = b"data: {"
 """How every event of a stream begins, but the last, which is `data: [DONE]`."""
 
 
-def chat(*, events: int = 0, hold: bool = False, size: int = 0) -> bytes:
+def chat(
+    *, events: int = 0, hold: bool = False, size: int = 0, model: str = MODEL, tokens: int = 128
+) -> bytes:
     """The body of a chat request: about 300 bytes, or `size` more.
 
     With `events` the answer is a stream of so many; with `hold` it stops after the first, and stays open.
     The upstream reads both from fields that every contender passes on.
     """
     body = {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": QUESTION + "x" * size}],
         "temperature": 0.7,
-        "max_tokens": events or 128,
+        "max_tokens": events or tokens,
     }
     if events:
         body |= {"stream": True, "user": "hold" if hold else "go"}
     return json.dumps(body).encode()
 
 
-def post(body: bytes, token: str | None = None) -> bytes:
+def post(body: bytes, token: str | None = None, headers: Mapping[str, str] = NOTHING) -> bytes:
     """The whole request."""
     lines = [
         f"POST {PATH} HTTP/1.1",
@@ -38,6 +43,7 @@ def post(body: bytes, token: str | None = None) -> bytes:
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         *([f"Authorization: Bearer {token}"] if token else []),
+        *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -78,7 +84,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def event(sent: int) -> bytes:
-    """One event of about 200 bytes as a chunk of its own; `sent` is a time in nanoseconds (CLOCK_MONOTONIC)."""
+    """One event of about 200 bytes as a chunk of its own; `sent` is in nanoseconds (CLOCK_MONOTONIC)."""
     delta = f'{{"index":0,"delta":{{"content":"@{sent}@"}},"logprobs":null,"finish_reason":null}}'
     kind = f'"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"{MODEL}"'
     return _chunk(f'data: {{{kind},"choices":[{delta}]}}\n\n'.encode())

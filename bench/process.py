@@ -50,13 +50,17 @@ class Child:
 
 @asynccontextmanager
 async def running(
-    name: str, *command: str, folder: Path, environment: Mapping[str, str] | None = None
+    name: str,
+    *command: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    grace: float = GRACE,
 ) -> AsyncIterator[Child]:
     """Run a command with its output in a log; leaving ends it and its children.
 
     It gets no more of our environment than the path: peers need no token of ours, and must not find one.
     Its session is its own, so that Ctrl-C reaches us alone; PR_SET_PDEATHSIG, which setpriv sets, ends
-    it should we be killed.
+    it should we be killed. `grace` is the time from SIGTERM to SIGKILL, in seconds.
     """
     log = folder / f"{name}.log"
     home = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "TMPDIR": str(folder)}
@@ -73,10 +77,10 @@ async def running(
     try:
         yield child
     finally:
-        await _end(child)
+        await _end(child, grace)
 
 
-async def _end(child: Child) -> None:
+async def _end(child: Child, grace: float) -> None:
     family = []
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(child.process.pid)
@@ -84,7 +88,7 @@ async def _end(child: Child) -> None:
     with contextlib.suppress(ProcessLookupError):
         child.process.terminate()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(GRACE):
+        async with asyncio.timeout(grace):
             await child.process.wait()
     for one in family:
         # psutil compares the start time, so that a number used anew is not mistaken for our child.

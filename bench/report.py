@@ -4,13 +4,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.contenders import Contender
-from bench.measures import Measure
-from bench.results import DIRECT, Results, table
+from bench.campaign import Plan
+from bench.contenders import DIRECT, Contender
+from bench.results import Results, table
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
@@ -33,41 +33,44 @@ def machine() -> str:
     return f"{cores} cores ({kind}), {memory:.0f} GiB, Linux {kernel}, Python {platform.python_version()}"
 
 
-def markdown(
-    results: Results,
-    measures: Sequence[Measure],
-    contenders: Sequence[Contender],
-    versions: Mapping[str, str],
-    *,
-    rounds: int,
-    busy: float,
-) -> str:
+def markdown(results: Results, plan: Plan, *, busy: float) -> str:
     """The whole file; `busy` is the load average when the run began."""
-    names = [*(one.name for one in contenders), DIRECT]
+    contenders, measures, rounds = plan.contenders, plan.measures, plan.rounds
+    names = [*(one.name for one in contenders), DIRECT.name]
     lines = [
         "# Results",
         "",
-        f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` on {machine()}. "
-        f"Medians of {rounds} interleaved rounds; in brackets, multiples of nginx in the same run.",
+        (
+            f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` on {machine()}. "
+            f"Medians of {rounds} interleaved rounds; in brackets, multiples of nginx in the same run."
+        ),
         "",
         *_note(busy),
         *_rows(table(results, (row for measure in measures for row in measure.rows), names)),
         "",
-        "`direct` is the upstream without any proxy, in absolute figures; what is called added is the "
-        "difference to it.",
+        "`direct` is the upstream without any proxy, in absolute figures; `added` is the difference to it.",
         "",
+        *_paces(contenders),
         "| row | what it is |",
         "|---|---|",
         *(f"| {row.title} | {row.about} |" for measure in measures for row in measure.rows),
         "",
         "| contender | version | what it does |",
         "|---|---|---|",
-        *(f"| {one.name} | {versions[one.name]} | {one.about} |" for one in contenders),
+        *(f"| {one.name} | {version(one)} | {one.about} |" for one in contenders),
     ]
     if results.failures:
         lines += ["", "Failed, and therefore left out:", ""]
-        lines += [f"- {name}, {key}: {why.splitlines()[0]}" for (name, key), why in results.failures.items()]
+        lines += [f"- {name}: {key}" for name, key in results.failures]
     return "\n".join([*lines, ""])
+
+
+def _paces(contenders: Iterable[Contender]) -> list[str]:
+    """Say who got less than the usual load."""
+    told = [
+        f"{one.name} got {one.pace:.0%} of the connections and streams" for one in contenders if one.pace < 1
+    ]
+    return [f"{'; '.join(told)}: more would only queue.", ""] if told else []
 
 
 def _note(busy: float) -> list[str]:
@@ -75,16 +78,15 @@ def _note(busy: float) -> list[str]:
     if busy < 0.5:
         return []
     return [
-        f"**The machine was busy with other work (load average {busy:.1f}):** CPU times and their ratios "
-        "hold roughly, latencies and rates do not.",
+        f"**The machine was busy with other work (load average {busy:.1f}):** trust the ratios of CPU time.",
         "",
     ]
 
 
 def _rows(lines: Iterable[Sequence[str]]) -> list[str]:
     head, *rest = lines
-    return [
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        *(f"| {' | '.join(line)} |" for line in rest),
-    ]
+    return [_row(head), "|---" * len(head) + "|", *(_row(line) for line in rest)]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

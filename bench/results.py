@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from bench.contenders import DIRECT
 from bench.measures import Measure, Row
 
 REFERENCE: Final = "nginx"
-DIRECT: Final = "direct"
 NO_RATIO: Final = frozenset({"%"})
 
 
@@ -39,15 +39,15 @@ class Results:
         Of an added value, that of the differences to the same round without a proxy.
         """
         rounds = self.values[row.key].get(contender, {})
-        if row.added and contender != DIRECT:
-            direct = self.values[row.key].get(DIRECT, {})
+        if row.added and contender != DIRECT.name:
+            direct = self.values[row.key].get(DIRECT.name, {})
             rounds = {number: value - direct[number] for number, value in rounds.items() if number in direct}
         return statistics.median(rounds.values()) if rounds else None
 
     def ratio(self, row: Row, contender: str) -> float | None:
         """The median as a multiple of nginx's, `None` where that says nothing."""
         own, reference = self.median(row, contender), self.median(row, REFERENCE)
-        if own is None or not reference or reference < 0 or contender == DIRECT or row.unit in NO_RATIO:
+        if own is None or not reference or reference < 0 or contender == DIRECT.name or row.unit in NO_RATIO:
             return None
         return own / reference
 
@@ -55,9 +55,9 @@ class Results:
 def cell(value: float | None, ratio: float | None) -> str:
     """`12.3 (1.5x)`; a dash for what was not measured."""
     if value is None:
-        return "–"
+        return "-"
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-    return text if ratio is None else f"{text} ({ratio:.2f}×)"
+    return text if ratio is None else f"{text} ({ratio:.2f}x)"
 
 
 def table(results: Results, rows: Iterable[Row], contenders: Sequence[str]) -> list[list[str]]:

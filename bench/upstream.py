@@ -1,4 +1,4 @@
-"""The fake engine: raw asyncio on uvloop, answers made once, so that it costs less than what it stands behind.
+"""The fake engine: raw asyncio on uvloop with answers made once, far cheaper than what stands before it.
 
 A plain request is answered at once. Streams tick together, as an engine's steps do: every `--step`
 seconds one event, a chunk and a write of its own, goes to each open stream.

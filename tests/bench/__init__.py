@@ -1,0 +1,1 @@
+"""The benchmark's own arithmetic, and that it notices what would falsify a figure."""
