@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from proxy import errors, request, settings
+from proxy import endpoints, errors, request, settings
 from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
@@ -81,7 +81,8 @@ class Gateway:
 
     # The path of a request is one list, and each step may end it.
     async def _serve(self, exchange: Exchange, inbound: web.BaseRequest) -> Answer:  # noqa: C901, PLR0911, PLR0912
-        route = request.route(inbound.method, inbound.raw_path)
+        exchange.dialect = endpoints.dialect(inbound.raw_path)
+        route = endpoints.route(inbound.method, inbound.raw_path)
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
@@ -160,7 +161,7 @@ class Gateway:
         return refused or caller
 
     async def _read(
-        self, exchange: Exchange, inbound: web.BaseRequest, endpoint: request.Endpoint
+        self, exchange: Exchange, inbound: web.BaseRequest, endpoint: endpoints.Endpoint
     ) -> request.InferenceRequest | Denied:
         """Step 4: the body, read only now, and parsed once."""
         with exchange.timing("body"):
@@ -284,7 +285,7 @@ def _refuse(exchange: Exchange, denied: Denied) -> web.Response:
     body = errors.body(denied, exchange.dialect, exchange.request_id)
     exchange.bytes_out = len(body)
     response = web.Response(body=body, status=denied.status, content_type="application/json")
-    response.headers["X-Request-Id"] = exchange.request_id
+    response.headers.update(errors.identified(exchange.request_id, exchange.dialect))
     response.headers["Server"] = "hubgate"
     for name, value in errors.headers(denied):
         response.headers[name] = value
