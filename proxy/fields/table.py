@@ -85,7 +85,7 @@ class Table:
     ) -> None:
         self.allowed = {row.name: row for row in rows if isinstance(row, Field)}
         self.refused = {row.name: row for row in rows if isinstance(row, Refused)}
-        if len(self.allowed) + len(self.refused) < len(rows):
+        if len({row.name for row in rows}) < len(rows):
             raise ValueError("a field stands twice in one table")
         self._bounded = tuple(row for row in self.allowed.values() if row.cap or row.largest)
         self._product = product
