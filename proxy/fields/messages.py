@@ -14,9 +14,10 @@ class CacheControl(Shape):
     ttl: Literal["5m", "1h"] | None = None
 
 
-class Base64(Tagged, tag="base64"):
+class Base64(Shape):
     """The one source of an image: a `url` would make the engine fetch, and no files are stored here."""
 
+    type: Literal["base64"]
     media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
     data: str
 

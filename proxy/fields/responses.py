@@ -81,11 +81,13 @@ class FunctionCallOutput(Tagged, tag="function_call_output"):
     name: str | None = None
 
 
-class SummaryText(Tagged, tag="summary_text"):
+class SummaryText(Shape):
+    type: Literal["summary_text"]
     text: str
 
 
-class ReasoningText(Tagged, tag="reasoning_text"):
+class ReasoningText(Shape):
+    type: Literal["reasoning_text"]
     text: str
 
 
@@ -100,14 +102,16 @@ class Reasoned(Tagged, tag="reasoning"):
 Item = Message | FunctionCall | FunctionCallOutput | Reasoned
 
 
-class Function(Tagged, tag="function"):
+class Function(Shape):
+    type: Literal["function"]
     name: str
     parameters: Json | None = None
     strict: bool | None = None
     description: str | None = None
 
 
-class FunctionChoice(Tagged, tag="function"):
+class FunctionChoice(Shape):
+    type: Literal["function"]
     name: str
 
 
@@ -129,11 +133,24 @@ class Text(Shape):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
+def _with_types(items: Any) -> Any:
+    """An item without a `type` is a message (OpenAI's `EasyInputMessage`)."""
+    if not isinstance(items, list):
+        return items
+    return [{"type": "message", **item} if isinstance(item, dict) else item for item in items]
+
+
 _STORED = "responses are not stored here; send the earlier turns in `input`"
 
 RESPONSES = Table(
     *BASIC,
-    field("input", str | list[Item], "OpenAI; walked: known items and keys, media inside", required=True),
+    field(
+        "input",
+        str | list[Item],
+        "OpenAI; walked: known items and keys, media inside",
+        required=True,
+        spelled=_with_types,
+    ),
     field("instructions", str, "OpenAI"),
     field("max_output_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
     field("max_tool_calls", Positive, "OpenAI; of no effect without server tools"),

@@ -6,7 +6,7 @@ truth value, and no key that a nested object does not name.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -43,6 +43,7 @@ class Field(Row):
     required: bool = False
     cap: Cap | None = None  # on a number, or on how many stand in a list
     largest: int | None = None  # bytes as JSON; for free JSON, whose depth is then bounded as well
+    spelled: Callable[[Any], Any] | None = None  # spells a shorthand out, for the check alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Table:
         if len({row.name for row in rows}) < len(rows):
             raise ValueError("a field stands twice in one table")
         self._bounded = tuple(row for row in self.allowed.values() if row.cap or row.largest)
+        self._spelled = {row.name: row.spelled for row in self.allowed.values() if row.spelled}
         self._product = product
         self._forms = forms
         self._shape = msgspec.defstruct("Body", [_member(row) for row in self.allowed.values()], kw_only=True)
@@ -100,13 +102,17 @@ class Table:
             if name not in self.allowed and name not in extra:
                 return self._unlisted(name)
         try:
-            msgspec.convert(body, self._shape, dec_hook=_switch)
+            msgspec.convert(self._spell(body), self._shape, dec_hook=_switch)
         except msgspec.ValidationError as error:
             return _mistyped(str(error))
         for row in self._bounded:
             if (value := body.get(row.name)) is not None and (fault := _excess(row, value, limits)):
                 return Denied("invalid_request", f"`{row.name}` {fault}.", row.name)
         return self._multiplied(body, limits) or self._ambiguous(body)
+
+    def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
+        short = self._spelled.keys() & body.keys()
+        return {**body, **{name: self._spelled[name](body[name]) for name in short}} if short else body
 
     def _unlisted(self, name: str) -> Denied:
         shown = name if name.isidentifier() and len(name) <= 64 else "(unprintable)"
