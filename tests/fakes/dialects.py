@@ -13,7 +13,7 @@ Body = Callable[[str], dict[str, Any]]  # from the model's name
 
 def response(model: str, status: str = "completed") -> dict[str, Any]:
     """OpenAI's `Response`, as vLLM gives it."""
-    part = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": None}
+    part: dict[str, Any] = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": None}
     said = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
     usage = {
         "input_tokens": 3,

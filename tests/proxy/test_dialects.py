@@ -94,7 +94,7 @@ async def test_anthropic_on_every_route_of_its_own(edge: Edge) -> None:
 
 async def test_the_hubs_own_clients(edge: Edge) -> None:
     """`InferenceClient` and its asynchronous twin chat, plain and streamed, with the Hub token as key."""
-    client = AsyncInferenceClient(base_url=f"{edge.url}/v1", api_key=ALICE)
+    client: Any = AsyncInferenceClient(base_url=f"{edge.url}/v1", api_key=ALICE)
     answer = await client.chat.completions.create(model=BASE, messages=SAID, max_tokens=9, temperature=0.5)
     assert answer.choices[0].message.content == "hi"
     edge.engine.then(Stream(count=2).finish())

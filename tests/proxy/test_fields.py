@@ -103,7 +103,7 @@ def test_what_the_proxy_sets(path: str) -> None:
     found = parse(path)
     assert isinstance(found, request.InferenceRequest)
     sent = json.loads(found.encode(model="a/b@sha", cache_salt="5a17"))
-    ours = {"model": "a/b@sha"}
+    ours: dict[str, Any] = {"model": "a/b@sha"}
     ours |= {"cache_salt": "5a17"} if ENDPOINTS[path].salted else {}
     ours |= {"store": False} if path == "/v1/responses" else {}
     assert sent == {**LEAST[path], **ours}
@@ -120,7 +120,8 @@ def test_every_row_says_why(path: str) -> None:
 def test_refused_fields_say_why(path: str) -> None:
     """A field that was left out on purpose is refused by name with its reason, whatever its value."""
     for name, row in TABLES[path].refused.items():
-        for value in (1, None, "x", {}, []):
+        values: tuple[Any, ...] = (1, None, "x", {}, [])
+        for value in values:
             found = parse(path, **{name: value})
             assert isinstance(found, Denied)
             assert (found.code, found.param) == (row.code, name)
