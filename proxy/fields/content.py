@@ -1,8 +1,6 @@
 """What a chat message may hold: known roles, parts and keys, and media inside the request."""
 
-from typing import Annotated, Any, Literal
-
-from msgspec import Meta
+from typing import Literal
 
 from proxy.fields.shapes import DataUrl, Json, Nothing, Shape, Tagged
 
@@ -124,4 +122,3 @@ class Prediction(Shape):
 
 Prompts = str | list[str | int | list[int]]
 Texts = str | list[str]
-Scalars = Annotated[dict[str, Any], Meta(max_length=16)]

@@ -5,7 +5,7 @@ from typing import Literal
 from proxy.fields.content import Message, Prediction, Prompts, ResponseFormat, Tool, ToolChoice
 from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
 from proxy.fields.sampling import GENERATION
-from proxy.fields.shapes import ASIDE, GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
+from proxy.fields.shapes import GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
 from proxy.fields.table import Off, Product, Table, field, refused
 
 _FORMAT = field(
@@ -56,7 +56,7 @@ COMPLETIONS = Table(
     field("logprobs", Natural, "OpenAI; with `echo` a row for each token of the prompt", cap="max_logprobs"),
     field("echo", bool, "OpenAI; with `logprobs`, which is capped"),
     _FORMAT,
-    field("metadata", Metadata, "ignored", largest=ASIDE),
+    field("metadata", Metadata, "ignored"),
     *ENGINE,
     DOCUMENTS,
     BACKGROUND,

@@ -112,4 +112,3 @@ GENERATION: tuple[Field | Refused, ...] = (
     refused("repetition_detection", "a search at every step, as long as the caller likes"),
     refused("return_prompt_text", "it is for debugging templates; `/tokenize` shows what a prompt becomes"),
 )
-OutputTokens = Positive  # the engine cuts it down to what is left of the context
