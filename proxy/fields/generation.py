@@ -4,9 +4,9 @@ from typing import Literal
 
 from proxy.fields.content import Message, Prediction, Prompts, ResponseFormat, Tool, ToolChoice
 from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
-from proxy.fields.sampling import GENERATION
+from proxy.fields.sampling import GENERATION, PROMPT_LOGPROBS
 from proxy.fields.shapes import GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
-from proxy.fields.table import Off, Product, Table, field, refused
+from proxy.fields.table import Apart, Off, Product, Table, field, refused
 
 _FORMAT = field(
     "response_format", ResponseFormat, "OpenAI; a schema is compiled, so it is bounded", largest=GRAMMAR
@@ -27,13 +27,13 @@ CHAT = Table(
     field("include_reasoning", bool, "vLLM; leaves reasoning out of the answer"),
     field("add_generation_prompt", bool, "vLLM"),
     field("continue_final_message", bool, "vLLM"),
-    field("echo", bool, "vLLM; with `top_logprobs`, which is capped"),
     field("metadata", Metadata, "OpenAI; ignored"),
     field("service_tier", Tier, "OpenAI; ignored"),
     field("verbosity", Literal["low", "medium", "high"], "OpenAI; ignored"),
     field("modalities", list[Literal["text"]], "OpenAI; the engine writes text"),
     field("prediction", Prediction, "OpenAI; ignored"),
     field("store", Off, "OpenAI; nothing is stored here"),
+    refused("echo", PROMPT_LOGPROBS),
     refused("audio", "the engine writes text only"),
     refused("functions", "it is deprecated and the engine ignores it; use `tools`"),
     refused("function_call", "it is deprecated and the engine ignores it; use `tool_choice`"),
@@ -51,14 +51,15 @@ COMPLETIONS = Table(
     *GENERATION,
     field("prompt", Prompts, "OpenAI; texts or token ids", required=True, cap="max_n"),
     field("suffix", str, "OpenAI; the engine says if the model takes it"),
-    field("max_tokens", Natural, "OpenAI; 0 with `echo` asks for the prompt's own log-probabilities"),
+    field("max_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
     field("best_of", Positive, "OpenAI; the engine ignores it", cap="max_n"),
-    field("logprobs", Natural, "OpenAI; with `echo` a row for each token of the prompt", cap="max_logprobs"),
-    field("echo", bool, "OpenAI; with `logprobs`, which is capped"),
+    field("logprobs", Natural, "OpenAI", cap="max_logprobs"),
+    field("echo", bool, "OpenAI; not with `logprobs`"),
     _FORMAT,
     field("metadata", Metadata, "ignored"),
     *ENGINE,
     DOCUMENTS,
     BACKGROUND,
     product=Product(("prompt", "n"), "max_n"),
+    apart=Apart(("echo", "logprobs"), PROMPT_LOGPROBS),
 )

@@ -78,6 +78,11 @@ BASIC: tuple[Field, ...] = (
     STRUCTURED,
 )
 
+# vLLM 0.32 with LoRA, as it always runs here: the logits of a prompt's tokens meet a mapping made for one
+# token of each request (vllm/v1/worker/gpu_model_runner.py, `_get_prompt_logprobs_dict`). Two requests in
+# one batch are enough: the engine ends, and with it everybody's requests. [seen on the CPU build]
+PROMPT_LOGPROBS = "log-probabilities of a prompt can end the engine while it serves adapters"
+
 # Of chat and plain completions.
 GENERATION: tuple[Field | Refused, ...] = (
     *BASIC,
@@ -102,12 +107,7 @@ GENERATION: tuple[Field | Refused, ...] = (
         Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=64)],
         "vLLM; compared at every step in Python, so few and short",
     ),
-    field(
-        "prompt_logprobs",
-        Natural,
-        "vLLM; a row for every token of the prompt, and -1 would be the whole vocabulary",
-        cap="max_logprobs",
-    ),
+    refused("prompt_logprobs", PROMPT_LOGPROBS),
     refused("logprob_token_ids", "`logprobs` gives them within its cap"),
     refused("repetition_detection", "a search at every step, as long as the caller likes"),
     refused("return_prompt_text", "it is for debugging templates; `/tokenize` shows what a prompt becomes"),

@@ -62,6 +62,14 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """Fields that are harmless alone and not together."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forms:
     """Sets of fields of which a body carries exactly one, so that no two readers choose differently."""
 
@@ -82,7 +90,11 @@ class Table:
     """The fields of one endpoint. Raises `ValueError` if a name stands twice."""
 
     def __init__(
-        self, *rows: Field | Refused, product: Product | None = None, forms: Forms | None = None
+        self,
+        *rows: Field | Refused,
+        product: Product | None = None,
+        apart: Apart | None = None,
+        forms: Forms | None = None,
     ) -> None:
         self.allowed = {row.name: row for row in rows if isinstance(row, Field)}
         self.refused = {row.name: row for row in rows if isinstance(row, Refused)}
@@ -91,6 +103,7 @@ class Table:
         self._bounded = tuple(row for row in self.allowed.values() if row.cap or row.largest)
         self._spelled = {row.name: row.spelled for row in self.allowed.values() if row.spelled}
         self._product = product
+        self._apart = apart
         self._forms = forms
         self._shape = msgspec.defstruct("Body", [_member(row) for row in self.allowed.values()], kw_only=True)
 
@@ -108,7 +121,7 @@ class Table:
         for row in self._bounded:
             if (value := body.get(row.name)) is not None and (fault := _excess(row, value, limits)):
                 return Denied("invalid_request", f"`{row.name}` {fault}.", row.name)
-        return self._multiplied(body, limits) or self._ambiguous(body)
+        return self._multiplied(body, limits) or self._together(body) or self._ambiguous(body)
 
     def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
         short = self._spelled.keys() & body.keys()
@@ -132,6 +145,13 @@ class Table:
             return None
         names = " times ".join(f"`{name}`" for name in self._product.names)
         return Denied("invalid_request", f"{names} may be {most} at most here.", self._product.names[0])
+
+    def _together(self, body: dict[str, Any]) -> Denied | None:
+        if self._apart is None or any(_off(body.get(name)) for name in self._apart.names):
+            return None
+        names = " and ".join(f"`{name}`" for name in self._apart.names)
+        why = f"{names} are not accepted together: {self._apart.why}."
+        return Denied("invalid_request", why, self._apart.names[0])
 
     def _ambiguous(self, body: dict[str, Any]) -> Denied | None:
         if self._forms is None:
@@ -187,6 +207,10 @@ def _count(value: Any) -> int:
     if isinstance(value, list):
         return 1 if value and set(map(type, value)) == {int} else len(value)
     return value if isinstance(value, int) else 1
+
+
+def _off(value: Any) -> bool:
+    return value is None or value is False  # and not 0, which is a number
 
 
 def _deeper(value: Any, levels: int) -> bool:

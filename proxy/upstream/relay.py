@@ -46,7 +46,7 @@ class _EngineError(msgspec.Struct):
 
 
 class _EngineErrorBody(msgspec.Struct):
-    error: _EngineError
+    error: _EngineError | None = None  # FastAPI's own 404 has none: the model has no such route
 
 
 class Relay:
@@ -133,10 +133,14 @@ class Relay:
         try:
             while len(raw) < MAX_ERROR and (chunk := await self._next(response)):
                 raw += chunk
-            message = msgspec.json.decode(raw, type=_EngineErrorBody).error.message
+            error = msgspec.json.decode(raw, type=_EngineErrorBody).error
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
             return _broken()
-        return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
+        if error is not None:
+            return Denied("invalid_request", _PATH.sub("(path)", error.message)[:2000])
+        if response.status == 404:
+            return Denied("invalid_request", f"This model does not answer on {response.url.path}.")
+        return _broken()
 
     def _count(self, exchange: Exchange, usage: _Usage | None) -> None:
         if usage is None:

@@ -233,7 +233,7 @@ def test_fields_of_every_kind_are_taken_by_the_engine(product: Product) -> None:
         "skip_special_tokens": False, "spaces_between_special_tokens": True, "truncate_prompt_tokens": 50,
         "truncation_side": "left", "add_special_tokens": True, "return_token_ids": True,
         "return_tokens_as_token_ids": True, "stream_interval": 2, "allowed_token_ids": [40, 41, 42],
-        "prompt_logprobs": 1, "seed": 7, "logit_bias": {"40": -1.5}, "stop": ["\x00"], "user": "u",
+        "seed": 7, "logit_bias": {"40": -1.5}, "stop": ["\x00"], "user": "u",
         "bad_words": ["q"],
     }  # fmt: skip
     for path, fields in (

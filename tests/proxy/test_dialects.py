@@ -269,6 +269,15 @@ async def test_what_the_engine_refuses(edge: Edge, path: str) -> None:
         assert b"/opt" not in told.body
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/embeddings"])
+async def test_what_a_model_cannot_do(edge: Edge, path: str) -> None:
+    """A route that the engine does not have for this model is a 400 that says so."""
+    edge.engine.then(raw(whole(404, b'{"detail":"Not Found"}')))
+    told = await edge.post(path, {"model": BASE, **LEAST[path]})
+    assert (told.status, told.code) == (400, "invalid_request")
+    assert path in told.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/responses/resp_1", "/v1/responses/resp_1/cancel", "/v1/responses"])
 async def test_row_35_a_stored_response_is_nobodys(edge: Edge, path: str) -> None:
     """THREATS row 35: an id opens nothing, for its owner as for others: 404, 0 requests upstream."""

@@ -154,8 +154,6 @@ EMBED, RERANK, SCORE, TOKENIZE = "/v1/embeddings", "/v1/rerank", "/v1/score", "/
         (PLAIN, "n", 8),
         (PLAIN, "best_of", 8),
         (PLAIN, "logprobs", 20),
-        (PLAIN, "prompt_logprobs", 20),
-        (CHAT, "prompt_logprobs", 20),
         (CHAT, "top_logprobs", 20),
         (RESPONSES, "top_logprobs", 20),
         (CHAT, "max_tokens", HUGE - 1),
@@ -212,6 +210,17 @@ def test_prompts_times_answers_are_capped(prompts: int, n: int, *, good: bool) -
     """Every prompt is answered `n` times, so it is their product that keeps within `max_n`."""
     found = parse(PLAIN, prompt=["x"] * prompts, n=n)
     assert isinstance(found, Denied) is not good
+
+
+@pytest.mark.parametrize("logprobs", [0, 1, 20])
+def test_log_probabilities_of_a_prompt_are_refused(logprobs: int) -> None:
+    """Neither by name nor by `echo`: with adapters they end the engine, and everybody's requests with it."""
+    assert refusal(PLAIN, echo=True, logprobs=logprobs).param == "echo"
+    for path in (CHAT, PLAIN):
+        assert refusal(path, prompt_logprobs=logprobs).param == "prompt_logprobs"
+    assert refusal(CHAT, echo=True).param == "echo"
+    for fields in ({"echo": False, "logprobs": logprobs}, {"echo": True, "logprobs": None}):
+        assert isinstance(parse(PLAIN, **fields), request.InferenceRequest)
 
 
 def test_the_operators_caps_count() -> None:
