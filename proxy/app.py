@@ -15,7 +15,7 @@ import aiohttp
 import structlog
 from aiohttp import http_parser, web
 
-from proxy import admin
+from proxy import admin, endpoints
 from proxy.audit import Audit, AuditFileError
 from proxy.auth.ages import OverAge
 from proxy.auth.answers import Allowed, Moved
@@ -84,6 +84,7 @@ def check(settings: ProxySettings) -> Keys:
             backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
         except KeyFileError as error:
             faults.append(f"upstreams.{index}.public_key_file: {error}")
+    faults += endpoints.unknown(settings.request.extra_fields)
     local = _local_keys(settings, faults)
     storage = _limits_storage(settings.limits, faults)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:

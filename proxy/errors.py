@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "responses", "anthropic"]
 
 Code = Literal[
     "invalid_request",
@@ -90,9 +90,12 @@ _ANTHROPIC_TYPE = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 MAX_RETRY_AFTER: Final = 120  # seconds
+# The number of an error event: events are not counted on their way through, and it must sort last.
+LAST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +117,34 @@ def body(denied: Denied, dialect: Dialect, request_id: str) -> bytes:
     """The JSON of an error, as the dialect's SDK reads it."""
     if dialect == "anthropic":
         kind = _ANTHROPIC_TYPE.get(denied.status, _fallback(denied.status, "api_error"))
-        inner = {"type": kind, "message": denied.message, "code": denied.code}
+        details = {"error_code": denied.code}  # where Anthropic's SDK looks for a code
+        inner = {"type": kind, "message": denied.message, "code": denied.code, "details": details}
         return msgspec.json.encode({"type": "error", "error": inner, "request_id": request_id})
-    error = {
-        "message": denied.message,
-        "type": _OPENAI_TYPE.get(denied.status, _fallback(denied.status, "server_error")),
-        "param": denied.param,
-        "code": denied.code,
-    }
-    return msgspec.json.encode({"error": error})
+    return msgspec.json.encode({"error": _openai(denied)})
 
 
 def event(denied: Denied, dialect: Dialect, request_id: str) -> bytes:
-    """The server-sent event that tells of a failure after streaming began."""
-    prefix = b"event: error\n" if dialect == "anthropic" else b""
-    return b"%sdata: %s\n\n" % (prefix, body(denied, dialect, request_id))
+    """The server-sent event that tells of a failure after streaming began.
+
+    OpenAI's SDK raises on any event with an `error` in it; on `/v1/responses` readers of typed events
+    also expect the flat fields of `ResponseErrorEvent` (openai/types/responses/response_error_event.py).
+    """
+    match dialect:
+        case "anthropic":
+            return b"event: error\ndata: %s\n\n" % body(denied, dialect, request_id)
+        case "responses":
+            error = _openai(denied)
+            flat = {"type": "error", "code": denied.code, "message": denied.message, "param": denied.param}
+            data = {**flat, "sequence_number": LAST, "error": error}
+            return b"event: error\ndata: %s\n\n" % msgspec.json.encode(data)
+        case "openai":
+            return b"data: %s\n\n" % body(denied, dialect, request_id)
+
+
+def identified(request_id: str, dialect: Dialect) -> tuple[tuple[str, str], ...]:
+    """The header in which each SDK finds the request's id; ours stands in every answer."""
+    theirs = (("Request-Id", request_id),) if dialect == "anthropic" else ()
+    return (("X-Request-Id", request_id), *theirs)
 
 
 def headers(denied: Denied) -> list[tuple[str, str]]:
@@ -143,6 +159,11 @@ def headers(denied: Denied) -> list[tuple[str, str]]:
         # The SDKs retry 408, 409, 429 and 5xx unless told that it cannot help.
         found.append(("x-should-retry", "false"))
     return found
+
+
+def _openai(denied: Denied) -> dict[str, str | None]:
+    kind = _OPENAI_TYPE.get(denied.status, _fallback(denied.status, "server_error"))
+    return {"message": denied.message, "type": kind, "param": denied.param, "code": denied.code}
 
 
 def _fallback(status: int, server: str) -> str:

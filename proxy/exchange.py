@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proxy import errors
 from proxy.auth.authorization import Access
 from proxy.auth.identity import Identity
 from proxy.errors import Denied, Dialect
@@ -95,7 +96,7 @@ class Exchange:
         limits = self.permit.headers if self.permit else ()
         notice = (("X-Hubgate-Notice", self.notice),) if self.notice else ()
         return (
-            ("X-Request-Id", self.request_id),
+            *errors.identified(self.request_id, self.dialect),
             ("Server-Timing", self.server_timing()),
             ("Server", "hubgate"),
             *limits,

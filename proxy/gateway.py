@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy import errors, request, settings
+from proxy import endpoints, errors, request, settings
 from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
@@ -106,7 +106,8 @@ class Gateway:
 
     # The path of a request is one list, and each step may end it.
     async def _serve(self, exchange: Exchange, inbound: Inbound) -> Answer:  # noqa: C901, PLR0911, PLR0912
-        route = request.route(inbound.method, inbound.target)
+        exchange.dialect = endpoints.dialect(inbound.target)
+        route = endpoints.route(inbound.method, inbound.target)
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
@@ -187,7 +188,7 @@ class Gateway:
         return refused or caller
 
     async def _read(
-        self, exchange: Exchange, inbound: Inbound, endpoint: request.Endpoint
+        self, exchange: Exchange, inbound: Inbound, endpoint: endpoints.Endpoint
     ) -> request.InferenceRequest | Denied:
         """Step 4: the body, read only now, and parsed once."""
         with exchange.timing("body"):
@@ -339,7 +340,7 @@ def _refuse(exchange: Exchange, denied: Denied) -> Response:
     exchange.refused(denied)
     # Too many cold loads: the state of the other limits.
     rates = exchange.permit.headers if denied.status == 429 and exchange.permit is not None else ()
-    own = (_JSON, ("X-Request-Id", exchange.request_id), ("Server", "hubgate"))
+    own = (_JSON, *errors.identified(exchange.request_id, exchange.dialect), ("Server", "hubgate"))
     return Response(
         denied.status,
         errors.body(denied, exchange.dialect, exchange.request_id),

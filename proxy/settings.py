@@ -223,6 +223,7 @@ class Request(Section):
     max_buffered_bytes: PositiveInt = 512 * 1024 * 1024
     media_urls: Literal["data"] = "data"
     max_n: PositiveInt = 8
+    max_batch: PositiveInt = 256
     max_logprobs: Annotated[int, Field(ge=0)] = 20
     extra_fields: dict[str, frozenset[str]] = Field(default_factory=dict)
 

@@ -35,7 +35,7 @@ class _EngineError(msgspec.Struct):
 
 
 class _EngineErrorBody(msgspec.Struct):
-    error: _EngineError
+    error: _EngineError | None = None  # FastAPI's own 404 has none: the model has no such route
 
 
 class Relay:
@@ -152,10 +152,14 @@ class _Answer:
         if self.status not in (400, 404, 413, 422):
             return _broken()
         try:
-            message = msgspec.json.decode(bytes(self._refused), type=_EngineErrorBody).error.message
+            error = msgspec.json.decode(bytes(self._refused), type=_EngineErrorBody).error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _broken()
-        return Denied("invalid_request", _PATH.sub("(path)", message)[:2000])
+        if error is not None:
+            return Denied("invalid_request", _PATH.sub("(path)", error.message)[:2000])
+        if self.status == 404:
+            return Denied("invalid_request", f"This model does not answer on {self._exchange.endpoint}.")
+        return _broken()
 
     def broke_off(self, told: Denied) -> Denied | None:
         """What is left to tell of an answer that broke; `None` if it was told in the middle of it."""

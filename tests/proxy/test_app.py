@@ -23,6 +23,12 @@ async def test_it_serves_before_a_backend_is_there(start_edge: StartEdge) -> Non
     assert await edge.metric("hubgate_upstream_up") == 0
 
 
+async def test_fields_for_an_endpoint_that_is_none(start_edge: StartEdge) -> None:
+    """A slip in `request.extra_fields` is told at start, and not found out by callers."""
+    with pytest.raises(ConfigError, match="/v1/chat is no endpoint"):
+        await start_edge({"request": {"extra_fields": {"/v1/chat": ["x"], CHAT: ["y"]}}})
+
+
 async def test_requests_under_way_end_well(tmp_path: Path) -> None:
     """When the proxy is told to stop, a stream goes on to its end and nobody new is let in."""
     stream = Stream(count=5)

@@ -6,6 +6,7 @@ from typing import get_args
 
 import msgspec
 import pytest
+from openai.types.responses import ResponseErrorEvent
 
 from proxy import errors
 from proxy.errors import STATUS, Code, Denied, Dialect
@@ -72,6 +73,7 @@ def test_anthropic_shape(code: Code) -> None:
     body = msgspec.json.decode(errors.body(Denied(code, "why"), "anthropic", "req-1"))
     assert (body["type"], body["request_id"]) == ("error", "req-1")
     assert (body["error"]["message"], body["error"]["code"]) == ("why", code)
+    assert body["error"]["details"] == {"error_code": code}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_anthropic_shape(code: Code) -> None:
         ("rate_limit_exceeded", "rate_limit_error", "rate_limit_error"),
         ("upstream_error", "server_error", "api_error"),
         ("hub_unavailable", "server_error", "overloaded_error"),
+        ("upstream_timeout", "server_error", "timeout_error"),
     ],
 )
 def test_types_are_those_of_the_references(code: Code, openai: str, anthropic: str) -> None:
@@ -96,13 +99,22 @@ def test_types_are_those_of_the_references(code: Code, openai: str, anthropic: s
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_event_of_a_broken_stream(dialect: Dialect) -> None:
-    """A failure in a stream is one whole event; Anthropic's has its `event:` line."""
+    """A failure in a stream is one whole event; those whose events have names have their `event:` line."""
     denied = Denied("upstream_error", "two\nlines")
     event = errors.event(denied, dialect, "req-1")
-    assert event.startswith(b"event: error\ndata: {" if dialect == "anthropic" else b"data: {")
+    assert event.startswith(b"data: {" if dialect == "openai" else b"event: error\ndata: {")
     assert event.endswith(b"}\n\n")
     assert event.count(b"\n\n") == 1
-    assert errors.body(denied, dialect, "req-1") in event
+    told = msgspec.json.decode(event.partition(b"data: ")[2])
+    body = msgspec.json.decode(errors.body(denied, dialect, "req-1"))
+    assert told.items() >= body.items()
+
+
+def test_a_broken_response_is_an_event_of_its_own_type() -> None:
+    """On `/v1/responses` the event has the fields of the SDK's `ResponseErrorEvent`."""
+    event = errors.event(Denied("upstream_error", "why"), "responses", "req-1")
+    told = ResponseErrorEvent.model_validate_json(event.partition(b"data: ")[2])
+    assert (told.type, told.code, told.message, told.param) == ("error", "upstream_error", "why", None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.request import ENDPOINTS
+from proxy.endpoints import ENDPOINTS
 from tests.fakes.edge import CHAT, Edge
 from tests.fakes.raw import RawClient
 from tests.proxy.http.grammar import requests

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.request import ENDPOINTS
+from proxy.endpoints import ENDPOINTS
 from tests.fakes.edge import CHAT, Edge
 from tests.fakes.raw import RawClient
 from tests.proxy.http.speech import AUTH, HEALTH, HOST, alive, head, post, refused, served, told

@@ -4,9 +4,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import request
+from backend.plugin.gate import USABLE
+from proxy import endpoints
+from proxy.endpoints import ENDPOINTS, Route
 from proxy.errors import Denied
-from proxy.request import ENDPOINTS, Route
+
+# docs/design.md: the whole table, but for the GETs.
+POSTED = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/rerank",
+    "/v1/score",
+    "/tokenize",
+    "/detokenize",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+)
 
 
 def code(found: Route | Denied) -> str:
@@ -24,11 +41,12 @@ def code(found: Route | Denied) -> str:
         ("GET", "/health", "/health"),
         ("HEAD", "/health?probe", "/health"),
         ("GET", "/v1/models/a/b", "/v1/models/{model}"),
+        *(("POST", path, path) for path in POSTED),
     ],
 )
 def test_known_endpoints_are_found(method: str, target: str, path: str) -> None:
     """Each endpoint of the table is found by its exact path; a query does not matter."""
-    found = request.route(method, target)
+    found = endpoints.route(method, target)
     assert isinstance(found, Route)
     assert found.endpoint.path == path
 
@@ -46,7 +64,7 @@ def test_known_endpoints_are_found(method: str, target: str, path: str) -> None:
 )
 def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
     """The SDK's `%2F` is read as a slash there, and nothing is decoded twice or normalised."""
-    found = request.route("GET", target)
+    found = endpoints.route("GET", target)
     assert isinstance(found, Route)
     assert found.argument == model
 
@@ -87,6 +105,22 @@ def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
         "/collective_rpc",
         "/hubgate/adapters",
         "/v1/responses/resp_1",
+        "/v1/responses/resp_1/cancel",
+        "/v1/responses/",
+        "/v1/messages/",
+        "/v1/messages/batches",
+        "/v1/messages/count_tokens/",
+        "/v1/audio/speech",
+        "/v1/realtime",
+        "/v1/chat/completions/batch",
+        "/v1/chat/completions/render",
+        "/v2/embed",
+        "/v2/rerank",
+        "/rerank",
+        "/score",
+        "/pooling",
+        "/classify",
+        "/inference/v1/generate",
         "/tokenizer_info",
         "/docs",
         "/openapi.json",
@@ -98,13 +132,19 @@ def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS", "CONNECT"])
 def test_everything_else_does_not_exist(method: str, target: str) -> None:
     """A path outside the table is unknown to every method."""
-    assert code(request.route(method, target)) == "unknown_endpoint"
+    assert code(endpoints.route(method, target)) == "unknown_endpoint"
+
+
+def test_the_table_and_the_engines_gate_agree() -> None:
+    """What the proxy forwards is what the gate inside the engine lets a use grant reach, and no more."""
+    forwarded = {path for path, one in ENDPOINTS.items() if one.fields is not None}
+    assert forwarded == USABLE == set(POSTED)
 
 
 @given(st.text(max_size=40) | st.text("/v1chatmodels%2eF.;?#", max_size=40))
 def test_no_path_but_those_of_the_table(target: str) -> None:
     """Whatever the target, a route is one of the table or a refusal."""
-    found = request.route("GET", target)
+    found = endpoints.route("GET", target)
     if isinstance(found, Route):
         path = target.partition("?")[0]
         assert path in ENDPOINTS or path.startswith("/v1/models/")
@@ -123,7 +163,7 @@ def test_no_path_but_those_of_the_table(target: str) -> None:
 )
 def test_a_wrong_method_is_told_the_right_one(method: str, target: str, allow: str) -> None:
     """405 carries `Allow`."""
-    found = request.route(method, target)
+    found = endpoints.route(method, target)
     assert code(found) == "method_not_allowed"
     assert isinstance(found, Denied)
     assert dict(found.headers) == {"Allow": allow}

@@ -1,0 +1,92 @@
+"""The table of endpoints: what is not in it is 404 for everybody, and reaches nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import unquote
+
+from proxy.errors import Denied, Dialect
+from proxy.fields.audio import TRANSCRIPTIONS, TRANSLATIONS
+from proxy.fields.generation import CHAT, COMPLETIONS
+from proxy.fields.messages import COUNT_TOKENS, MESSAGES
+from proxy.fields.pooling import EMBEDDINGS, RERANK, SCORE
+from proxy.fields.responses import RESPONSES
+from proxy.fields.table import Table
+from proxy.fields.tokens import DETOKENIZE, TOKENIZE
+
+Kind = Literal["inference", "multipart", "models", "model", "health"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A public path, the fields of its body, and the dialect of its errors and events."""
+
+    path: str
+    fields: Table | None = None
+    dialect: Dialect = "openai"
+    method: str = "POST"
+    kind: Kind = "inference"
+    salted: bool = False  # whether the engine's request model has `cache_salt`
+    sends: Mapping[str, Any] = field(default_factory=dict)  # what is set whatever the caller says
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes; `argument` is the model's name in `/v1/models/{org}/{name}`."""
+
+    endpoint: Endpoint
+    argument: str = ""
+
+
+_MODEL: Final = Endpoint("/v1/models/{model}", method="GET", kind="model")
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    endpoint.path: endpoint
+    for endpoint in (
+        Endpoint("/v1/chat/completions", CHAT, salted=True),
+        Endpoint("/v1/completions", COMPLETIONS, salted=True),
+        Endpoint("/v1/embeddings", EMBEDDINGS, salted=True),
+        Endpoint("/v1/responses", RESPONSES, "responses", salted=True, sends={"store": False}),
+        Endpoint("/v1/messages", MESSAGES, "anthropic", salted=True),
+        Endpoint("/v1/messages/count_tokens", COUNT_TOKENS, "anthropic"),
+        Endpoint("/v1/rerank", RERANK, salted=True),
+        Endpoint("/v1/score", SCORE, salted=True),
+        Endpoint("/tokenize", TOKENIZE),
+        Endpoint("/detokenize", DETOKENIZE),
+        Endpoint("/v1/audio/transcriptions", TRANSCRIPTIONS, kind="multipart"),
+        Endpoint("/v1/audio/translations", TRANSLATIONS, kind="multipart"),
+        Endpoint("/v1/models", method="GET", kind="models"),
+        Endpoint("/health", method="GET", kind="health"),
+    )
+}
+
+
+def route(method: str, target: str) -> Route | Denied:
+    """Find the endpoint of a request target, taken literally: nothing is decoded or normalised.
+
+    The one exception is the model in `/v1/models/{model}`, whose slash the OpenAI SDK encodes.
+    """
+    path = target.partition("?")[0]
+    if path.startswith("/v1/models/"):
+        found = Route(_MODEL, unquote(path.removeprefix("/v1/models/")))
+    elif path in ENDPOINTS:
+        found = Route(ENDPOINTS[path])
+    else:
+        return Denied("unknown_endpoint", "There is no such endpoint here; see the list in the README.")
+    if method != found.endpoint.method and (method, found.endpoint.method) != ("HEAD", "GET"):
+        allow = (("Allow", found.endpoint.method),)  # RFC 9110, section 15.5.6
+        return Denied("method_not_allowed", f"Use {found.endpoint.method} here.", headers=allow)
+    return found
+
+
+def dialect(target: str) -> Dialect:
+    """How to tell a caller that there is no such endpoint: under Anthropic's paths, in Anthropic's words."""
+    return "anthropic" if target.startswith("/v1/messages") else "openai"
+
+
+def unknown(paths: Mapping[str, Any]) -> list[str]:
+    """The faults of `request.extra_fields`: paths that take no fields."""
+    return [
+        f"request.extra_fields: {path} is no endpoint that takes fields"
+        for path in paths
+        if path not in ENDPOINTS or ENDPOINTS[path].fields is None
+    ]

@@ -1,0 +1,65 @@
+"""`/v1/chat/completions` and `/v1/completions`: OpenAI's reference and vLLM's request models."""
+
+from typing import Literal
+
+from proxy.fields.content import Message, Prediction, Prompts, ResponseFormat, Tool, ToolChoice
+from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
+from proxy.fields.sampling import GENERATION, PROMPT_LOGPROBS
+from proxy.fields.shapes import GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
+from proxy.fields.table import Apart, Off, Product, Table, field, refused
+
+_FORMAT = field(
+    "response_format", ResponseFormat, "OpenAI; a schema is compiled, so it is bounded", largest=GRAMMAR
+)
+
+CHAT = Table(
+    *GENERATION,
+    field("messages", list[Message], "OpenAI; walked: known parts and keys, media inside", required=True),
+    field("max_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
+    field("max_completion_tokens", Positive, "OpenAI; the newer name of `max_tokens`"),
+    field("logprobs", bool, "OpenAI"),
+    field("top_logprobs", Natural, "OpenAI; -1 would be the whole vocabulary", cap="max_logprobs"),
+    _FORMAT,
+    field("tools", list[Tool], "OpenAI; functions only, which callers run themselves", largest=TOOLS),
+    field("tool_choice", Literal["none", "auto", "required"] | ToolChoice, "OpenAI"),
+    field("parallel_tool_calls", bool, "OpenAI"),
+    field("reasoning_effort", Effort, "OpenAI; one word that the model's template may read"),
+    field("include_reasoning", bool, "vLLM; leaves reasoning out of the answer"),
+    field("add_generation_prompt", bool, "vLLM"),
+    field("continue_final_message", bool, "vLLM"),
+    field("metadata", Metadata, "OpenAI; ignored"),
+    field("service_tier", Tier, "OpenAI; ignored"),
+    field("verbosity", Literal["low", "medium", "high"], "OpenAI; ignored"),
+    field("modalities", list[Literal["text"]], "OpenAI; the engine writes text"),
+    field("prediction", Prediction, "OpenAI; ignored"),
+    field("store", Off, "OpenAI; nothing is stored here"),
+    refused("echo", PROMPT_LOGPROBS),
+    refused("audio", "the engine writes text only"),
+    refused("functions", "it is deprecated and the engine ignores it; use `tools`"),
+    refused("function_call", "it is deprecated and the engine ignores it; use `tool_choice`"),
+    refused("web_search_options", "the engine fetches nothing"),
+    refused("moderation", "the engine does not moderate"),
+    refused("prompt_cache_options", "the proxy decides what caches share"),
+    refused("prompt_cache_retention", "the proxy decides what caches share"),
+    refused("best_of", "chat has `n`"),
+    *ENGINE,
+    DOCUMENTS,
+    BACKGROUND,
+)
+
+COMPLETIONS = Table(
+    *GENERATION,
+    field("prompt", Prompts, "OpenAI; texts or token ids", required=True, cap="max_n"),
+    field("suffix", str, "OpenAI; the engine says if the model takes it"),
+    field("max_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
+    field("best_of", Positive, "OpenAI; the engine ignores it", cap="max_n"),
+    field("logprobs", Natural, "OpenAI", cap="max_logprobs"),
+    field("echo", bool, "OpenAI; not with `logprobs`"),
+    _FORMAT,
+    field("metadata", Metadata, "ignored"),
+    *ENGINE,
+    DOCUMENTS,
+    BACKGROUND,
+    product=Product(("prompt", "n"), "max_n"),
+    apart=Apart(("echo", "logprobs"), PROMPT_LOGPROBS),
+)

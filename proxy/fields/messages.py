@@ -1,0 +1,152 @@
+"""`/v1/messages` and `/v1/messages/count_tokens`: Anthropic's reference and vLLM's request models."""
+
+from typing import Literal
+
+from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
+from proxy.fields.shapes import ASIDE, GRAMMAR, TOOLS, Json, Nothing, Positive, Shape, Stops, Tagged
+from proxy.fields.table import Refused, Table, field, refused
+
+
+class CacheControl(Shape):
+    """Sent by every agent and ignored by the engine, which caches by itself."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class Base64(Shape):
+    """The one source of an image: a `url` would make the engine fetch, and no files are stored here."""
+
+    type: Literal["base64"]
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+    data: str
+
+
+class Text(Tagged, tag="text"):
+    text: str
+    citations: Nothing = None
+    cache_control: CacheControl | None = None
+
+
+class Image(Tagged, tag="image"):
+    source: Base64
+    cache_control: CacheControl | None = None
+
+
+class ToolUse(Tagged, tag="tool_use"):
+    id: str
+    name: str
+    input: Json
+    cache_control: CacheControl | None = None
+
+
+class ToolResult(Tagged, tag="tool_result"):
+    tool_use_id: str
+    content: str | list[Text | Image] | None = None
+    is_error: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+class Thought(Tagged, tag="thinking"):
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThought(Tagged, tag="redacted_thinking"):
+    data: str
+
+
+class Message(Shape):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Text | Image | ToolUse | ToolResult | Thought | RedactedThought]
+
+
+class Tool(Shape):
+    """A tool that the caller runs; `type` names Anthropic's server tools, which would fetch or run code."""
+
+    name: str
+    input_schema: Json
+    type: Literal["custom"] | None = None
+    description: str | None = None
+    strict: bool | None = None
+    input_examples: list[Json] | None = None
+    eager_input_streaming: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolChoice(Shape):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Shape):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Positive | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
+
+
+class JsonSchema(Shape):
+    type: Literal["json_schema"]
+    schema: Json
+
+
+class OutputConfig(Shape):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: JsonSchema | None = None
+
+
+class Metadata(Shape):
+    user_id: str | None = None
+
+
+_COMMON = (
+    field("model", str, "what is authorized, and sent on under its pinned name", required=True),
+    field("messages", list[Message], "Anthropic; walked: known blocks, images inside", required=True),
+    field("system", str | list[Text], "Anthropic"),
+    field("tools", list[Tool], "Anthropic; the caller's own: server tools would fetch", largest=TOOLS),
+    field("tool_choice", ToolChoice, "Anthropic"),
+    field("thinking", Thinking, "Anthropic"),
+    field(
+        "output_config", OutputConfig, "Anthropic; a schema is compiled, so it is bounded", largest=GRAMMAR
+    ),
+    field("cache_control", CacheControl, "Anthropic; ignored"),
+    field("context_management", Json, "Anthropic; agents send it, the engine ignores it", largest=ASIDE),
+)
+_PLATFORM: tuple[Refused, ...] = (
+    refused("mcp_servers", "the engine connects to nothing"),
+    refused("container", "the engine runs no code"),
+    *(
+        refused(name, "it belongs to Anthropic's platform")
+        for name in (
+            "betas",
+            "billing_policy",
+            "compaction",
+            "diagnostics",
+            "fallback_credit_token",
+            "fallbacks",
+            "inference_geo",
+            "speed",
+            "thread",
+            "user_profile_id",
+            "workspace_id",
+        )
+    ),
+    *ENGINE,
+    DOCUMENTS,
+    BACKGROUND,
+)
+
+MESSAGES = Table(
+    *_COMMON,
+    field("max_tokens", Positive, "Anthropic; the engine cuts it down to the context", required=True),
+    field("stream", bool, "Anthropic"),
+    field("temperature", float, "Anthropic"),
+    field("top_p", float, "Anthropic"),
+    field("top_k", int, "Anthropic"),
+    field("stop_sequences", Stops, "Anthropic; searched at every step, so four at most"),
+    field("metadata", Metadata, "Anthropic; ignored"),
+    field("service_tier", Literal["auto", "standard_only"], "Anthropic; ignored"),
+    *_PLATFORM,
+)
+COUNT_TOKENS = Table(*_COMMON, *_PLATFORM)

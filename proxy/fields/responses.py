@@ -1,0 +1,191 @@
+"""`/v1/responses`: OpenAI's reference and vLLM's request model.
+
+Nothing is stored: vLLM would keep responses for ever and show them to anyone who has the id. Tools are
+functions, which callers run themselves: the others would make the engine, or what it asks, fetch.
+"""
+
+from typing import Any, Literal
+
+from proxy.fields.content import Audio, JsonObject, PlainText
+from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
+from proxy.fields.sampling import BASIC
+from proxy.fields.shapes import (
+    GRAMMAR,
+    TOOLS,
+    DataUrl,
+    Effort,
+    Json,
+    Metadata,
+    Natural,
+    Nothing,
+    Positive,
+    Shape,
+    Tagged,
+    Tier,
+)
+from proxy.fields.table import Off, Table, field, refused
+
+_Status = Literal["in_progress", "completed", "incomplete"] | None
+
+
+# `file_id` is no key of any part: there are no stored files.
+class InputText(Tagged, tag="input_text"):
+    text: str
+
+
+class InputImage(Tagged, tag="input_image"):
+    image_url: DataUrl
+    detail: str | None = None
+
+
+class InputAudio(Tagged, tag="input_audio"):
+    input_audio: Audio
+
+
+class OutputText(Tagged, tag="output_text"):
+    text: str
+    annotations: Nothing = None
+    logprobs: list[Any] | None = None
+
+
+class Refusal(Tagged, tag="refusal"):
+    refusal: str
+
+
+_Part = InputText | InputImage | InputAudio | OutputText | Refusal
+
+
+class Message(Tagged, tag="message"):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[_Part]
+    id: str | None = None
+    status: _Status = None
+    phase: str | None = None
+
+
+class FunctionCall(Tagged, tag="function_call"):
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+    status: _Status = None
+    namespace: str | None = None
+    caller: None = None
+
+
+class FunctionCallOutput(Tagged, tag="function_call_output"):
+    call_id: str
+    output: str | list[InputText | InputImage]
+    id: str | None = None
+    status: _Status = None
+    name: str | None = None
+
+
+class SummaryText(Shape):
+    type: Literal["summary_text"]
+    text: str
+
+
+class ReasoningText(Shape):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class Reasoned(Tagged, tag="reasoning"):
+    summary: list[SummaryText]
+    content: list[ReasoningText] | None = None
+    encrypted_content: str | None = None
+    id: str | None = None
+    status: _Status = None
+
+
+Item = Message | FunctionCall | FunctionCallOutput | Reasoned
+
+
+class Function(Shape):
+    type: Literal["function"]
+    name: str
+    parameters: Json | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class FunctionChoice(Shape):
+    type: Literal["function"]
+    name: str
+
+
+class Reasoning(Shape):
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class JsonSchema(Tagged, tag="json_schema"):
+    name: str
+    schema: Json
+    description: str | None = None
+    strict: bool | None = None
+
+
+class Text(Shape):
+    format: PlainText | JsonObject | JsonSchema | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+def _with_types(items: Any) -> Any:
+    """An item without a `type` is a message (OpenAI's `EasyInputMessage`)."""
+    if not isinstance(items, list):
+        return items
+    return [{"type": "message", **item} if isinstance(item, dict) else item for item in items]
+
+
+_STORED = "responses are not stored here; send the earlier turns in `input`"
+
+RESPONSES = Table(
+    *BASIC,
+    field(
+        "input",
+        str | list[Item],
+        "OpenAI; walked: known items and keys, media inside",
+        required=True,
+        spelled=_with_types,
+    ),
+    field("instructions", str, "OpenAI"),
+    field("max_output_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
+    field("max_tool_calls", Positive, "OpenAI; of no effect without server tools"),
+    field(
+        "include",
+        list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]],
+        "OpenAI; the others belong to server tools",
+    ),
+    field("top_logprobs", Natural, "OpenAI; -1 would be the whole vocabulary", cap="max_logprobs"),
+    field("tools", list[Function], "OpenAI; functions only: server tools would fetch", largest=TOOLS),
+    field("tool_choice", Literal["none", "auto", "required"] | FunctionChoice, "OpenAI"),
+    field("parallel_tool_calls", bool, "OpenAI"),
+    field("text", Text, "OpenAI; a schema is compiled, so it is bounded", largest=GRAMMAR),
+    field("reasoning", Reasoning, "OpenAI"),
+    field("include_reasoning", bool, "vLLM; leaves reasoning out of the answer"),
+    field("truncation", Literal["auto", "disabled"], "OpenAI; makes a prompt shorter"),
+    field("metadata", Metadata, "OpenAI; given back in the answer"),
+    field("service_tier", Tier, "OpenAI; given back in the answer"),
+    field("store", Off, "OpenAI; sent on as false whatever the caller leaves out"),
+    field("background", Off, "OpenAI; a response in the background would have to be stored"),
+    # Whether such a response exists is not looked up, so both read the same (THREATS, row 35).
+    refused("previous_response_id", _STORED, code="unknown_endpoint"),
+    refused("conversation", _STORED),
+    refused("previous_input_messages", "send the earlier turns in `input`"),
+    refused("enable_response_messages", "it shows the engine's own view of a prompt"),
+    refused("prompt", "prompts are not stored here; send `instructions` and `input`"),
+    refused("background_options", BACKGROUND.why),
+    refused("context_management", "the engine does not compact"),
+    refused("image", "the engine writes text only"),
+    refused("moderation", "the engine does not moderate"),
+    refused("access_programs", "it belongs to OpenAI's platform"),
+    refused("prompt_cache_options", "the proxy decides what caches share"),
+    refused("prompt_cache_retention", "the proxy decides what caches share"),
+    refused("n", "a response is one"),
+    refused("best_of", "a response is one"),
+    *ENGINE,
+    DOCUMENTS,
+)

@@ -1,0 +1,114 @@
+"""How tokens are drawn: OpenAI's parameters, and those of vLLM's that change only the caller's own tokens."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from proxy.fields.shapes import (
+    GRAMMAR,
+    Json,
+    Natural,
+    Positive,
+    Shape,
+    Stops,
+    Token,
+    Truncation,
+)
+from proxy.fields.table import Field, Refused, field, refused
+
+_Bias = dict[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}\Z")], Annotated[float, Meta(ge=-100, le=100)]]
+
+
+class StreamOptions(Shape):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class StructuredOutputs(Shape):
+    """vllm/sampling_params.py, `StructuredOutputsParams`, but for structural tags."""
+
+    json: str | Json | None = None
+    regex: Annotated[str, Meta(max_length=4096)] | None = None
+    choice: Annotated[list[str], Meta(max_length=1000)] | None = None
+    grammar: Annotated[str, Meta(max_length=16384)] | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: Annotated[str, Meta(max_length=100)] | None = None
+
+
+STRUCTURED = field(
+    "structured_outputs",
+    StructuredOutputs,
+    "vLLM's; short texts only, because the engine compiles them and longer ones cost it minutes",
+    largest=GRAMMAR,
+)
+
+# Common to chat, plain completions and responses.
+BASIC: tuple[Field, ...] = (
+    field("model", str, "what is authorized, and sent on under its pinned name", required=True),
+    field("stream", bool, "OpenAI"),
+    field("stream_options", StreamOptions, "OpenAI; the engine's statistics are the caller's own"),
+    field("temperature", float, "OpenAI"),
+    field("top_p", float, "OpenAI"),
+    field("user", str, "OpenAI; the engine ignores it, the audit has the identity"),
+    field("safety_identifier", str, "OpenAI; ignored like `user`"),
+    field("prompt_cache_key", str, "OpenAI; ignored: caches are keyed by our salt"),
+    field("presence_penalty", float, "OpenAI"),
+    field("frequency_penalty", float, "OpenAI"),
+    field(
+        "logit_bias",
+        Annotated[_Bias, Meta(max_length=1024)],
+        "OpenAI; applied at every step, so not without end",
+    ),
+    field("seed", int, "OpenAI; the engine says which it takes"),
+    field("stop", str | Stops, "OpenAI; searched at every step, so four at most"),
+    field("top_k", int, "vLLM"),
+    field("min_p", float, "vLLM"),
+    field("repetition_penalty", float, "vLLM"),
+    field(
+        "stop_token_ids",
+        Annotated[list[Token], Meta(max_length=128)],
+        "vLLM; compared at every step, so not without end",
+    ),
+    field("include_stop_str_in_output", bool, "vLLM"),
+    field("ignore_eos", bool, "vLLM; bounded by the model's context, as `max_tokens` is"),
+    field("skip_special_tokens", bool, "vLLM"),
+    STRUCTURED,
+)
+
+# vLLM 0.32 with LoRA, as it always runs here: the logits of a prompt's tokens meet a mapping made for one
+# token of each request (vllm/v1/worker/gpu_model_runner.py, `_get_prompt_logprobs_dict`). Two requests in
+# one batch are enough: the engine ends, and with it everybody's requests. [seen on the CPU build]
+PROMPT_LOGPROBS = "log-probabilities of a prompt can end the engine while it serves adapters"
+
+# Of chat and plain completions.
+GENERATION: tuple[Field | Refused, ...] = (
+    *BASIC,
+    field("n", Positive, "OpenAI; each is a generation of its own", cap="max_n"),
+    field("min_tokens", Natural, "vLLM; bounded by `max_tokens`"),
+    field("length_penalty", float, "vLLM; of no effect without beam search"),
+    field("spaces_between_special_tokens", bool, "vLLM"),
+    field("truncate_prompt_tokens", Truncation, "vLLM; makes a prompt shorter"),
+    field("truncation_side", Literal["left", "right"], "vLLM"),
+    field("add_special_tokens", bool, "vLLM"),
+    field("return_token_ids", bool, "vLLM; the caller's own tokens"),
+    field("return_tokens_as_token_ids", bool, "vLLM; the caller's own tokens"),
+    field("thinking_token_budget", int, "vLLM; less thinking, not more"),
+    field("stream_interval", Annotated[int, Meta(ge=1, le=1000)], "vLLM; fewer events"),
+    field(
+        "allowed_token_ids",
+        Annotated[list[Token], Meta(max_length=1024)],
+        "vLLM; a mask made for each request, so not without end",
+    ),
+    field(
+        "bad_words",
+        Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=64)],
+        "vLLM; compared at every step in Python, so few and short",
+    ),
+    refused("prompt_logprobs", PROMPT_LOGPROBS),
+    refused("logprob_token_ids", "`logprobs` gives them within its cap"),
+    refused("repetition_detection", "a search at every step, as long as the caller likes"),
+    refused("return_prompt_text", "it is for debugging templates; `/tokenize` shows what a prompt becomes"),
+)

@@ -1,0 +1,42 @@
+"""The shapes of values that several tables share: numbers, texts, and objects with known keys only."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+
+class Shape(Struct, forbid_unknown_fields=True):
+    """An object of which every key is named."""
+
+
+class Tagged(Shape, tag_field="type"):
+    """One of several objects, told apart by their `type`. Alone, msgspec would not ask for it."""
+
+
+# What the engine counts in: 64 bits with a sign.
+INT64_MAX = 2**63 - 1
+Positive = Annotated[int, Meta(ge=1, le=INT64_MAX)]
+Natural = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+Truncation = Annotated[int, Meta(ge=-1, le=INT64_MAX)]  # -1: as much as the model can take
+
+Token = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+Json = dict[str, Any]  # free JSON: a schema, arguments; its row bounds its size
+Nothing = Annotated[list[Any], Meta(max_length=0)] | None  # what our own engine answers, and clients echo
+
+# OpenAI's limit, and the engine's (vllm/envs.py, VLLM_MAX_STOP_STRINGS).
+Stops = Annotated[list[str], Meta(max_length=4)]
+# Sixteen pairs of short texts: OpenAI's limits.
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+
+# Engines fetch nothing: `request.media_urls` knows no other value.
+DataUrl = Annotated[str, Meta(pattern=r"^data:")]
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Tier = Literal["auto", "default", "flex", "scale", "priority"]
+
+# Bytes of JSON, far above what people send, that keep what the engine compiles and renders in bounds.
+GRAMMAR = 64 * 1024  # schemas and grammars: compiled on the CPU, at a cost that grows faster than their size
+TOOLS = 512 * 1024  # tool definitions: rendered into the prompt, and compiled where a call is forced
+ASIDE = 16 * 1024  # what the engine ignores

@@ -1,0 +1,223 @@
+"""A table of fields, and the one function that applies it to a body.
+
+A row says what a value must be as a type, in msgspec's terms, which are Python's. msgspec checks a
+whole body against its table in microseconds, strictly: no text passes for a number, no number for a
+truth value, and no key that a nested object does not name.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from proxy import settings
+from proxy.errors import Code, Denied
+
+Cap = Literal["max_n", "max_logprobs", "max_batch"]  # the settings under `request` that bound a cost
+
+MAX_DEPTH: Final = 64  # levels; vllm/sampling_params.py, MAX_STRUCTURED_OUTPUT_JSON_NESTING
+MAX_TOLD: Final = 300  # characters of a complaint; a key of the caller's may be any length
+
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
+
+
+class Off:
+    """The type of a switch that may only be `false`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is known of one field; `why` is for whoever reads the table, or is refused by it."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field(Row):
+    """A field that is let through where its value is of this type. `null` is as good as leaving it out."""
+
+    type: Any
+    required: bool = False
+    cap: Cap | None = None  # on a number, or on how many stand in a list
+    largest: int | None = None  # bytes as JSON; for free JSON, whose depth is then bounded as well
+    spelled: Callable[[Any], Any] | None = None  # spells a shorthand out, for the check alone
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Row):
+    """A field that is known and not let through."""
+
+    code: Code = "invalid_request"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Fields whose numbers multiply: the product keeps within the cap."""
+
+    names: tuple[str, ...]
+    cap: Cap
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Fields that are harmless alone and not together."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """Sets of fields of which a body carries exactly one, so that no two readers choose differently."""
+
+    sets: tuple[frozenset[str], ...]
+
+
+def field(name: str, type_: Any, why: str, **more: Any) -> Field:
+    """Make a row of the table."""
+    return Field(name=name, type=type_, why=why, **more)
+
+
+def refused(name: str, why: str, code: Code = "invalid_request") -> Refused:
+    """Make a row for a field that is left out on purpose."""
+    return Refused(name=name, why=why, code=code)
+
+
+class Table:
+    """The fields of one endpoint. Raises `ValueError` if a name stands twice."""
+
+    def __init__(
+        self,
+        *rows: Field | Refused,
+        product: Product | None = None,
+        apart: Apart | None = None,
+        forms: Forms | None = None,
+    ) -> None:
+        self.allowed = {row.name: row for row in rows if isinstance(row, Field)}
+        self.refused = {row.name: row for row in rows if isinstance(row, Refused)}
+        if len({row.name for row in rows}) < len(rows):
+            raise ValueError("a field stands twice in one table")
+        self._bounded = tuple(row for row in self.allowed.values() if row.cap or row.largest)
+        self._spelled = {row.name: row.spelled for row in self.allowed.values() if row.spelled}
+        self._product = product
+        self._apart = apart
+        self._forms = forms
+        self._shape = msgspec.defstruct("Body", [_member(row) for row in self.allowed.values()], kw_only=True)
+
+    def check(
+        self, body: dict[str, Any], limits: settings.Request, extra: frozenset[str] = frozenset()
+    ) -> Denied | None:
+        """`None` if every field is listed here, or is the operator's `extra`, and is what its row says."""
+        for name in body:
+            if name not in self.allowed and name not in extra:
+                return self._unlisted(name)
+        try:
+            msgspec.convert(self._spell(body), self._shape, dec_hook=_switch)
+        except msgspec.ValidationError as error:
+            return _mistyped(str(error))
+        for row in self._bounded:
+            if (value := body.get(row.name)) is not None and (fault := _excess(row, value, limits)):
+                return Denied("invalid_request", f"`{row.name}` {fault}.", row.name)
+        return self._multiplied(body, limits) or self._together(body) or self._ambiguous(body)
+
+    def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
+        short = self._spelled.keys() & body.keys()
+        return {**body, **{name: self._spelled[name](body[name]) for name in short}} if short else body
+
+    def _unlisted(self, name: str) -> Denied:
+        shown = name if name.isidentifier() and len(name) <= 64 else "(unprintable)"
+        row = self.refused.get(name)
+        because = f": {row.why}" if row else ""
+        code = row.code if row else "invalid_request"
+        return Denied(code, f"The field {shown} is not accepted here{because}.", shown)
+
+    def _multiplied(self, body: dict[str, Any], limits: settings.Request) -> Denied | None:
+        if self._product is None:
+            return None
+        total = 1
+        for name in self._product.names:
+            total *= max(1, _count(body.get(name)))
+        most = getattr(limits, self._product.cap)
+        if total <= most:
+            return None
+        names = " times ".join(f"`{name}`" for name in self._product.names)
+        return Denied("invalid_request", f"{names} may be {most} at most here.", self._product.names[0])
+
+    def _together(self, body: dict[str, Any]) -> Denied | None:
+        if self._apart is None or any(_off(body.get(name)) for name in self._apart.names):
+            return None
+        names = " and ".join(f"`{name}`" for name in self._apart.names)
+        why = f"{names} are not accepted together: {self._apart.why}."
+        return Denied("invalid_request", why, self._apart.names[0])
+
+    def _ambiguous(self, body: dict[str, Any]) -> Denied | None:
+        if self._forms is None:
+            return None
+        given = {name for form in self._forms.sets for name in form if body.get(name) is not None}
+        if given in self._forms.sets:
+            return None
+        forms = ", or ".join(" and ".join(f"`{name}`" for name in sorted(form)) for form in self._forms.sets)
+        return Denied("invalid_request", f"The body must carry {forms}.", min(given, default=None))
+
+
+def _member(row: Field) -> tuple[str, Any] | tuple[str, Any, None]:
+    return (row.name, row.type) if row.required else (row.name, row.type | None, None)
+
+
+def _switch(kind: type, value: object) -> Off:
+    if kind is Off and value is False:
+        return Off()
+    raise ValueError("must be false or left out")
+
+
+def _mistyped(complaint: str) -> Denied:
+    """Msgspec's words, with the place in front: `messages[0].content`."""
+    place = _PLACE.search(complaint)
+    path = place.group(1) if place else ""
+    text = complaint[: place.start()] if place else complaint
+    name = re.split(r"[.\[]", path, maxsplit=1)[0] or None
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", text)
+    if missing and name is None:
+        name = missing.group(1)
+        return Denied("invalid_request", f"`{name}` is missing.", name)
+    if "^data:" in text:
+        text = "media must come in the request, as a data: URL"
+    told = f"`{path}`: {text}."
+    if not told.isprintable() or len(told) > MAX_TOLD:
+        told = f"`{name}` has a key or a value that is not accepted here."
+    return Denied("invalid_request", told, name)
+
+
+def _excess(row: Field, value: Any, limits: settings.Request) -> str | None:
+    if row.cap is not None and _count(value) > (most := getattr(limits, row.cap)):
+        return f"may be {most} at most here"
+    if row.largest is not None:
+        if len(msgspec.json.encode(value)) > row.largest:
+            return f"may be {row.largest} bytes long at most"
+        if _deeper(value, MAX_DEPTH):
+            return f"may be nested {MAX_DEPTH} levels deep at most"
+    return None
+
+
+def _count(value: Any) -> int:
+    """A number itself; of a list its length, but one list of token ids is one prompt."""
+    if isinstance(value, list):
+        return 1 if value and set(map(type, value)) == {int} else len(value)
+    return value if isinstance(value, int) else 1
+
+
+def _off(value: Any) -> bool:
+    return value is None or value is False  # and not 0, which is a number
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    layer: Sequence[Any] = [value]
+    for _ in range(levels):
+        inside = [one for one in layer if isinstance(one, dict | list)]
+        if not inside:
+            return False
+        layer = [child for one in inside for child in (one.values() if isinstance(one, dict) else one)]
+    return any(isinstance(one, dict | list) for one in layer)

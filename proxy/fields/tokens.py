@@ -1,0 +1,22 @@
+"""`/tokenize` and `/detokenize`, vLLM's own: what a prompt becomes, and back. No GPU is asked."""
+
+from proxy.fields.content import Message, Tool
+from proxy.fields.refusals import ENGINE
+from proxy.fields.shapes import TOOLS, Token
+from proxy.fields.table import Forms, Table, field
+
+_MODEL = field("model", str, "what is authorized, and sent on under its pinned name", required=True)
+
+TOKENIZE = Table(
+    _MODEL,
+    field("prompt", str, "vLLM"),
+    field("messages", list[Message], "vLLM; walked as chat's are"),
+    field("add_special_tokens", bool, "vLLM"),
+    field("add_generation_prompt", bool, "vLLM"),
+    field("continue_final_message", bool, "vLLM"),
+    field("return_token_strs", bool, "vLLM"),
+    field("tools", list[Tool], "vLLM; as chat's are", largest=TOOLS),
+    *ENGINE,
+    forms=Forms((frozenset({"prompt"}), frozenset({"messages"}))),
+)
+DETOKENIZE = Table(_MODEL, field("tokens", list[Token], "vLLM", required=True), *ENGINE)
