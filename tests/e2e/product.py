@@ -112,7 +112,8 @@ def started(root: Path, *, ready: bool = True, command: list[str] | None = None)
         *("--dir", str(root), "--port", str(ports.proxy), "--backend-port", str(ports.backend)),
         *("--engine-port", str(ports.engine), "--hub-port", str(ports.hub)),
     ]
-    environment = {**os.environ, "HUBGATE_RUN_ID": run_id}
+    # At `debug`, so that what is nowhere in the logs is not there at any level.
+    environment = {**os.environ, "HUBGATE_RUN_ID": run_id, "HUBGATE_LOG__LEVEL": "debug"}
     with output.open("wb") as out:
         launcher = subprocess.Popen(
             [*(command or [sys.executable, "-m", "demo.run"]), *arguments],
