@@ -44,8 +44,8 @@ MODELS: Final[Mapping[str, Model]] = {
 BOUNDS: Final = Bounds(identity=60, access=12, denial=2, revision=25)  # seconds of the clock of ours
 PROMPT: Final = {"prompt": "Hello", "max_tokens": 8, "temperature": 0}
 _REPOS: Final = {BASE: 4, ADAPTER: 5, f"{ADAPTER}@first": 2, PUBLIC: 4, MISSING: 1}
-_EVENTS: Final = {"revoke": 3, "unrevoke": 8, "gate": 6, "commit": 1, "outage": 1}
-_GATES: Final = ("accepted", "accepted", "pending", "rejected", None)
+_EVENTS: Final = {"revoke": 2, "unrevoke": 9, "gate": 5, "commit": 1, "outage": 1}
+_GATES: Final = ("accepted", "accepted", "accepted", "pending", "rejected", None)
 LOOKBACK = 90.0  # seconds of history that a report tells
 
 
