@@ -44,7 +44,8 @@ MODELS: Final[Mapping[str, Model]] = {
 BOUNDS: Final = Bounds(identity=60, access=12, denial=2, revision=25)  # seconds of the clock of ours
 PROMPT: Final = {"prompt": "Hello", "max_tokens": 8, "temperature": 0}
 _REPOS: Final = {BASE: 4, ADAPTER: 5, f"{ADAPTER}@first": 2, PUBLIC: 4, MISSING: 1}
-_EVENTS: Final = {"revoke": 2, "unrevoke": 9, "gate": 5, "commit": 1, "outage": 1}
+_CALLERS: Final = {"hf_demo_alice": 5, "hf_demo_bob": 4, "hf_demo_eve": 2}
+_EVENTS: Final = {"revoke": 3, "gate": 5, "commit": 1, "outage": 1}
 _GATES: Final = ("accepted", "accepted", "accepted", "pending", "rejected", None)
 LOOKBACK = 90.0  # seconds of history that a report tells
 
@@ -71,14 +72,12 @@ class Campaign:
             number += 1
             asks = [self._ask(rng, number, index) for index in range(rng.randint(4, 10))]
             await asyncio.gather(*asks, *[self._event(rng) for _ in range(rng.choice((0, 1, 1, 2)))])
-            if self.oracle.down.now:  # an outage lasts for one step
-                await self._switch("down", mode=None)
-                self.oracle.outage(None)
+            await self._amends(rng)
             self.clock.advance(rng.choice((0.5, 3, rng.uniform(2, 15), rng.uniform(10, 30))))
         return self.report
 
     async def _ask(self, rng: Random, step: int, index: int) -> None:
-        (wanted,), token = rng.choices(tuple(_REPOS), tuple(_REPOS.values())), rng.choice(tuple(TOKENS))
+        wanted, token = _choose(rng, _REPOS), _choose(rng, _CALLERS)
         stream, pause = rng.random() < 0.4, rng.uniform(0, 0.05)
         await asyncio.sleep(pause)  # where among the others' work this falls is what is explored
         repo, _, revision = wanted.partition("@")
@@ -152,18 +151,16 @@ class Campaign:
 
     async def _event(self, rng: Random) -> None:
         """Tell the oracle, then the Hub: within this moment of our clock both are true."""
-        kind = rng.choices(tuple(_EVENTS), tuple(_EVENTS.values()))[0]
+        kind = _choose(rng, _EVENTS)
         token, access = rng.choice(tuple(TOKENS)), rng.choice(_GATES)
         pause, adapter = rng.uniform(0, 0.05), rng.choice((ADAPTER, PUBLIC))
         await asyncio.sleep(pause)
         user = TOKENS[token].user
         match kind:
-            case "revoke" | "unrevoke":
-                self.oracle.token(token, good=kind == "unrevoke")
-                await self._switch(kind, token_name=TOKENS[token].name)
+            case "revoke":
+                await self._token(token, good=False)
             case "gate":
-                self.oracle.gate(BASE, user, access)
-                await self._switch("gate", repo=BASE, user=user, access=access)
+                await self._gate(user, access)
             case "commit":
                 self._commits += 1
                 async with self._moving:
@@ -173,6 +170,26 @@ class Campaign:
                 self.oracle.outage("503")
                 await self._switch("down", mode="503")
 
+    async def _amends(self, rng: Random) -> None:
+        """End an outage, and give back some of what was taken, so that there is something to take again."""
+        if self.oracle.down.now:
+            await self._switch("down", mode=None)
+            self.oracle.outage(None)
+        for token in TOKENS:
+            if rng.random() < 0.5 and not self.oracle.tokens[token].now:
+                await self._token(token, good=True)
+        for user in ("alice", "bob"):
+            if rng.random() < 0.3:
+                await self._gate(user, "accepted")
+
+    async def _token(self, token: str, *, good: bool) -> None:
+        self.oracle.token(token, good=good)
+        await self._switch("unrevoke" if good else "revoke", token_name=TOKENS[token].name)
+
+    async def _gate(self, user: str, access: str | None) -> None:
+        self.oracle.gate(BASE, user, access)
+        await self._switch("gate", repo=BASE, user=user, access=access)
+
     async def _switch(self, name: str, **fields: Any) -> Any:
         return await switch(self.product, name, **fields)
 
@@ -180,6 +197,10 @@ class Campaign:
         """Close the SDK's connections."""
         for client in self._clients.values():
             await client.close()
+
+
+def _choose(rng: Random, weights: Mapping[str, int]) -> str:
+    return rng.choices(tuple(weights), tuple(weights.values()))[0]
 
 
 def _chain(repo: str) -> tuple[str, ...]:
