@@ -180,9 +180,10 @@ async def test_row_33_each_identity_has_a_salt_of_its_own(edge: Edge) -> None:
 
 async def test_row_34_nobody_sees_what_another_loaded(edge: Edge) -> None:
     """Neither list nor look-up tells bob of alice's adapter, and the engine is never asked for its own."""
-    assert (await edge.chat(PRIVATE, ALICE)).status == 200
+    for model in (PRIVATE, PUBLIC):  # the second, bob may read, and yet it is not his to see that she does
+        assert (await edge.chat(model, ALICE)).status == 200
     lists = {token: (await edge.ask("GET", "/v1/models", token)).body for token in (ALICE, BOB)}
     assert PRIVATE.encode() in lists[ALICE]
     assert msgspec.json.decode(lists[BOB])["data"] == []
     assert (await edge.ask("GET", f"/v1/models/{PRIVATE}", BOB)).status == 404
-    assert [sent.target for sent in edge.engine.requests] == [CHAT]
+    assert [sent.target for sent in edge.engine.requests] == [CHAT, CHAT]
