@@ -65,6 +65,7 @@ class FilesOrigin:
             web.post(f"{SWITCHES}revoke", _switch(self._revoke)),
             web.post(f"{SWITCHES}unrevoke", _switch(self._unrevoke)),
             web.post(f"{SWITCHES}gate", _switch(self._gate)),
+            web.post(f"{SWITCHES}commit", _switch(self._commit)),
             web.post(f"{SWITCHES}restore", _switch(self._restore)),
         ]
 
@@ -93,6 +94,9 @@ class FilesOrigin:
     def _gate(self, repo: str, user: str, access: str | None) -> object:
         self._state.set_gate(repo, user, access)
         return {"access": access}
+
+    def _commit(self, repo: str, readme: str) -> object:
+        return {"sha": self._state.add_commit(repo, {"README.md": readme.encode()})}
 
     def _restore(self) -> object:
         self._state.restore()

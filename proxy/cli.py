@@ -1,6 +1,7 @@
 """Runs a proxy until it is told to stop."""
 
 import asyncio
+import resource
 import signal
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ def run(read: Callable[[], ProxySettings]) -> int:
 
     `read` gives the configuration, at the start and again at each SIGHUP.
     """
+    # Callers' tokens pass through this process: it leaves no core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = read()
     log.configure(settings.log.level, settings.log.format)
     keys = app.check(settings)

@@ -1,14 +1,18 @@
 """`vllm.general_plugins`: each vLLM process dies with the one that started it.
 
 vLLM calls `register` in its API server, its engine core and its workers. It is the second line: the
-first is `backend.guardian`, and this one holds when the guardian itself is killed.
+first is `backend.guardian`, and this one holds when the guardian itself is killed. Since it is called
+everywhere, what must be mended in vLLM is mended here too.
 """
 
 import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+
+from backend.plugin import base_rows
 
 PR_SET_PDEATHSIG = 1
 
@@ -21,6 +25,8 @@ def register() -> None:
     if started_by is not None and started_by.pid != os.getppid():
         os._exit(1)
     _Forks.follow()
+    if "vllm" in sys.modules:
+        base_rows.mend()
 
 
 class _Forks:

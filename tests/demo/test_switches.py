@@ -47,6 +47,16 @@ async def test_revoke_by_token_name_and_user(hub: DemoHub, http: aiohttp.ClientS
     assert hub.state.revoke(user="nobody") == 0
 
 
+async def test_a_commit_over_http_moves_main(hub: DemoHub, http: aiohttp.ClientSession) -> None:
+    """A separate process can move main of a repo, and what was there before stays reachable."""
+    before = hub.state.sha("demo/public-lora")
+    assert await post(http, hub, "commit", {"repo": "demo/public-lora", "readme": "new"}) == 200
+    after = hub.state.sha("demo/public-lora")
+    assert after != before
+    assert hub.state.sha("demo/public-lora", before) == before
+    assert await post(http, hub, "commit", {"repo": "demo/none", "readme": "new"}) == 400
+
+
 async def test_switches_over_http(hub: DemoHub, http: aiohttp.ClientSession) -> None:
     """A separate process can revoke, change the gate, take the Hub down and restore everything."""
     gate = "/api/models/demo/tiny-llama/auth-check"

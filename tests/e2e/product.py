@@ -115,7 +115,8 @@ def started(
         *("--engine-port", str(ports.engine), "--hub-port", str(ports.hub)),
         *options,
     ]
-    environment = {**os.environ, "HUBGATE_RUN_ID": run_id}
+    # At `debug`, so that what is nowhere in the logs is not there at any level.
+    environment = {**os.environ, "HUBGATE_RUN_ID": run_id, "HUBGATE_LOG__LEVEL": "debug"}
     with output.open("wb") as out:
         launcher = subprocess.Popen(
             [*(command or [sys.executable, "-m", "demo.run"]), *arguments],

@@ -52,6 +52,14 @@ class Scanner:
 def memory(process: psutil.Process, scanners: Sequence[Scanner]) -> list[Finding]:
     """Look through all writable memory of a process (proc_pid_mem(5)), once for all secrets."""
     found: list[Finding] = []
+    for data in written_memory(process):
+        for scanner in scanners:
+            found += scanner.text(f"memory of {process.pid}", data)
+    return found
+
+
+def written_memory(process: psutil.Process) -> Iterator[bytes]:
+    """All writable memory of a process that ever was written, in pieces that overlap."""
     with Path(f"/proc/{process.pid}/mem").open("rb", buffering=0) as source:
         for start, end in _regions(process.pid):
             for offset in range(start, end, CHUNK):
@@ -60,23 +68,24 @@ def memory(process: psutil.Process, scanners: Sequence[Scanner]) -> list[Finding
                     data = source.read(min(CHUNK + OVERLAP, end - offset))
                 except OSError:
                     break  # a guard page, or unmapped meanwhile
-                if data == _ZEROS[: len(data)]:
-                    continue  # most of an idle engine's memory was never written
-                for scanner in scanners:
-                    found += scanner.text(f"memory of {process.pid}", data)
-    return found
+                if data != _ZEROS[: len(data)]:  # most of an idle engine's memory never was
+                    yield data
 
 
 def _disguises(secret: str) -> Iterator[tuple[str, bytes]]:
     raw = secret.encode()
-    yield "raw", raw
+    yield "raw", raw  # a token is letters, digits and _, so `repr` and JSON leave it as it is
     yield "URL-encoded", quote(secret.replace("_", "%5F"), safe="%").encode()
+    yield "url-encoded", quote(secret.replace("_", "%5f"), safe="%").encode()
+    yield "JSON-escaped", secret.replace("_", "\\u005f").encode()
     yield "hex", raw.hex().encode()
     yield "UTF-16", secret.encode("utf-16-le")
     # base64 of a longer text holds the secret's at one of three alignments; the cut ends are unsure.
     for shift in range(3):
         encoded = base64.b64encode(b"x" * shift + raw)
-        yield f"base64+{shift}", encoded[(shift * 4 + 2) // 3 + 1 : -4]
+        inner = encoded[(shift * 4 + 2) // 3 + 1 : -4]
+        yield f"base64+{shift}", inner
+        yield f"base64url+{shift}", inner.translate(bytes.maketrans(b"+/", b"-_"))
 
 
 def _regions(pid: int) -> Iterator[tuple[int, int]]:

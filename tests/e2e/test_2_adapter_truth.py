@@ -1,6 +1,8 @@
 """The adapter is really applied: the engine's greedy tokens equal an independent computation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -95,6 +97,17 @@ def test_both_commits_of_the_adapter_answer_as_their_merged_weights_say(
     base = served(product, BASE)[2]
     assert len(texts) == 2
     assert base not in texts
+
+
+def test_a_mixed_batch_answers_as_each_model_does(product: Product) -> None:
+    """Requests for the base and for two adapters at once: each is answered as if it were alone."""
+    models = (BASE, ADAPTER, "demo/public-lora")
+    alone = {model: served(product, model)[1] for model in models}
+    assert len({tuple(tokens) for tokens in alone.values()}) == len(models)
+    crowd = Random(2).choices(models, k=60)  # noqa: S311 - must be repeatable
+    with ThreadPoolExecutor(12) as callers:
+        together = list(callers.map(lambda model: served(product, model)[1], crowd))
+    assert [alone[model] for model in crowd] == together
 
 
 def test_main_is_the_newest_commit(product: Product) -> None:

@@ -70,7 +70,12 @@ Plant = Callable[[Path], AbstractContextManager[Look]]
 PLANTS: dict[str, Plant] = {
     "a file": lambda folder: _planted_file(folder, CANARY.encode()),
     "a file, in base64": lambda folder: _planted_file(folder, base64.b64encode(b"Bearer " + CANARY.encode())),
+    "a file, in base64url": lambda folder: _planted_file(
+        folder, base64.urlsafe_b64encode(b"\xfb\xff" + CANARY.encode())
+    ),
     "a file, URL-encoded": lambda folder: _planted_file(folder, CANARY.replace("_", "%5F").encode()),
+    "a file, by repr": lambda folder: _planted_file(folder, repr({"token": CANARY.encode()}).encode()),
+    "a file, as escaped JSON": lambda folder: _planted_file(folder, CANARY.replace("_", "\\u005f").encode()),
     "argv": lambda _: _planted_argv(),
     "the environment": lambda _: _planted_environment(),
     "memory": lambda _: _planted_memory(),

@@ -1,12 +1,12 @@
 """The truth: who could read what, at which moment. Pure; it knows neither the proxy nor the demo Hub."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from demo.catalog import Token
-from tests.isolation.cast import MODELS, TOKENS, USERS, chain
+from tests.isolation.cast import MODELS, TOKENS, USERS, Model, chain
 
 Value = TypeVar("Value")
 Clock = Callable[[], float]
@@ -73,17 +73,20 @@ class _Repo:
 class Oracle:
     """Told of every event by whoever makes it happen."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self, clock: Clock, models: Mapping[str, Model] = MODELS, tokens: Mapping[str, Token] = TOKENS
+    ) -> None:
         self._clock = clock
-        self._repos = {repo: _Repo(m.private, m.gated, dict(m.gate)) for repo, m in MODELS.items()}
-        self.tokens = {name: History(clock, first=True) for name in TOKENS}
+        self._issued = tokens
+        self._repos = {repo: _Repo(m.private, m.gated, dict(m.gate)) for repo, m in models.items()}
+        self.tokens = {name: History(clock, first=True) for name in tokens}
         self.down: History[str | None] = History(clock, None)
         self.commits: dict[str, History[str]] = {}
         self.running = defaultdict[str, History[frozenset[str]]](lambda: History(clock, frozenset()))
         self.evictions = defaultdict[str, int](int)
         self.readings: dict[tuple[str, str], History[Reading]] = {}
-        for name in TOKENS:
-            for repo in MODELS:
+        for name in tokens:
+            for repo in models:
                 self.readings[name, repo] = History(clock, self._reading(name, repo))
 
     # --- events
@@ -160,7 +163,7 @@ class Oracle:
 
     def _reading(self, name: str, repo: str) -> Reading:
         state = self._repos[repo]
-        return Reading(_says(TOKENS[name], repo, state), self.tokens[name].now, state.public)
+        return Reading(_says(self._issued[name], repo, state), self.tokens[name].now, state.public)
 
 
 def _says(token: Token, repo_id: str, repo: _Repo) -> str:
