@@ -89,6 +89,16 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._current is None
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the caller has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
     def end(self) -> asyncio.Task[None] | None:
         """Close now: what was answered is still sent, what is under way is cut. Gives its task, if any."""
         if self._task is None and not self._lingering:

@@ -93,6 +93,11 @@ class Connection(asyncio.Protocol):
         """Write; bytes after the proxy left go nowhere."""
         self._transport.write(data)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the proxy has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
     def close(self) -> None:
         """End the connection after what was written, with a FIN, as a process does that dies."""
         self._transport.close()

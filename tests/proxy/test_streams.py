@@ -1,13 +1,17 @@
 """Streams: the engine's bytes as they come, and an end that cannot be mistaken."""
 
 import asyncio
+import gc
 import json
+import socket
 
 import openai
 import pytest
 
+from proxy.http.connection import Connection as Caller
 from tests.fakes.answers import DONE, Stream, chunk, completion, dies, head, raw, silent, whole
 from tests.fakes.edge import ALICE, BASE, CHAT, MESSAGES, Edge
+from tests.fakes.engine import LOCAL, Connection, Received
 from tests.fakes.raw import RawAnswer, RawClient, request
 from tests.proxy.conftest import StartEdge
 
@@ -193,3 +197,39 @@ async def test_many_streams_do_not_mix(edge: Edge) -> None:
         stream.finish()
     answers = await asyncio.gather(*asking)
     assert sorted(answer.body for answer in answers) == sorted(bytes(stream.sent) for stream in streams)
+
+
+async def test_row_39_a_slow_reader_holds_the_engine(edge: Edge) -> None:
+    """What a caller does not read stays with the engine: the proxy holds less than 1 MiB of it."""
+    events = 512  # of 128 KiB each: far more than all socket buffers on the way
+    data = chunk(b"data: " + b"x" * (128 * 1024) + b"\n\n")
+    sending: list[Connection] = []
+
+    async def vast(_: Received, connection: Connection) -> None:
+        sending.append(connection)
+        connection.send(head(200, SSE))
+        for _number in range(events):
+            connection.send(data)
+        connection.send(chunk(b""))
+
+    edge.engine.then(vast)
+    loop = asyncio.get_running_loop()
+    with socket.create_connection((LOCAL, edge.port)) as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        caller.settimeout(0)
+        await loop.sock_sendall(caller, SENT)
+        await edge.engine.received(1)
+        held = -1
+        while sending[0].unsent != held:  # it stops where nobody takes any more
+            held = sending[0].unsent
+            for _ in range(20):
+                await edge.admin("/livez")
+        assert held > len(data) * events // 2
+        (connection,) = [found for found in gc.get_objects() if isinstance(found, Caller) and not found.idle]
+        assert connection.unsent < 1024 * 1024
+        seen = 0
+        while more := await loop.sock_recv(caller, 1 << 20):
+            seen += len(more)
+            if sending[0].unsent == 0 and more.endswith(b"0\r\n\r\n"):
+                break
+    assert seen > len(data) * events
