@@ -121,7 +121,7 @@ def _settings(folder: Path, address: Address, port: int, admin: int) -> dict[str
         "hub": {"endpoint": address.hub},
         "callers": {"anyone": True},
         "models": {"allow": ["demo/*"]},
-        "limits": {"requests_per_minute": plenty, "concurrent_requests": plenty},
+        "limits": dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests"), plenty),
         "upstreams": [{"name": "gpu-0", "url": address.backend, "public_key_file": address.backend_public}],
         "seal": {"key_file": address.proxy_key},
         "audit": {"path": str(folder / "audit.jsonl")},

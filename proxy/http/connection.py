@@ -64,6 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._peer = ""
+        self.port = 0  # the caller's
         # What is being read.
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
@@ -113,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         transport.set_write_buffer_limits(high=HIGH_WATER)
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         self._server.opened(self)
         self._expire_in(self._server.header_timeout)
 

@@ -10,8 +10,8 @@ from typing import Any
 import proxy
 
 HOME = Path(proxy.__file__).parent
-# What the proxy does in the background, whoever asks: hellos to the backends.
-BACKGROUND = ("upstream", "metrics.py")
+# What knows of no repo: hellos to the backends, connections that open and close when they will, counters.
+BACKGROUND = ("upstream", "http", "metrics.py", "series.py")
 
 
 @contextmanager

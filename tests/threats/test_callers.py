@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from demo.catalog import Token
-from proxy.auth.strangers import CROWD
+from proxy.auth.strangers import NEWCOMERS
 from tests.fakes.answers import head, whole
 from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge, eventually
 from tests.fakes.engine import Connection, RawEngine, Received
@@ -88,7 +88,12 @@ async def test_row_21_a_crowd_before_a_hub_that_is_away(tmp_path: Path, fault: b
 async def _good_hub(received: Received, connection: Connection) -> None:
     made = datetime.now(UTC).isoformat()
     token = {"role": "read", "displayName": "ci", "createdAt": made}
-    facts = {"id": "1", "name": "alice", "auth": {"type": "access_token", "accessToken": token}}
+    facts = {
+        "type": "user",
+        "id": "1",
+        "name": "alice",
+        "auth": {"type": "access_token", "accessToken": token},
+    }
     connection.send(whole(200, msgspec.json.encode(facts if "whoami" in received.target else {})))
 
 
@@ -124,14 +129,14 @@ async def test_row_22_ten_thousand_random_tokens_cost_a_bounded_number_of_questi
 
 
 async def test_row_22_junk_from_many_addresses_is_bounded_in_all(tmp_path: Path) -> None:
-    """A crowd of addresses with a token each cannot ask more than ten clients' worth in a minute."""
+    """A crowd of addresses with a token each cannot ask more than forty clients' worth in a minute."""
     settings = {"hub": {"refused_tokens_per_minute": 2}, "listen": {"trusted_proxies": ["127.0.0.0/8"]}}
     async with Edge.start(tmp_path, settings) as edge:
         assert (await edge.chat(token=ALICE)).status == 200
         for number in range(200):
             whence = [("X-Forwarded-For", f"203.0.113.{number}")]
             await edge.ask("GET", "/v1/models", f"hf_{number:08}junk", whence)
-        assert len([entry for entry in edge.hub.log if entry.status == 401]) == 2 * CROWD
+        assert len([entry for entry in edge.hub.log if entry.status == 401]) == 2 * NEWCOMERS
         assert (await edge.chat(token=ALICE)).status == 200
 
 
