@@ -27,6 +27,7 @@ class Endpoint:
     method: str = "POST"
     kind: Kind = "inference"
     salted: bool = False  # whether the engine's request model has `cache_salt`
+    metered: bool = False  # whether a stream tells its usage only if `stream_options` asks for it
     sends: Mapping[str, Any] = field(default_factory=dict)  # what is set whatever the caller says
 
 
@@ -42,8 +43,8 @@ _MODEL: Final = Endpoint("/v1/models/{model}", method="GET", kind="model")
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint("/v1/chat/completions", CHAT, salted=True),
-        Endpoint("/v1/completions", COMPLETIONS, salted=True),
+        Endpoint("/v1/chat/completions", CHAT, salted=True, metered=True),
+        Endpoint("/v1/completions", COMPLETIONS, salted=True, metered=True),
         Endpoint("/v1/embeddings", EMBEDDINGS, salted=True),
         Endpoint("/v1/responses", RESPONSES, "responses", salted=True, sends={"store": False}),
         Endpoint("/v1/messages", MESSAGES, "anthropic", salted=True),

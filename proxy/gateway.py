@@ -154,7 +154,14 @@ class Gateway:
             grant = self.grants.use(caller.identity.sub, access.model, engine)
             body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
             with exchange.timing("upstream"):
-                answer = await self.relay.forward(exchange, inbound, address=address, body=body, grant=grant)
+                answer = await self.relay.forward(
+                    exchange,
+                    inbound,
+                    address=address,
+                    body=body,
+                    grant=grant,
+                    withhold=inference.withholds_usage,
+                )
             if not isinstance(answer, Stale):
                 return answer
             upstream.lost(engine)

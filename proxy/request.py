@@ -26,10 +26,23 @@ class InferenceRequest:
     stream: bool
     body: JsonObject
 
+    @property
+    def withholds_usage(self) -> bool:
+        """Whether the engine is asked for an event of usage that the caller did not ask for."""
+        options = self.body.get("stream_options") or {}
+        return self.stream and self.endpoint.metered and options.get("include_usage") is not True
+
     def encode(self, *, model: str, cache_salt: str) -> bytes:
-        """The bytes for the engine: what was parsed and checked, under the pinned name, salted."""
-        salt = {"cache_salt": cache_salt} if self.endpoint.salted else {}
-        return msgspec.json.encode({**self.body, **self.endpoint.sends, "model": model, **salt})
+        """The bytes for the engine: what was parsed and checked, under the pinned name, salted.
+
+        A stream is always asked to tell its usage: limits and the audit rest on it.
+        """
+        ours: JsonObject = {"model": model}
+        if self.endpoint.salted:
+            ours["cache_salt"] = cache_salt
+        if self.withholds_usage:
+            ours["stream_options"] = {**(self.body.get("stream_options") or {}), "include_usage": True}
+        return msgspec.json.encode({**self.body, **self.endpoint.sends, **ours})
 
 
 class _DuplicateKeyError(ValueError):

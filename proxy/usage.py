@@ -114,8 +114,9 @@ class Withheld:
         return whole + kept
 
     def rest(self) -> bytes:
-        """What is left when the stream has ended."""
-        return self._rest
+        """What is left when the stream has ended, once."""
+        rest, self._rest = self._rest, b""
+        return rest
 
     def _hold(self, data: bytes) -> bytes:
         if len(data) > TAIL:  # an event of usage is small

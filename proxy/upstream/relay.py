@@ -14,7 +14,7 @@ from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
 from proxy.upstream import headers
 from proxy.upstream.connections import Address, BrokenError, Connections
-from proxy.usage import Meter, Usage
+from proxy.usage import Meter, Usage, Withheld
 
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
 
@@ -54,9 +54,11 @@ class Relay:
         address: Address,
         body: bytes,
         grant: str,
+        withhold: bool = False,
     ) -> Denied | Stale | None:
         """Send `body` to the engine under this grant, and its answer to the caller; `None`: that is done.
 
+        With `withhold` the event that tells a stream's usage is read and not passed on.
         The caller leaving cancels this coroutine, which closes the engine's connection and with
         that ends the generation.
         """
@@ -72,7 +74,7 @@ class Relay:
             connection = await self._connections.take(address)
         except (OSError, TimeoutError):
             return Stale()
-        answer = _Answer(exchange, inbound, connection)
+        answer = _Answer(exchange, inbound, connection, Withheld() if withhold else None)
         timeouts = self._timeouts
         try:
             await connection.exchange(
@@ -100,12 +102,13 @@ class Relay:
 class _Answer:
     """Passes a good answer on as it comes; keeps another one, to be told in our words."""
 
-    def __init__(self, exchange: Exchange, inbound: Inbound, source: Flow) -> None:
+    def __init__(self, exchange: Exchange, inbound: Inbound, source: Flow, withheld: Withheld | None) -> None:
         self.status = 0
         self.meter = Meter(streaming=False)
         self._exchange = exchange
         self._inbound = inbound
         self._source = source
+        self._withheld = withheld
         self._head = b""  # ours, which goes out with the first bytes
         self._sent = False
         self._streaming = False
@@ -132,17 +135,28 @@ class _Answer:
             if len(self._refused) < MAX_ERROR:
                 self._refused += data
             return
+        self.meter.add(data)
+        if self._withheld is not None and self._streaming:
+            data = self._withheld.pass_on(data)
+        if data:
+            self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
         if not self._sent:
             self._sent = True
             self._exchange.first_byte = self._exchange.elapsed
         self._inbound.write(data, self._head)
         self._head = b""
         self._exchange.bytes_out += len(data)
-        self.meter.add(data)
 
     def end(self) -> None:
         """The engine's answer is complete, and so is ours."""
+        self._flush()
         self._inbound.end(self._head)
+
+    def _flush(self) -> None:
+        if self._withheld is not None and (rest := self._withheld.rest()):
+            self._pass_on(rest)
 
     def refusal(self) -> Denied | Stale:
         """What another status means to the caller."""
@@ -163,6 +177,7 @@ class _Answer:
 
     def broke_off(self, told: Denied) -> Denied | None:
         """What is left to tell of an answer that broke; `None` if it was told in the middle of it."""
+        self._flush()
         if not self._sent:
             return told  # nothing of the engine's reached the caller
         break_off(self._exchange, self._inbound, told, streaming=self._streaming)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.usage import MAX_PLAIN, TAIL, Meter
+from proxy.usage import MAX_PLAIN, TAIL, Meter, Withheld
 from tests.fakes.answers import DONE, completed, event
 
 PLAIN = msgspec.json.encode(completed("a/b@c", usage=(7, 5)))
@@ -64,3 +64,63 @@ def test_little_is_kept_of_a_stream() -> None:
     for _ in range(300):
         kept.add(STREAM)
     assert kept.held <= 2 * TAIL + len(STREAM)
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=8), st.booleans())
+def test_only_the_event_of_usage_is_withheld(cuts: list[int], done: bool) -> None:
+    """However the bytes are cut, all pass but the event that has usage and no choices."""
+    end = DONE if done else b""
+    withheld = Withheld()
+    passed = [withheld.pass_on(piece) for piece in split(STREAM + event(LAST) + end, cuts)]
+    assert b"".join(passed) + withheld.rest() == STREAM + end
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        event({"choices": [], "usage": None}),
+        event({"choices": [], "prompt_filter": 1}),
+        event({"choices": [{"delta": {"content": '"choices":[]'}}], "usage": {"prompt_tokens": 1}}),
+        b": comment\n\n",
+        b'data: "choices":[] is no JSON\n\n',
+        b"x" * 100_000,
+        b"data: half an event",
+    ],
+)
+def test_what_is_not_usage_alone_passes(data: bytes) -> None:
+    """Events that only look like it, comments and nonsense stay as they are."""
+    withheld = Withheld()
+    assert withheld.pass_on(data) + withheld.rest() == data
+
+
+def test_little_waits_for_the_end_of_an_event() -> None:
+    """An event without end is passed on as it grows."""
+    withheld = Withheld()
+    passed = sum(len(withheld.pass_on(b"x" * 1000)) for _ in range(100))
+    assert passed >= 100_000 - 2 * TAIL
+
+
+@pytest.mark.parametrize(
+    ("told", "counts"),
+    [
+        ({"usage": {"input_tokens": 7, "output_tokens": 5}}, (7, 5)),
+        (
+            {"type": "response.completed", "response": {"usage": {"input_tokens": 7, "output_tokens": 5}}},
+            (7, 5),
+        ),
+        ({"type": "message_delta", "usage": {"input_tokens": 7, "output_tokens": 5}}, (7, 5)),
+        ({"usage": {"prompt_tokens": 7, "total_tokens": 7}}, (7, 0)),
+    ],
+)
+def test_every_dialect_is_counted(told: dict[str, object], counts: tuple[int, int]) -> None:
+    """OpenAI's, the Responses API's and Anthropic's names of the same numbers."""
+    assert usage(msgspec.json.encode(told), streaming=False) == counts
+    assert usage(STREAM, event(told), streaming=True) == counts
+
+
+def test_a_large_last_event_is_found() -> None:
+    """`response.completed` repeats the whole answer; its usage is found all the same."""
+    told = {"response": {"output": "x" * 300_000, "usage": {"input_tokens": 7, "output_tokens": 5}}}
+    data = event(told)
+    pieces = [data[at : at + 5000] for at in range(0, len(data), 5000)]
+    assert usage(STREAM, *pieces, streaming=True) == (7, 5)
