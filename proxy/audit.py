@@ -64,6 +64,7 @@ class Audit:
         self._required = required
         self._now = now
         self._queue: deque[dict[str, Any]] = deque()
+        self._second = (0, "")  # the last one that was written out
         self._healthy = True
         self._wake = threading.Event()
         self._closing = False
@@ -83,11 +84,16 @@ class Audit:
         self._metrics.audit_records.labels(event).inc()
         if not self._required and len(self._queue) >= MAX_QUEUED:
             return  # a disk that fails must not fill the memory too; the operator chose to go on
-        time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
-        self._queue.append(
-            {"time": time, "event": event, **{k: v for k, v in fields.items() if v is not None}}
-        )
+        given = {name: value for name, value in fields.items() if value is not None}
+        self._queue.append({"time": self._time(), "event": event, **given})
         self._wake.set()
+
+    def _time(self) -> str:
+        now = self._now()
+        second = int(now)
+        if second != self._second[0]:
+            self._second = (second, datetime.fromtimestamp(second, UTC).isoformat()[:19])
+        return f"{self._second[1]}.{int((now - second) * 1000):03d}+00:00"
 
     def close(self) -> None:
         """Write what is queued and end the thread. Blocks for at most a few seconds."""
@@ -189,7 +195,9 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _chain(record: dict[str, Any], head: Head, key: bytes) -> tuple[bytes, Head]:
-    payload = _CONTROL.sub(_escape, _encode({"seq": head.seq + 1, **record}))[:-1]
+    payload = _encode({"seq": head.seq + 1, **record})[:-1]
+    if not payload.isascii() or b"\x7f" in payload:
+        payload = _CONTROL.sub(_escape, payload)
     mac = _mac(key, head.mac, payload)
     return payload + _MAC_MARK + mac.hex().encode() + b'"}\n', Head(head.seq + 1, mac)
 

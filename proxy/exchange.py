@@ -79,12 +79,15 @@ class Exchange:
 
     def server_timing(self) -> str:
         """The `Server-Timing` header of an answer (W3C), in milliseconds; refusals carry none."""
-        phases: tuple[Phase, ...] = ("auth", "limits", "load", "upstream")
-        spent = dict(self.spent)
-        if self.under_way is not None:
-            phase, begun = self.under_way
-            spent[phase] = spent.get(phase, 0.0) + time.perf_counter() - begun
-        return ", ".join(f"{phase};dur={spent.get(phase, 0.0) * 1000:.1f}" for phase in phases)
+        told: tuple[Phase, ...] = ("auth", "limits", "load", "upstream")
+        return ", ".join([f"{phase};dur={self._until_now(phase):.1f}" for phase in told])
+
+    def _until_now(self, phase: Phase) -> float:
+        """Milliseconds that a phase took, also if it still goes on."""
+        spent = self.spent.get(phase, 0.0)
+        if self.under_way is not None and self.under_way[0] == phase:
+            spent += time.perf_counter() - self.under_way[1]
+        return spent * 1000
 
     @property
     def turned_away(self) -> bool:

@@ -70,8 +70,7 @@ class Gateway:
 
     async def handle(self, inbound: Inbound) -> None:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        forwarded = [value for name, value in inbound.headers if name == "x-forwarded-for"]
-        client = self.clients.address(inbound.peer, forwarded)
+        client = self.clients.address(inbound.peer, inbound.all("x-forwarded-for"))
         exchange = Exchange(request_id(inbound.header("x-request-id")), client)
         self.metrics.in_flight.inc()
         self.drain.enter()
@@ -170,7 +169,7 @@ class Gateway:
     async def _authenticate(self, exchange: Exchange, inbound: Inbound) -> Caller | Denied:
         """Steps 1 and 2: one credential, whose it is, and whether that caller may call at all."""
         exchange.audited = True
-        credential = bearer.parse(inbound.headers, exchange.dialect, self.advice)
+        credential = bearer.parse(inbound.credentials, exchange.dialect, self.advice)
         if isinstance(credential, Denied):
             self.metrics.authentications.labels(credential.code, "none").inc()
             return credential

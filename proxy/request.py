@@ -65,14 +65,10 @@ def parse(endpoint: Endpoint, raw: bytes, limits: settings.Request) -> Inference
 
 def _decode(raw: bytes) -> JsonObject | Denied:
     try:
-        body = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_float=_finite,
-            parse_int=_whole if _LONG_NUMBER.search(raw) else None,  # token ids are many and short
-            parse_constant=_no_constant,
-        )
-        msgspec.json.encode(body)  # refuses what could not be sent on: lone surrogates
+        body = _canonical(raw)
+        if body is None:
+            body = (_STRICT_LONG if _LONG_NUMBER.search(raw) else _STRICT).decode(raw.decode("utf-8"))
+            msgspec.json.encode(body)  # refuses what could not be sent on: lone surrogates
     except _DuplicateKeyError:
         return Denied("invalid_request", "A key stands twice in the body; each may stand once.")
     except (ValueError, OverflowError):
@@ -82,6 +78,19 @@ def _decode(raw: bytes) -> JsonObject | Denied:
     if not isinstance(body, dict):
         return Denied("invalid_request", "The body must be a JSON object.")
     return body
+
+
+def _canonical(raw: bytes) -> Any:
+    """The body, if it is written as we would write it: then there are no two ways to read it.
+
+    That is how the SDKs write, and costs a twentieth of a parser that watches for each oddity.
+    `None` means that the strict one has to say what is odd, if anything.
+    """
+    try:
+        body = msgspec.json.decode(raw)
+        return body if msgspec.json.encode(body) == raw and not _LONG_NUMBER.search(raw) else None
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
@@ -107,3 +116,9 @@ def _whole(text: str) -> int:
 
 def _no_constant(_: str) -> Never:
     raise ValueError("NaN and Infinity are not JSON")
+
+
+_STRICT: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
+_STRICT_LONG: Final = json.JSONDecoder(  # apart, since token ids are many and short
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_no_constant
+)

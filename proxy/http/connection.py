@@ -323,14 +323,17 @@ class Connection(asyncio.BufferedProtocol):
             raise _Faulty("http_version")
         if self._parser.get_method() == b"CONNECT":
             raise _Faulty("invalid_request")
-        hosts = [value for name, value in self._headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and version == "1.1") or (hosts and not _HOST.fullmatch(hosts[0])):
+        found: dict[bytes, list[bytes]] = {b"host": [], b"transfer-encoding": [], b"content-type": []}
+        for name, value in self._headers:
+            if name in found:
+                found[name].append(value)
+        hosts, codings, types = found.values()
+        if len(types) > 1 or len(hosts) > 1 or not (hosts or version == "1.0"):
+            raise _Faulty("invalid_request")
+        if hosts and not _HOST.fullmatch(hosts[0]):
             raise _Faulty("invalid_request")
         if not self._target.startswith(b"/"):
             raise _Faulty("invalid_request")  # absolute, authority and asterisk form are for other servers
-        if sum(name == b"content-type" for name, _ in self._headers) > 1:
-            raise _Faulty("invalid_request")
-        codings = [value for name, value in self._headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or codings[0].lower() != b"chunked"):
             raise _Faulty("invalid_request")  # RFC 9112, section 6.1
 

@@ -11,6 +11,7 @@ Headers = tuple[tuple[str, str], ...]
 
 WINDOW: Final = 64 * 1024  # bytes of a body that are held before somebody reads them
 
+_CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -96,6 +97,15 @@ class Inbound:
         self._waiter: asyncio.Future[None] | None = None
         self._chunked = False
         self.begun = False  # some of the answer was sent
+
+    @property
+    def credentials(self) -> Headers:
+        """The headers that can carry one."""
+        return tuple([header for header in self.headers if header[0] in _CREDENTIALS])
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header, by its lower-case name, in their order."""
+        return [value for found, value in self.headers if found == name]
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its lower-case name."""
