@@ -32,7 +32,7 @@ def chat(
     }
     if events:
         body |= {"stream": True, "user": "hold" if hold else "go"}
-    return json.dumps(body).encode()
+    return json.dumps(body, separators=(",", ":")).encode()  # as the SDKs write
 
 
 def post(body: bytes, token: str | None = None, headers: Mapping[str, str] = NOTHING) -> bytes:
