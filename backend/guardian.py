@@ -28,6 +28,9 @@ TIDY = 3.0  # seconds that shared memory may take to be removed
 def main(argv: list[str]) -> int:
     """Run the program until it or the backend ends. Returns its exit status, 128 + N for signal N."""
     lifeline, scratch, program = int(argv[1]), argv[2], argv[3:]
+    # uvloop leaves copies of a child's streams open in it; who reads them would wait for their end.
+    os.closerange(3, lifeline)
+    os.closerange(lifeline + 1, os.sysconf("SC_OPEN_MAX"))
     signals = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # none may be lost before there is a child
     guardian = os.getpid()

@@ -49,6 +49,7 @@ class Exchange:
     bytes_out: int = 0
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    estimated: bool = False  # whether those are a guess, since the answer was cut short
 
     def timing(self, phase: Phase) -> "_Timing":
         """Add the time inside to a phase."""
@@ -128,6 +129,7 @@ class Exchange:
             "bytes_out": self.bytes_out,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
+            "tokens_estimated": self.estimated or None,
             "seconds": {"total": round(self.elapsed, 4), **{k: round(v, 4) for k, v in self.spent.items()}},
         }
 

@@ -330,6 +330,8 @@ class Gateway:
             used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
             self.limits.release(exchange.permit, used)
         self.bodies.release(exchange.buffered)
+        if exchange.identity is not None and self.settings.metrics.per_user:
+            metrics.user(exchange.identity.user, exchange.prompt_tokens, exchange.completion_tokens)
         metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
         metrics.request_seconds.labels(exchange.endpoint).observe(exchange.elapsed)
         metrics.overhead_seconds.labels(exchange.endpoint).observe(exchange.overhead)

@@ -10,6 +10,8 @@ from proxy.series import Counter, Gauge, Histogram
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 _DAYS = (1, 7, 14, 30, 60, 75, 90, 120, 180, 365)
 
+MAX_USERS = 1000  # that have series of their own
+
 
 class Metrics:
     """One registry of its own, so that nothing else in the process slips into it."""
@@ -74,6 +76,13 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counter("hubgate_tokens", "Tokens that engines counted", ["kind"], registry=registry)
+        self.user_requests = Counter(
+            "hubgate_user_requests", "Requests by user (metrics.per_user)", ["user"], registry=registry
+        )
+        self.user_tokens = Counter(
+            "hubgate_user_tokens", "Tokens by user (metrics.per_user)", ["user", "kind"], registry=registry
+        )
+        self._users: set[str] = set()
         self.audit_records = Counter("hubgate_audit_records", "Audit records", ["event"], registry=registry)
         self.upstream_up = SlowGauge(
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
@@ -89,6 +98,20 @@ class Metrics:
             "0 while some kind of question is not asked because the Hub did not answer the last ones",
             registry=registry,
         )
+
+    def user(self, name: str, prompt: int | None, completion: int | None) -> None:
+        """Count one request of a user, if the operator wants names in the metrics (`metrics.per_user`).
+
+        A name that comes after `MAX_USERS` others is counted as `(other)`.
+        """
+        if name not in self._users:
+            if len(self._users) >= MAX_USERS:
+                name = "(other)"
+            self._users.add(name)
+        self.user_requests.labels(name).inc()
+        if prompt is not None:
+            self.user_tokens.labels(name, "prompt").inc(prompt)
+            self.user_tokens.labels(name, "completion").inc(completion or 0)
 
     def hub(self, call: str, status: str, seconds: float) -> None:
         """Count one question to the Hub."""

@@ -14,8 +14,9 @@ from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
 from proxy.upstream import headers
 from proxy.upstream.connections import Address, BrokenError, Connections
-from proxy.usage import Meter, Usage, Withheld
+from proxy.usage import Meter, Withheld
 
+BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
 
 # The engine's words on a bad request help; where its files lie is nobody's business.
@@ -84,17 +85,24 @@ class Relay:
             return answer.broke_off(_late())
         except BrokenError:
             return answer.broke_off(_broken())
+        finally:
+            self._count(exchange, answer)
         if answer.status != 200:
             return answer.refusal()
         answer.end()
-        self._count(exchange, answer.meter.usage())
         return None
 
-    def _count(self, exchange: Exchange, usage: Usage | None) -> None:
-        if usage is None:
+    def _count(self, exchange: Exchange, answer: "_Answer") -> None:
+        usage = answer.meter.usage()
+        if usage is not None:
+            exchange.prompt_tokens, exchange.completion_tokens = usage.prompt, usage.completion
+        elif answer.events:
+            # Cut short, by either side: who leaves before the count comes must not have it for nothing.
+            exchange.estimated = True
+            exchange.prompt_tokens = exchange.bytes_in // BYTES_A_TOKEN
+            exchange.completion_tokens = answer.events
+        else:
             return
-        exchange.prompt_tokens = usage.prompt
-        exchange.completion_tokens = usage.completion
         self._metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
         self._metrics.tokens.labels("completion").inc(exchange.completion_tokens)
 
@@ -111,6 +119,7 @@ class _Answer:
         self._withheld = withheld
         self._head = b""  # ours, which goes out with the first bytes
         self._sent = False
+        self.events = 0  # of a stream, each of which is a token at least
         self._streaming = False
         self._refused = bytearray()
 
@@ -136,6 +145,8 @@ class _Answer:
                 self._refused += data
             return
         self.meter.add(data)
+        if self._streaming:
+            self.events += data.count(b"\n\n")
         if self._withheld is not None and self._streaming:
             data = self._withheld.pass_on(data)
         if data:

@@ -1,9 +1,12 @@
 """Streams are always counted; who did not ask for the counts does not see them."""
 
+import msgspec
 import pytest
 
-from tests.fakes.answers import DONE, chunk, event, head, raw
-from tests.fakes.edge import BASE, Edge
+from proxy.metrics import MAX_USERS, Metrics
+from tests.fakes.answers import DONE, Stream, chunk, event, head, raw
+from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MESSAGES, Edge
+from tests.fakes.raw import RawClient, request
 from tests.proxy.conftest import StartEdge
 
 SSE = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
@@ -54,3 +57,49 @@ async def test_a_stream_counts_towards_the_limit(start_edge: StartEdge) -> None:
     assert (await edge.chat(stream=True)).status == 200
     await edge.records(1)
     assert (await edge.chat()).code == "rate_limit_exceeded"
+
+
+async def test_who_leaves_a_stream_is_charged(start_edge: StartEdge) -> None:
+    """Hanging up before the counts come makes nothing free: one token an event, and the prompt by its length."""
+    edge = await start_edge({"limits": {"tokens_per_minute": 30}})
+    stream = Stream(count=10)
+    edge.engine.then(stream)
+    body = msgspec.json.encode({"model": BASE, "messages": MESSAGES, "stream": True})
+    async with RawClient.connect(edge.port) as client:
+        await client.send(request("POST", CHAT, [("Authorization", f"Bearer {ALICE}")], body))
+        await edge.engine.received(1)
+        stream.step(5)
+        await client.until(b"t4")
+    (record,) = await edge.records(1)
+    assert record["status"] == 499
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (len(body) // 4, 5)
+    assert record["tokens_estimated"]
+    assert (await edge.chat()).code == "rate_limit_exceeded"
+
+
+async def test_a_whole_stream_is_no_estimate(edge: Edge) -> None:
+    """Where the engine counted, its counts stand."""
+    edge.engine.then(STREAM)
+    await edge.chat(stream=True)
+    (record,) = await edge.records(1)
+    assert "tokens_estimated" not in record
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_users_are_counted_by_name_only_if_wanted(start_edge: StartEdge, *, wanted: bool) -> None:
+    """`metrics.per_user` puts names into the metrics; without it there are none."""
+    edge = await start_edge({"metrics": {"per_user": wanted}})
+    for token in (ALICE, ALICE, BOB):
+        assert (await edge.chat(token=token)).status == 200
+    assert await edge.metric("hubgate_user_requests_total", user="alice") == (2 if wanted else 0)
+    assert await edge.metric("hubgate_user_tokens_total", user="bob", kind="prompt") == (3 if wanted else 0)
+    assert ("alice" in (await edge.admin("/metrics"))[1]) is wanted
+
+
+def test_users_beyond_a_thousand_share_one_series() -> None:
+    """A crowd of users makes no crowd of series."""
+    metrics = Metrics()
+    for number in range(MAX_USERS + 50):
+        metrics.user(f"user-{number}", 1, 1)
+    assert metrics.expose().count(b"hubgate_user_requests_total{") == MAX_USERS + 1
+    assert metrics.user_requests.labels("(other)").value == 50
