@@ -61,7 +61,7 @@ async def test_a_stream_counts_towards_the_limit(start_edge: StartEdge) -> None:
 
 async def test_who_leaves_a_stream_is_charged(start_edge: StartEdge) -> None:
     """Hanging up before the counts come is not free: a token an event, and the prompt by its length."""
-    edge = await start_edge({"limits": {"tokens_per_minute": 30}})
+    edge = await start_edge({"limits": {"tokens_per_minute": 20}})
     stream = Stream(count=10)
     edge.engine.then(stream)
     body = msgspec.json.encode({"model": BASE, "messages": MESSAGES, "stream": True})
