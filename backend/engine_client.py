@@ -25,6 +25,10 @@ class EngineError(Exception):
     """The engine refused, failed or is gone. The text is for the log, not for callers."""
 
 
+class SilentEngineError(EngineError):
+    """It gave no answer, so this says nothing of what it was asked."""
+
+
 def new_session() -> aiohttp.ClientSession:
     """The HTTP client for all engines: no proxies of the environment, no cookies."""
     return aiohttp.ClientSession(
@@ -99,7 +103,7 @@ class EngineClient:
             ) as response:
                 content = await response.read()
         except _FAILURES as error:
-            raise EngineError(f"{method} {path}: {type(error).__name__}") from error
+            raise SilentEngineError(f"{method} {path}: {type(error).__name__}") from error
         if response.status != 200:
             text = content[:500].decode(errors="replace")
             raise EngineError(f"{method} {path}: {response.status} {text}")

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from backend.jobs import Failure
 
 PAUSE = 10  # seconds to wait when a 429 does not say how long
+ROOM = 60  # seconds until other models or the operator may have made room on a full disk
 MAX_PAUSE = 3600  # seconds; a longer Retry-After is not believed
 
 
@@ -39,7 +40,7 @@ def failure(error: BaseException) -> Failure:
             return _by_status(status, getattr(cause.response, "headers", {}))  # type: ignore[attr-defined]
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT):
-            return Failure(code="store_full", message="the disk is full")
+            return Failure(code="store_full", message="the disk is full", retry_after=ROOM)
         if number == errno.EFBIG:
             return Failure(code="rejected", message="a file is larger than the Hub said")
         if _is_transport(cause):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import structlog
 
 from backend.engine import Engine
-from backend.engine_client import EngineError
+from backend.engine_client import EngineError, SilentEngineError
 from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse
 from backend.store import Store
 from backend.supervisor import Errand
 from wire.control import Evicted, Failed
 from wire.repo import RepoRef
+
+AGAIN = 5  # seconds, after which an engine that ended may be there again
 
 log = structlog.get_logger()
 
@@ -49,14 +51,16 @@ class Residents:
                 log.warning("adapter.load_failed", engine=engine.id, adapter=name, error=str(error))
                 self._metrics.cold_start("adapter", "failed")
                 message = f"{adapter.id}: the engine could not load this adapter"
-                return Failed(code="engine_failed", message=message, repo=name, retry_after=None)
+                # What an engine refused it refuses again; one that fell silent is started anew.
+                again = AGAIN if isinstance(error, SilentEngineError) else None
+                return Failed(code="engine_failed", message=message, repo=name, retry_after=again)
             except asyncio.CancelledError:
                 self._store.release(adapter)
                 raise
             if engine.ended.is_set():  # its adapters were released before this one was among them
                 self._store.release(adapter)
                 message = f"{adapter.id}: the engine ended while it loaded this adapter"
-                return Failed(code="engine_failed", message=message, repo=name, retry_after=5)
+                return Failed(code="engine_failed", message=message, repo=name, retry_after=AGAIN)
             engine.adapters[name] = adapter
         self._metrics.cold_start("adapter", "ok")
         log.info("adapter.loaded", engine=engine.id, adapter=name, asked_by=errand.asked_by)

@@ -55,6 +55,8 @@ class Outages:
         self._moved = asyncio.Event()
         self.held = 0
         """How many requests hang now."""
+        self.met = 0
+        """How many requests met an outage so far."""
 
     def set(self, outage: Outage) -> None:
         """Begin an outage, in place of its origin's last one."""
@@ -80,6 +82,7 @@ class Outages:
             if self._left[origin] == 0:
                 return None
             self._left[origin] -= 1
+        self.met += 1
         return outage
 
     async def hold(self) -> None:

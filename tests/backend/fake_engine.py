@@ -53,7 +53,7 @@ class FakeEngine:
                 return await self.answer(request)
         return await self.control(request)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """`max_tokens` is the seconds that it takes, in hundredths. After `prompt: hang` nothing ends."""
         body = await request.json()
         self.hung = self.hung or body.get("prompt") == "hang"
@@ -64,7 +64,7 @@ class FakeEngine:
         await asyncio.sleep(body.get("max_tokens", 0) / 100)
         return web.json_response({"model": body["model"], "environ": dict(os.environ)})
 
-    async def control(self, request: web.Request) -> web.Response:
+    async def control(self, request: web.Request) -> web.StreamResponse:
         match request.path:
             case "/health":
                 return web.Response(status=503 if "never-healthy" in self.switches else 200)
@@ -93,7 +93,7 @@ def _json(content: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], engine: type[FakeEngine] = FakeEngine) -> None:
     """`--port N`, then switches."""
     switches = {argument.removeprefix("--") for argument in argv[3:]}
     sys.stderr.write("the fake engine starts\n")
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
     if "child" in switches:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", FakeEngine(switches).handle)
+    app.router.add_route("*", "/{path:.*}", engine(switches).handle)
     signals = "ignore-sigterm" not in switches
     web.run_app(
         app, host="127.0.0.1", port=int(argv[2]), print=None, handle_signals=signals, shutdown_timeout=0.1

@@ -5,7 +5,7 @@ import errno
 import httpx2
 import pytest
 
-from backend.hub_errors import MAX_PAUSE, BusyError, MismatchError, failure, pause
+from backend.hub_errors import MAX_PAUSE, ROOM, BusyError, MismatchError, failure, pause
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
 
@@ -53,3 +53,8 @@ def test_an_error_becomes_a_value(error: Exception, code: str) -> None:
         said = failure(seen)
         assert said.code == code
         assert "secret" not in said.message
+
+
+def test_a_full_disk_may_have_room_again() -> None:
+    """The callers are told to come again, as with a store whose quota is used up."""
+    assert failure(OSError(errno.ENOSPC, "secret")).retry_after == ROOM

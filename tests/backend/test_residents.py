@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from backend.engine_client import EngineError
+from backend.engine_client import EngineError, SilentEngineError
 from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse, Status
-from backend.residents import Loaded, Residents
+from backend.residents import AGAIN, Loaded, Residents
 from backend.store import Store
 from backend.supervisor import Errand
 from tests.fakes.clock import Clock
@@ -33,6 +33,7 @@ class Recorder:
         self.said: list[str] = []
         self.uses: dict[str, ModelUse] = {}
         self.fails: set[str] = set()
+        self.failure: type[EngineError] = EngineError
         self.during: Callable[[], object] = lambda: None
 
     async def load(self, name: str, path: Path) -> bool:
@@ -50,7 +51,7 @@ class Recorder:
         self.said.append(what)
         self.during()
         if what.partition(" ")[0] in self.fails:
-            raise EngineError("it does not")
+            raise self.failure("it does not")
 
 
 class Room:
@@ -151,3 +152,14 @@ async def test_loads_into_one_engine_are_one_after_the_other(room: Room) -> None
     assert outcomes == [Loaded(fresh=True)] * 4
     assert len(room.engine.adapters) == 2
     assert sum(line.startswith("unload") for line in room.engine.said) == 2
+
+
+async def test_an_engine_that_fell_silent_may_be_asked_again(room: Room) -> None:
+    """It will be started anew; one that refused the adapter would only refuse it again."""
+    room.engine.fails = {"load"}
+    refused = await room.load(0)
+    room.engine.failure = SilentEngineError
+    silent = await room.load(0)
+    assert isinstance(refused, Failed)
+    assert isinstance(silent, Failed)
+    assert (refused.retry_after, silent.retry_after) == (None, AGAIN)

@@ -48,6 +48,14 @@ def test_it_is_reused_for_half_of_its_life(made: Grants, clock: Clock) -> None:
     assert made.use("s", "a/b@c", ENGINE) != first
 
 
+def test_none_is_reused_from_a_time_to_come(made: Grants, clock: Clock) -> None:
+    """A clock that was ahead is set back: what it signed is not believed for as long as it was ahead."""
+    clock.advance(3600)
+    first = made.use("s", "a/b@c", ENGINE)
+    clock.advance(-3600)
+    assert made.use("s", "a/b@c", ENGINE) != first
+
+
 def test_each_identity_model_and_engine_has_its_own(made: Grants) -> None:
     """A grant never stands for another caller, model, engine or boot."""
     cases = [
