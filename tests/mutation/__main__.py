@@ -1,0 +1,113 @@
+"""`make mutants`: the score of each module, and whether each survivor is explained."""
+
+import random
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tests.mutation.judges import GROUPS, judges
+from tests.mutation.mutants import Mutant, of_module
+from tests.mutation.trial import Fate, load_libraries, run
+
+ROOT = Path(__file__).parents[2]
+EXPLAINED = Path(__file__).with_name("survivors.toml")
+GOAL = 0.85  # share of mutants that are killed, in each group
+Name = tuple[str, str, str, str]
+
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="PATH", help="These modules alone, such as wire/repo.py.")
+@click.option("--share", default=1.0, show_default=True, help="Which share of the mutants to draw.")
+@click.option("--seed", default=1, show_default=True, help="What they are drawn with.")
+@click.option("--jobs", default=2, show_default=True, help="How many at once.")
+def main(only: tuple[str, ...], share: float, seed: int, jobs: int) -> None:
+    """Break the code in small ways; end with 1 if a mutant survives without an explanation."""
+    began = time.monotonic()
+    paths = [path for path in _modules() if not only or path in only]
+    drawn = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    mutants = {
+        path: [one for one in of_module(ROOT, path) if share >= 1 or drawn.random() < share] for path in paths
+    }
+    load_libraries()
+    fates = _try_all(mutants, jobs)
+    explained = _explained()
+    _show(fates)
+    left = [one.name for one, fate in fates if fate == "survived"]
+    unexplained = [name for name in left if name not in explained]
+    stale = [name for name in explained if name[0] in paths and name not in left] if share >= 1 else []
+    for title, names in (("Survived, unexplained", unexplained), ("Explained, but no survivor", stale)):
+        for path, place, line, change in names:
+            console.print(f"{title}: [b]{path}[/] {place}\n    {escape(line)}\n    {escape(change)}")
+    console.print(f"{len(fates)} mutants in {(time.monotonic() - began) / 60:.0f} minutes")
+    sys.exit(bool(unexplained or stale))
+
+
+def _modules() -> Iterator[str]:
+    for glob in GROUPS.values():
+        yield from sorted(str(found.relative_to(ROOT)) for found in ROOT.glob(glob) if found.read_text())
+
+
+def _explained() -> dict[Name, str]:
+    """The reason for each survivor that is known, by its name."""
+    known = tomllib.loads(EXPLAINED.read_text()).get("survivor", [])
+    return {
+        (one["module"], one["place"], one["line"], change): one["reason"]
+        for one in known
+        for change in one["changes"]
+    }
+
+
+def _try_all(mutants: dict[str, list[Mutant]], jobs: int) -> list[tuple[Mutant, Fate]]:
+    tests = {path: judges(ROOT, path) for path in mutants}
+    fates: list[tuple[Mutant, Fate]] = []
+    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with tempfile.TemporaryDirectory() as scratch, Progress(*columns, console=console) as progress:
+        bar = progress.add_task("the code as it is", total=sum(map(len, mutants.values())))
+
+        def sound(_: Mutant | None, fate: Fate, said: str) -> None:
+            if fate != "survived":
+                raise click.ClickException(f"the tests fail without a mutant:\n{said}")
+
+        def tell(mutant: Mutant | None, fate: Fate, _: str) -> None:
+            if mutant is not None:
+                fates.append((mutant, fate))
+                progress.update(bar, description=mutant.path, completed=len(fates))
+
+        run([(None, one) for one in tests.values()], Path(scratch), jobs, sound)
+        run([(one, tests[path]) for path in mutants for one in mutants[path]], Path(scratch), jobs, tell)
+    return fates
+
+
+def _show(fates: list[tuple[Mutant, Fate]]) -> None:
+    table = Table("module", *(head for head in ("mutants", "killed", "by timeout", "survived", "score")))
+    for group, glob in GROUPS.items():
+        of_group = [(one.path, fate) for one, fate in fates if Path(one.path).match(glob)]
+        for path in sorted({path for path, _ in of_group}):
+            table.add_row(path, *_row([fate for by, fate in of_group if by == path]))
+        if len({path for path, _ in of_group}) > 1:
+            table.add_row(f"[b]all of {group}", *_row([fate for _, fate in of_group]), end_section=True)
+    table.add_row("[b]all", *_row([fate for _, fate in fates]))
+    console.print(table)
+
+
+def _row(fates: list[Fate]) -> Iterator[str]:
+    count = Counter(fates)
+    killed = count["killed"] + count["timeout"]
+    yield from map(str, (len(fates), killed, count["timeout"], count["survived"]))
+    yield f"{killed / len(fates):.1%}" if fates else "-"
+
+
+if __name__ == "__main__":
+    main()
