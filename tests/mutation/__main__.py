@@ -1,12 +1,13 @@
 """`make mutants`: the score of each module, and whether each survivor is explained."""
 
 import random
+import signal
 import sys
 import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from tests.mutation.judges import GROUPS, judges
 from tests.mutation.mutants import Mutant, of_module
-from tests.mutation.trial import Fate, load_libraries, run
+from tests.mutation.trial import Fate, Tests, load_libraries, run
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).with_name("survivors.toml")
@@ -31,27 +32,34 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 @click.option("--only", multiple=True, metavar="PATH", help="These modules alone, such as wire/repo.py.")
 @click.option("--share", default=1.0, show_default=True, help="Which share of the mutants to draw.")
 @click.option("--seed", default=1, show_default=True, help="What they are drawn with.")
+@click.option("--quick", is_flag=True, help="Ask the tests of the mutated module itself alone.")
 @click.option("--jobs", default=2, show_default=True, help="How many at once.")
-def main(only: tuple[str, ...], share: float, seed: int, jobs: int) -> None:
+def main(only: tuple[str, ...], share: float, seed: int, jobs: int, *, quick: bool) -> None:
     """Break the code in small ways; end with 1 if a mutant survives without an explanation."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     paths = [path for path in _modules() if not only or path in only]
     drawn = random.Random(seed)  # noqa: S311 - a sample, not a secret
     mutants = {
         path: [one for one in of_module(ROOT, path) if share >= 1 or drawn.random() < share] for path in paths
     }
     load_libraries()
-    fates = _try_all(mutants, jobs)
     explained = _explained()
+    tests = {path: judges(ROOT, path)[: 1 if quick else 2] for path in paths}
+    fates = _try_all(mutants, tests, jobs, explained)
     _show(fates)
     left = [one.name for one, fate in fates if fate == "survived"]
     unexplained = [name for name in left if name not in explained]
     stale = [name for name in explained if name[0] in paths and name not in left] if share >= 1 else []
-    for title, names in (("Survived, unexplained", unexplained), ("Explained, but no survivor", stale)):
-        for path, place, line, change in names:
-            console.print(f"{title}: [b]{path}[/] {place}\n    {escape(line)}\n    {escape(change)}")
+    for name in stale:
+        _tell("Explained, but no survivor", name)
     console.print(f"{len(fates)} mutants in {(time.monotonic() - began) / 60:.0f} minutes")
     sys.exit(bool(unexplained or stale))
+
+
+def _tell(title: str, name: Name) -> None:
+    path, place, line, change = map(escape, name)
+    console.print(f"{title}: [b]{path}[/] {place}\n    {line}\n    {change}", soft_wrap=True)
 
 
 def _modules() -> Iterator[str]:
@@ -69,8 +77,10 @@ def _explained() -> dict[Name, str]:
     }
 
 
-def _try_all(mutants: dict[str, list[Mutant]], jobs: int) -> list[tuple[Mutant, Fate]]:
-    tests = {path: judges(ROOT, path) for path in mutants}
+def _try_all(
+    mutants: dict[str, list[Mutant]], tests: dict[str, Tests], jobs: int, explained: Iterable[Name]
+) -> list[tuple[Mutant, Fate]]:
+
     fates: list[tuple[Mutant, Fate]] = []
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as scratch, Progress(*columns, console=console) as progress:
@@ -84,6 +94,8 @@ def _try_all(mutants: dict[str, list[Mutant]], jobs: int) -> list[tuple[Mutant, 
             if mutant is not None:
                 fates.append((mutant, fate))
                 progress.update(bar, description=mutant.path, completed=len(fates))
+                if fate == "survived" and mutant.name not in explained:
+                    _tell("Survived, unexplained", mutant.name)
 
         run([(None, one) for one in tests.values()], Path(scratch), jobs, sound)
         run([(one, tests[path]) for path in mutants for one in mutants[path]], Path(scratch), jobs, tell)

@@ -3,8 +3,8 @@
 Not mutated, by rule:
 
 * wording: text with a space in it, unless it is compared with something (the Hub's own words are);
-* docstrings, annotations (but for those of messages, which msgspec obeys), `__slots__`, and the keywords
-  `frozen`, `slots` and `kw_only`, which mypy and the rest of the code rest on, and no caller sees;
+* docstrings, annotations (but for those of messages, which msgspec obeys), names of type variables, and
+  `__slots__`, `frozen`, `slots` and `kw_only`, which mypy and the rest of the code rest on, and no caller sees;
 * assignments to local names: leaving one out is a `NameError`, which any test notices.
 """
 
@@ -126,7 +126,8 @@ def _is_unseen(node: ast.AST) -> bool:
     if isinstance(node, ast.keyword):
         return node.arg in _UNSEEN
     if isinstance(node, ast.Assign):
-        return ast.unparse(node.targets[0]) == "__slots__"
+        text = ast.unparse(node)
+        return text.startswith("__slots__ = ") or "= TypeVar(" in text
     return False
 
 

@@ -1,12 +1,14 @@
-"""Runs tests against mutants, each in a process of its own that is forked from one with the libraries loaded."""
+"""Runs tests against mutants, each in a process of its own, forked from one with the libraries loaded."""
 
+import gc
 import os
 import resource
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -23,12 +25,15 @@ import pytest
 from tests.mutation.mutants import Mutant
 
 Fate = Literal["killed", "survived", "timeout"]
+Tests = tuple[list[str], ...]  # those of a later list are run if all of the earlier ones pass
+Tell = Callable[[Mutant | None, Fate, str], None]
 
 # Slow to import, and none of them imports anything of ours.
 LIBRARIES = (
-    "aiohttp.web", "anthropic", "huggingface_hub", "hypothesis", "joserfc.jwe", "joserfc.jws", "numpy",
-    "openai", "prometheus_client", "psutil", "pydantic_settings", "pytest_aiohttp", "pytest_asyncio",
-    "pytest_timeout", "redis.asyncio", "rich", "safetensors", "structlog", "uvloop", "xdist", "yaml",
+    "aiohttp.web", "anthropic", "click", "huggingface_hub", "hypothesis", "joserfc.jwe", "joserfc.jws",
+    "msgspec.json", "numpy", "openai", "prometheus_client.parser", "psutil", "pydantic_settings",
+    "pytest_aiohttp", "pytest_asyncio", "pytest_timeout", "redis.asyncio", "rich", "safetensors.numpy",
+    "structlog", "uvloop", "xdist", "yaml",
 )  # fmt: skip
 PATIENCE = 150.0  # seconds for all tests of a mutant; pytest-timeout ends a single one sooner
 MEMORY = 8 * 1024**3  # bytes of address space: a mutant that allocates without end is killed too
@@ -42,26 +47,42 @@ _OPTIONS = (
 @dataclass(eq=False)
 class _Trial:
     mutant: Mutant | None
-    tests: tuple[list[str], ...]
+    tests: Tests
     process: BaseProcess
     scratch: Path
     since: float = field(default_factory=time.monotonic)
 
 
 def load_libraries() -> None:
-    """Import what every test needs, once. Starts no thread, since what follows is forks."""
+    """Import what every test needs and nothing of ours, once. Starts no thread, for forks follow."""
     for name in LIBRARIES:
         import_module(name)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        pytest.main([*_OPTIONS, "--collect-only", str(Path(__file__).with_name("test_mutants.py"))])
+    ours = [name for name in sys.modules if name.partition(".")[0] in ("proxy", "wire")]
+    if ours:
+        raise RuntimeError(f"loaded before they could be mutated: {ours}")
+    gc.freeze()
 
 
 def run(
     work: Iterable[tuple[Mutant | None, tuple[list[str], ...]]],
     scratch: Path,
     jobs: int,
-    tell: Callable[[Mutant | None, Fate, str], None],
+    tell: Tell,
 ) -> None:
     """Try each mutant (`None` is the code as it is) and tell its fate, and what pytest said last."""
-    waiting, running = iter(work), set[_Trial]()
+    running = set[_Trial]()
+    try:
+        _run(iter(work), running, scratch, jobs, tell)
+    finally:
+        for trial in running:
+            _fate(trial)
+
+
+def _run(
+    waiting: Iterator[tuple[Mutant | None, Tests]], running: set[_Trial], scratch: Path, jobs: int, tell: Tell
+) -> None:
     number = 0
     while True:
         while len(running) < jobs and (item := next(waiting, None)) is not None:
@@ -77,7 +98,7 @@ def run(
             shutil.rmtree(trial.scratch, ignore_errors=True)
 
 
-def _start(mutant: Mutant | None, tests: tuple[list[str], ...], scratch: Path) -> _Trial:
+def _start(mutant: Mutant | None, tests: Tests, scratch: Path) -> _Trial:
     process = get_context("fork").Process(target=_try, args=(mutant, tests, scratch))
     process.start()
     return _Trial(mutant, tests, process, scratch)
@@ -91,17 +112,16 @@ def _fate(trial: _Trial) -> Fate:
     process = trial.process
     late = process.is_alive()
     if process.pid is not None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with what its tests started
-        except ProcessLookupError:
-            pass
+    process.kill()
     process.join()
     if late:
         return "timeout"
     return "survived" if process.exitcode == 0 else "killed"
 
 
-def _try(mutant: Mutant | None, tests: tuple[list[str], ...], scratch: Path) -> None:
+def _try(mutant: Mutant | None, tests: Tests, scratch: Path) -> None:
     """In the forked process: end with 0 if no test fails."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -126,7 +146,7 @@ class _Swap(MetaPathFinder, Loader):
         self._code = code
         self._origin = str(Path(path).resolve())
 
-    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> ModuleSpec | None:
         if fullname != self._name:
             return None
         return spec_from_loader(fullname, self, origin=self._origin)
