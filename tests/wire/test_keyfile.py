@@ -17,11 +17,12 @@ class Reader:
 
     def __init__(self) -> None:
         self.reads = 0
+        self.broken = False
 
     def __call__(self, path: Path) -> str:
         self.reads += 1
         text = path.read_text()
-        if text == "broken":
+        if self.broken or text == "broken":
             raise KeyFileError("broken")
         return text
 
@@ -94,3 +95,18 @@ def test_any_trait_of_a_file_tells_its_version(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     _reads(file, reader, clock, 1)
     assert file.current() == "lod"
+
+
+def test_a_file_that_cannot_be_read_is_tried_until_it_can(path: Path) -> None:
+    """A read that fails although the file did not change is repeated, however old its keys are."""
+    clock, reader = Clock(), Reader()
+    file = KeyFile(path, reader, clock)
+    stat = path.stat()
+    path.write_text("bro")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    reader.broken = True
+    _reads(file, reader, clock, SETTLED + 5)
+    assert (file.fault, file.current()) == ("broken", "old")
+    reader.broken = False
+    _reads(file, reader, clock, 1)
+    assert (file.fault, file.current()) == (None, "bro")
