@@ -30,4 +30,5 @@ def judges(root: Path, path: str) -> tuple[list[str], list[str]]:
         str(found.relative_to(root)) for found in (root / folder).glob(f"test_{stem}*.py")
     )
     beside = () if path in _ALONE else (str(folder),)
-    return [*own], [*beside, *_BEHAVIOUR.get(path, ())]
+    bounds = ["tests/proxy/auth/test_bounds.py"] if path.startswith("proxy/auth/") else []
+    return [*own, *bounds], [*beside, *_BEHAVIOUR.get(path, ())]

@@ -152,7 +152,8 @@ def test_the_words_of_version_1() -> None:
     )  # fmt: skip
     assert get_args(control.Stage) == ("queued", "downloading", "starting", "loading")
     assert get_args(control.FailureCode) == (
-        "denied", "not_found", "rejected", "hub_unavailable", "store_full", "no_capacity", "engine_failed", "error",
+        "denied", "not_found", "rejected", "hub_unavailable", "store_full", "no_capacity", "engine_failed",
+        "error",
     )  # fmt: skip
     assert (control.PROTOCOL, control.GRANT_HEADER, control.REQUEST_ID_HEADER) == (
         1, "X-Hubgate-Grant", "X-Request-Id",
