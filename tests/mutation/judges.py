@@ -4,11 +4,17 @@ from pathlib import Path
 
 GROUPS = {"wire": "wire/*.py", "proxy/policy.py": "proxy/policy.py", "proxy/auth": "proxy/auth/*.py"}
 
-# Modules without a test file of their name.
+# Modules whose tests do not all stand in a file of their name.
 _OWN = {
-    "proxy/auth/answers.py": ("tests/proxy/auth/test_hub.py", "tests/proxy/auth/test_hub_faults.py"),
+    "wire/keyfile.py": ("tests/wire/test_keyfile.py", "tests/wire/test_keys.py"),
+    "wire/seal.py": ("tests/wire/test_seal.py", "tests/wire/test_replay.py", "tests/wire/test_forgery.py"),
+    "proxy/auth/answers.py": (
+        "tests/proxy/auth/test_answers.py",
+        "tests/proxy/auth/test_hub.py",
+        "tests/proxy/auth/test_hub_faults.py",
+    ),
     "proxy/auth/questions.py": ("tests/proxy/auth/test_hub.py", "tests/proxy/auth/test_hub_faults.py"),
-    "proxy/auth/refusals.py": ("tests/proxy/auth/test_hub.py", "tests/proxy/test_refusals.py"),
+    "proxy/auth/refusals.py": ("tests/proxy/auth/test_refusals.py", "tests/proxy/auth/test_hub.py"),
 }
 # Read after a module's own tests and those beside them, since they take longer.
 _BEHAVIOUR = {
