@@ -43,18 +43,22 @@ def main(only: tuple[str, ...], share: float, seed: int, jobs: int, *, quick: bo
     mutants = {
         path: [one for one in of_module(ROOT, path) if share >= 1 or drawn.random() < share] for path in paths
     }
+    whole = share >= 1 and not quick
     load_libraries()
     explained = _explained()
     tests = {path: judges(ROOT, path)[: 1 if quick else 2] for path in paths}
     fates = _try_all(mutants, tests, jobs, explained)
     _show(fates)
-    left = [one.name for one, fate in fates if fate == "survived"]
-    unexplained = [name for name in left if name not in explained]
-    stale = [name for name in explained if name[0] in paths and name not in left] if share >= 1 else []
+    left = {one.name for one, fate in fates if fate == "survived"}
+    failed = any(name not in explained for name in left)
+    stale = [name for name in explained if name[0] in paths and name not in left] if whole else []
     for name in stale:
         _tell("Explained, but no survivor", name)
     console.print(f"{len(fates)} mutants in {(time.monotonic() - began) / 60:.0f} minutes")
-    sys.exit(bool(unexplained or stale))
+    low = [group for group in GROUPS if _score(_of(group, fates)) < GOAL]
+    for group in low:
+        console.print(f"{group} is below {GOAL:.0%}")
+    sys.exit(bool(failed or stale or low))
 
 
 def _tell(title: str, name: Name) -> None:
@@ -105,20 +109,29 @@ def _try_all(
 def _show(fates: list[tuple[Mutant, Fate]]) -> None:
     table = Table("module", *(head for head in ("mutants", "killed", "by timeout", "survived", "score")))
     for group, glob in GROUPS.items():
-        of_group = [(one.path, fate) for one, fate in fates if Path(one.path).match(glob)]
-        for path in sorted({path for path, _ in of_group}):
-            table.add_row(path, *_row([fate for by, fate in of_group if by == path]))
-        if len({path for path, _ in of_group}) > 1:
-            table.add_row(f"[b]all of {group}", *_row([fate for _, fate in of_group]), end_section=True)
+        paths = sorted({one.path for one, _ in fates if Path(one.path).match(glob)})
+        for path in paths:
+            table.add_row(path, *_row([fate for one, fate in fates if one.path == path]))
+        if len(paths) > 1:
+            table.add_row(f"[b]all of {group}", *_row(_of(group, fates)), end_section=True)
     table.add_row("[b]all", *_row([fate for _, fate in fates]))
     console.print(table)
+
+
+def _of(group: str, fates: list[tuple[Mutant, Fate]]) -> list[Fate]:
+    return [fate for one, fate in fates if Path(one.path).match(GROUPS[group])]
+
+
+def _score(fates: list[Fate]) -> float:
+    """The share of mutants that some test failed or hung for; a survivor counts, explained or not."""
+    return 1 - fates.count("survived") / len(fates) if fates else 1.0
 
 
 def _row(fates: list[Fate]) -> Iterator[str]:
     count = Counter(fates)
     killed = count["killed"] + count["timeout"]
     yield from map(str, (len(fates), killed, count["timeout"], count["survived"]))
-    yield f"{killed / len(fates):.1%}" if fates else "-"
+    yield f"{_score(fates):.1%}"
 
 
 if __name__ == "__main__":

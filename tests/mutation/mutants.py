@@ -3,8 +3,8 @@
 Not mutated, by rule:
 
 * wording: text with a space in it, unless it is compared with something (the Hub's own words are);
-* docstrings, annotations (but for those of messages, which msgspec obeys), names of type variables, and
-  `__slots__`, `frozen`, `slots` and `kw_only`, which mypy and the rest of the code rest on, and no caller sees;
+* docstrings, annotations (but for those of messages, which msgspec obeys), names of type variables;
+* `__slots__`, `frozen`, `slots` and `kw_only`, which mypy checks and no caller sees;
 * assignments to local names: leaving one out is a `NameError`, which any test notices.
 """
 
@@ -167,6 +167,18 @@ def _of_statement(node: ast.stmt) -> Iterator[ast.stmt]:
 
 def _of_expression(node: ast.expr, parent: ast.AST) -> Iterator[ast.expr]:
     match node:
+        case ast.Constant(value=value):
+            yield from map(ast.Constant, _of_constant(value, parent))
+        case ast.Subscript(value=value, slice=ast.Slice(lower=lower, upper=upper)) if lower or upper:
+            yield ast.Subscript(value, ast.Slice(upper, lower), node.ctx)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC and not _joins(node):
+            yield ast.BinOp(left, _ARITHMETIC[type(op)](), right)
+        case _:
+            yield from _of_condition(node)
+
+
+def _of_condition(node: ast.expr) -> Iterator[ast.expr]:
+    match node:
         case ast.Compare(left=left, ops=ops, comparators=right):
             for n, op in enumerate(ops):
                 for other in _COMPARISONS[type(op)]:
@@ -178,14 +190,8 @@ def _of_expression(node: ast.expr, parent: ast.AST) -> Iterator[ast.expr]:
                 yield rest[0] if len(rest) == 1 else ast.BoolOp(op, rest)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             yield operand
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC and not _joins(node):
-            yield ast.BinOp(left, _ARITHMETIC[type(op)](), right)
         case ast.IfExp(test=test, body=body, orelse=orelse) if not _is_condition(test):
             yield ast.IfExp(_not(test), body, orelse)
-        case ast.Subscript(value=value, slice=ast.Slice(lower=lower, upper=upper)) if lower or upper:
-            yield ast.Subscript(value, ast.Slice(upper, lower), node.ctx)
-        case ast.Constant(value=value):
-            yield from (ast.Constant(new) for new in _of_constant(value, parent))
 
 
 def _of_constant(value: object, parent: ast.AST) -> list[bool | int | float | str | bytes]:
@@ -209,7 +215,7 @@ def _of_constant(value: object, parent: ast.AST) -> list[bool | int | float | st
 
 
 def _of_regex(pattern: str) -> list[bool | int | float | str | bytes]:
-    """Each number of a quantifier one more and one less, each `*` a `+` and the reverse, each class wider."""
+    """Each number of a quantifier one more and one less, `*` and `+` swapped, each class wider."""
     found: list[bool | int | float | str | bytes] = []
     for match in re.finditer(r"(?<=[{,])[0-9]+(?=[,}])|(?<=[])}])[*+]|\[\^?", pattern):
         old = match.group()

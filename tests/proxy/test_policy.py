@@ -227,7 +227,7 @@ def test_what_counts_is_replaced_at_once() -> None:
     assert refused.code == "token_too_old"
     models = ModelPolicy(Models(allow=("demo/*",), deny=("demo/x",)))
     models.replace(Models(allow=("acme/x",)))
-    assert models.configured == ("acme/x",)
+    assert models.models.allow == models.configured == ("acme/x",)
     assert models.check(identity(), RepoRef("acme", "x")) is None
     assert models.check(identity(), RepoRef("demo", "y")) is not None
 

@@ -197,7 +197,7 @@ def test_why_the_hub_is_not_asked(token: str, why: str | None) -> None:
 
 @pytest.mark.parametrize("character", [chr(code) for code in range(128)])
 def test_which_characters_a_token_has(character: str) -> None:
-    """Every ASCII character, one by one: b64token (RFC 6750) for all, letters, digits and `_` for the Hub's."""
+    """Every ASCII character, one by one: b64token (RFC 6750) for all; letters, digits, `_` for the Hub's."""
     word = (character.isalnum() and character.isascii()) or character == "_"
     for prefix in ("hf_", "api_org_"):
         assert bearer.is_hub_token(Secret(f"{prefix}ab{character}")) is word
