@@ -236,7 +236,7 @@ def _is_condition(test: ast.expr) -> bool:
 
 
 def _joins(node: ast.BinOp) -> bool:
-    """Whether it joins text, paths, lists or types, so that another operator is no more than a `TypeError`."""
+    """Whether it joins text, paths, lists or types, so that another operator is a mere `TypeError`."""
     kinds = ast.JoinedStr | ast.List | ast.ListComp
     return any(
         isinstance(side, kinds)

@@ -186,10 +186,12 @@ def test_what_keygen_writes(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         ring = Keyring.make(tmp_path)
-        for add in (keys.add_proxy, keys.add_backend):
-            add(tmp_path)
+        made = [path.stat().st_mode & 0o777 for path in (ring.proxy_public, ring.backend_public)]
+        assert keys.add_proxy(tmp_path) == (ring.proxy_private, ring.proxy_public)
+        assert keys.add_backend(tmp_path) == (ring.backend_private, ring.backend_public)
     finally:
         os.umask(before)
+    assert made == [0o644, 0o644]
     assert {path.name for path in tmp_path.iterdir()} == {
         f"hubgate_{who}.{half}" for who in ("proxy", "backend") for half in ("key", "pub")
     }

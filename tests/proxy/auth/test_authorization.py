@@ -199,6 +199,8 @@ async def test_an_unpinned_base_stays_on_what_runs(world: World) -> None:
     authorizer = world.authorizer()
     assert await world.decide(authorizer, "hf_demo_bob", BASE) == Access(running)
     assert await world.decide(authorizer, "hf_demo_bob", f"{BASE}@main") == Access(running)
+    asked = RepoRef.parse(f"{BASE}@main")  # as an adapter's config may name it
+    assert (await authorizer.authorize(await world.caller("hf_demo_bob"), asked))[0] == Access(running)
     adapted = await world.decide(authorizer, "hf_demo_bob", PUBLIC)
     assert isinstance(adapted, Access)
     assert adapted.base == running
