@@ -106,6 +106,7 @@ def test_pepper_makes_one_key_per_purpose(ring: Keyring, tmp_path: Path) -> None
         b"",
         b"{",
         b"[]",
+        b"{}",
         b'"keys"',
         b"null",
         b'{"keys": 5}',
@@ -152,6 +153,14 @@ def test_the_wrong_file_is_noticed(reader: str, file: str, ring: Keyring) -> Non
     """A private file where a public one is due, or the other program's, is refused."""
     with pytest.raises(KeyFileError, match="holds no"):
         READERS[reader](getattr(ring, file))
+
+
+def test_the_half_that_is_missing_is_named(ring: Keyring) -> None:
+    """Whoever mixed up two files reads which half was due."""
+    with pytest.raises(KeyFileError, match="holds no private X25519 key"):
+        keys.load_backend_keys(ring.backend_public)
+    with pytest.raises(KeyFileError, match="holds no public Ed25519 key"):
+        keys.load_verifying(ring.backend_private)
 
 
 @pytest.mark.parametrize("pepper", [b"p" * 16, b"p" * 31])

@@ -160,6 +160,38 @@ async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
     assert await refused(identities, ALICE) == "invalid_api_key"
 
 
+async def test_all_are_forgotten_together(make: Make, hub: DemoHub) -> None:
+    """After a reload everybody is asked about anew."""
+    identities = make()
+    for secret in (ALICE, BOB):
+        await resolved(identities, secret)
+    identities.forget_all()
+    asked = len(hub.log)
+    for secret in (ALICE, BOB):
+        assert (await identities.resolve(secret, "192.0.2.1"))[1] == "hub"
+    assert len(hub.log) == asked + 2
+
+
+async def test_a_caller_is_renewed_when_its_time_is_over(make: Make, hub: DemoHub, clock: Clock) -> None:
+    """Within its life the same identity comes from the cache; after it, the Hub decides again."""
+    identities = make()
+    alice = await resolved(identities, ALICE)
+    again, source = await identities.renew(alice, "192.0.2.1")
+    assert (again, source) == (alice, "cache")
+    hub.state.revoke(user="alice")
+    clock.advance(301)
+    denied, source = await identities.renew(alice, "192.0.2.1")
+    assert isinstance(denied, Denied)
+    assert (denied.code, source) == ("invalid_api_key", "hub")
+
+
+async def test_a_local_key_is_not_renewed(make: Make) -> None:
+    """It is the operator's own: the Hub is not asked about it."""
+    identities = make(LocalKey("ci", (), lambda: BOB))
+    ci = await resolved(identities, Secret(KEY))
+    assert await identities.renew(ci, "192.0.2.1") == (ci, "key")
+
+
 @pytest.mark.parametrize(("clients", "most"), [(1, 100), (1_000, 1_000 + 100 * CROWD)])
 async def test_ten_thousand_random_tokens_hurt_nobody(
     make: Make, hub: DemoHub, clients: int, most: int
