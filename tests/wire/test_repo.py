@@ -198,6 +198,12 @@ def test_the_greatest_lengths(text: str, good: bool) -> None:
     assert _is_read(text) is good
 
 
+@pytest.mark.parametrize("revision", ["a..b", "a//b", "a/.b", "a/", "a.", "a.lock"])
+def test_what_no_ref_may_hold(revision: str) -> None:
+    """git-check-ref-format(1), rule by rule."""
+    assert not _is_read(f"a/b@{revision}")
+
+
 def test_length_is_looked_at_first() -> None:
     """What is longer than any name can be is refused as that, before a pattern sees it."""
     with pytest.raises(InvalidRepoError, match="at most 449 characters"):

@@ -395,3 +395,15 @@ async def test_an_adapter_that_names_no_base(world: World) -> None:
         found, _ = await world.authorizer().authorize(await world.caller(), RepoRef.parse("demo/odd"))
         assert isinstance(found, Denied)
         assert (found.code, found.param) == ("adapter_rejected", "model")
+
+
+async def test_a_base_that_is_named_with_its_commit(world: World) -> None:
+    """An adapter whose config pins its base gets that commit, whatever an engine runs."""
+    pinned = world.at(BASE)
+    moved = world.hub.state.add_commit(BASE, {"README.md": b"new"})
+    world.running[BASE] = moved
+    config = f'{{"base_model_name_or_path": "{pinned}"}}'.encode()
+    world.hub.state.add_repo("demo/odd", {"adapter_config.json": config})
+    found = await world.decide(world.authorizer(), "hf_demo_bob", "demo/odd")
+    assert isinstance(found, Access)
+    assert found.base == pinned

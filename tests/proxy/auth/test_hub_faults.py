@@ -306,3 +306,12 @@ async def test_a_hub_that_says_nothing(rogue: RawEngine, make_client: MakeClient
     rogue.always(silent())
     client = make_client(f"http://{LOCAL}:{rogue.port}", timeout=0.1)
     assert await everything(client) == {"hub_unavailable"}
+
+
+async def test_a_repo_that_answers_under_another_name(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A commit is never taken from a repo other than the one that access was checked for."""
+    rogue.always(raw(whole(200, MODEL)))
+    denied = await rogue_client.snapshot(TOKEN, PUBLIC)
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.param) == ("model_not_found", "model")
+    assert "demo/tiny-llama" in denied.message

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from demo.hub import DemoHub
+from proxy.auth.answers import Auth, WhoAmI
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities, LocalKey
@@ -304,3 +306,44 @@ async def test_permissions_that_cannot_be_read_count_as_unknown(
     """A permission that is malformed is one that no policy allows."""
     facts = f'"fineGrained":{{"global":[],"scoped":{scoped}}}'
     assert (await resolved(odd(facts), ALICE)).identity.permissions == permissions
+
+
+@pytest.mark.parametrize(
+    ("who", "auth", "kind"),
+    [
+        ("user", "access_token", "access_token"),
+        ("user", "app_token_as_user", "oauth"),
+        ("user", "app_token", "other"),
+        ("user", "", "other"),
+        ("org", "access_token", "other"),
+        ("app", "app_token_as_user", "other"),
+        ("", "access_token", "other"),
+    ],
+)
+def test_only_people_have_a_kind_that_passes(make: Make, who: str, auth: str, kind: str) -> None:
+    """An organization, an app, or a kind of token that nobody knew when this was written is `other`."""
+    facts = WhoAmI(id="1", name="alice", type=who, auth=Auth(type=auth))
+    identity = make()._identity(facts, ALICE)
+    assert identity.kind == kind
+    assert (identity.token_name, identity.role) == ("", "")
+    assert (identity.created_at, identity.expires_at) == (None, None)
+    assert identity.permissions == frozenset()
+    assert [len(text) for text in (identity.sub, identity.salt, identity.fingerprint)] == [32, 32, 16]
+    assert identity.models == ()
+
+
+def test_what_a_key_shows(make: Make) -> None:
+    """A local key has a name and its globs, and nothing that a Hub would have said."""
+    made = make(LocalKey("ci", ("demo/*",), lambda: BOB))._local(Secret(KEY))
+    assert isinstance(made, Caller)
+    one = made.identity
+    assert (one.user, one.token_name, one.kind, one.role) == ("key:ci", "ci", "key", "")
+    assert (one.orgs, one.permissions, one.models) == (frozenset(), frozenset(), ("demo/*",))
+    assert len({one.sub, one.salt, one.fingerprint}) == 3
+
+
+def test_age_is_counted_in_days(make: Make) -> None:
+    """Seconds since it was made, by 86,400."""
+    made = make()._identity(WhoAmI(id="1", name="a"), ALICE)
+    assert replace(made, created_at=1000.0).age_days(1000 + 1.5 * 86400) == 1.5
+    assert made.age_days(1000) is None
