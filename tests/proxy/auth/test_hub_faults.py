@@ -315,3 +315,13 @@ async def test_a_repo_that_answers_under_another_name(rogue: RawEngine, rogue_cl
     assert isinstance(denied, Denied)
     assert (denied.code, denied.param) == ("model_not_found", "model")
     assert "demo/tiny-llama" in denied.message
+
+
+@pytest.mark.parametrize(("extra", "meaning"), [(0, "WhoAmI"), (1, "hub_unavailable")])
+async def test_how_long_an_answer_may_be(
+    rogue: RawEngine, rogue_client: HubClient, extra: int, meaning: str
+) -> None:
+    """A good answer of 4 MiB is read, and one of a byte more is not, however good."""
+    facts = b'{"id":"1","name":"alice"}'
+    rogue.always(raw(whole(200, facts.ljust(MAX_ANSWER + extra))))
+    assert code(await rogue_client.whoami(TOKEN)) == meaning
