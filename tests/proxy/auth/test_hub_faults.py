@@ -325,3 +325,11 @@ async def test_how_long_an_answer_may_be(
     facts = b'{"id":"1","name":"alice"}'
     rogue.always(raw(whole(200, facts.ljust(MAX_ANSWER + extra))))
     assert code(await rogue_client.whoami(TOKEN)) == meaning
+
+
+async def test_an_endless_history_holds_nothing(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A commit that is not found on the first fifty pages is not served, and no more are asked for."""
+    link = b'HTTP/1.1 200 OK\r\nLink: </again>; rel="next"\r\nContent-Length: 2\r\n\r\n[]'
+    rogue.always(raw(link))
+    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    assert len(rogue.requests) == 50
