@@ -190,7 +190,9 @@ async def test_a_caller_is_renewed_when_its_time_is_over(make: Make, hub: DemoHu
 async def test_a_local_key_is_not_renewed(make: Make) -> None:
     """It is the operator's own: the Hub is not asked about it."""
     identities = make(LocalKey("ci", (), lambda: BOB))
-    ci = await resolved(identities, Secret(KEY))
+    ci, source = await identities.resolve(Secret(KEY), "192.0.2.1")
+    assert isinstance(ci, Caller)
+    assert source == "key"
     assert await identities.renew(ci, "192.0.2.1") == (ci, "key")
 
 
