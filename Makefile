@@ -12,7 +12,7 @@ UV          := $(BIN)/uv --quiet
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup debian run test test-long bench bench-lock check format lock clean
+.PHONY: help setup debian run test test-long mutants bench bench-lock check format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: setup debian ## run the tests, the end-to-end ones on a real vLLM included
 
 test-long: setup debian ## campaigns and soaks
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+mutants: setup ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 bench: setup bench/.venv/.ready ## measure against nginx, Envoy and others: ARGS="--quick", see bench/README.md
 	@$(BIN)/python -m bench $(ARGS)

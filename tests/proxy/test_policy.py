@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.policy import READ_PERMISSIONS, CallerPolicy, ModelPolicy
+from proxy.policy import CLOCK_LEEWAY_DAYS, READ_PERMISSIONS, CallerPolicy, ModelPolicy
 from proxy.settings import Callers, Models, Tokens
 from tests.fakes.clock import START
 from tests.fakes.identity import DAY, identity
@@ -181,3 +181,127 @@ def test_globs_are_names_with_wildcards(glob: str) -> None:
 def test_the_configured_models_are_those_without_wildcards() -> None:
     """Listings begin with the names that the operator wrote out."""
     assert ModelPolicy(Models(allow=("demo/*", "demo/x", "a/b?"))).configured == ("demo/x",)
+
+
+def policy(callers: dict[str, Any] | None = None, **tokens: Any) -> CallerPolicy:
+    return CallerPolicy(Callers(**(callers or {"anyone": True})), Tokens(**tokens), ADVICE)
+
+
+def test_the_permissions_that_read() -> None:
+    """The allow-list of the Hub's documentation, word for word; nothing in it writes."""
+    assert {
+        "repo.content.read",
+        "repo.access.read",
+        "collection.read",
+        "org.read",
+        "user.billing.read",
+        "user.webhooks.read",
+    } == READ_PERMISSIONS
+
+
+@pytest.mark.parametrize(
+    ("block", "verdict"),
+    [
+        ({"users": ["alice"]}, "caller_not_allowed"),
+        ({"orgs": ["acme"]}, "caller_not_allowed"),
+        ({"fingerprints": ["f" * 16]}, "caller_not_allowed"),
+        ({"users": ["acme"], "orgs": ["alice"], "fingerprints": ["e" * 16]}, "ok"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["access_token", "key"])
+def test_a_block_counts_before_everything(block: dict[str, Any], verdict: str, kind: str) -> None:
+    """A user, an organization or a token that is locked out is refused, listed or not, and so is a key."""
+    for listed in ({"anyone": True}, {"users": ["alice"]}):
+        assert decide({**listed, "block": block}, kind=kind) == verdict
+
+
+def test_what_counts_is_replaced_at_once() -> None:
+    """After a reload the new rules decide, those of callers and those of tokens."""
+    rules = policy({"users": ["alice"]})
+    assert rules.check(identity(), START) is None
+    rules.replace(Callers(users=frozenset({"bob"})), Tokens())
+    assert rules.check(identity(), START) is not None
+    rules.replace(Callers(users=frozenset({"alice"})), Tokens(max_age_days=1))
+    refused = rules.check(identity(), START)
+    assert refused is not None
+    assert refused.code == "token_too_old"
+    models = ModelPolicy(Models(allow=("demo/*",), deny=("demo/x",)))
+    models.replace(Models(allow=("acme/x",)))
+    assert models.models.allow == models.configured == ("acme/x",)
+    assert models.check(identity(), RepoRef("acme", "x")) is None
+    assert models.check(identity(), RepoRef("demo", "y")) is not None
+
+
+def test_an_operator_can_accept_single_permissions() -> None:
+    """`extra_permissions` adds to the reads, and to nothing else."""
+    tokens = {"extra_permissions": ["inference.serverless.write"]}
+    may = frozenset({"org.read", "inference.serverless.write"})
+    assert decide(None, tokens, role="fineGrained", permissions=may) == "ok"
+    assert decide(None, tokens, role="fineGrained", permissions=may | {"repo.write"}) == "insufficient_scope"
+    assert decide(None, tokens, role="write", permissions=may) == "insufficient_scope"
+
+
+def test_permissions_count_for_fine_grained_tokens_alone() -> None:
+    """A read token has none, whatever whoami may list beside it."""
+    assert decide(role="read", permissions=frozenset({"repo.write"})) == "ok"
+
+
+def test_a_refusal_names_at_most_five_permissions() -> None:
+    """Enough to know what to change; the Hub's list may be long."""
+    many = frozenset(f"p{n}.write" for n in range(7))
+    refused = policy().check(identity(role="fineGrained", permissions=many), START)
+    assert refused is not None
+    assert "(p0.write, p1.write, p2.write, p3.write, p4.write)" in refused.message
+
+
+@pytest.mark.parametrize(("role", "told"), [("god", "god"), ("", "unknown")])
+def test_a_refusal_names_the_role(role: str, told: str) -> None:
+    """A role that the Hub does not give is called unknown."""
+    refused = policy().check(identity(role=role), START)
+    assert refused is not None
+    assert f"role is {told}," in refused.message
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"), [(4.9 * 60, "ok"), (5.1 * 60, "token_too_old"), (0, "ok"), (3600, "token_too_old")]
+)
+def test_clocks_may_differ_by_five_minutes(ahead: float, verdict: str) -> None:
+    """A token made seconds ago on a Hub whose clock is ahead is good; one from the future is not."""
+    assert decide(created_at=START + ahead) == verdict
+    assert pytest.approx(300 / 86400) == CLOCK_LEEWAY_DAYS
+
+
+@pytest.mark.parametrize(
+    ("days", "over"), [(None, False), (-1, False), (0, False), (90, False), (90.001, True), (91.9, True)]
+)
+def test_what_is_over_age(days: float | None, over: bool) -> None:
+    """More than `max_age_days`, to the moment; a token without a date is refused and not counted."""
+    who = identity(created_at=None if days is None else START - days * DAY)
+    rules = policy(when_old="warn")
+    assert rules.over_age(who, START) is over
+    told = rules.notice(who, START)
+    assert (told is not None) is over
+    if told is not None:
+        assert told.startswith(f"token is {int(days or 0)} days old")
+        assert "90 days is the limit" in told
+
+
+def test_an_old_token_is_told_its_age() -> None:
+    """Whole days, and the limit."""
+    refused = policy().check(identity(created_at=START - 91.9 * DAY), START)
+    assert refused is not None
+    assert "91 days old; here 90 days" in refused.message
+
+
+@pytest.mark.parametrize("expires", [START + 0.001, START + 10_000 * DAY])
+def test_an_oauth_token_has_no_age(expires: float) -> None:
+    """It is good to its last moment, however long ago it was made."""
+    who = {"kind": "oauth", "role": "", "created_at": START - 5000 * DAY, "expires_at": expires}
+    assert decide(None, {"oauth": "allow"}, **who) == "ok"
+
+
+def test_a_model_that_is_not_served_is_a_fault_of_the_name() -> None:
+    """OpenAI's clients are shown which parameter to change."""
+    refused = ModelPolicy(Models(allow=("demo/x",))).check(identity(), RepoRef("demo", "y"))
+    assert refused is not None
+    assert (refused.code, refused.param) == ("model_not_allowed", "model")

@@ -3,8 +3,10 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +106,7 @@ def test_pepper_makes_one_key_per_purpose(ring: Keyring, tmp_path: Path) -> None
         b"",
         b"{",
         b"[]",
+        b"{}",
         b'"keys"',
         b"null",
         b'{"keys": 5}',
@@ -152,6 +155,14 @@ def test_the_wrong_file_is_noticed(reader: str, file: str, ring: Keyring) -> Non
         READERS[reader](getattr(ring, file))
 
 
+def test_the_half_that_is_missing_is_named(ring: Keyring) -> None:
+    """Whoever mixed up two files reads which half was due."""
+    with pytest.raises(KeyFileError, match="holds no private X25519 key"):
+        keys.load_backend_keys(ring.backend_public)
+    with pytest.raises(KeyFileError, match="holds no public Ed25519 key"):
+        keys.load_verifying(ring.backend_private)
+
+
 @pytest.mark.parametrize("pepper", [b"p" * 16, b"p" * 31])
 def test_a_short_pepper_is_refused(ring: Keyring, pepper: bytes) -> None:
     """Identity hashes are never made with less than 32 bytes."""
@@ -160,6 +171,94 @@ def test_a_short_pepper_is_refused(ring: Keyring, pepper: bytes) -> None:
     ring.proxy_private.write_text(json.dumps(content))
     with pytest.raises(KeyFileError, match="pepper"):
         _ = ring.proxy
+
+
+def test_a_pepper_of_32_bytes_will_do(ring: Keyring) -> None:
+    """What is refused below that length is taken at it, as `hubgate keygen` makes it."""
+    (line,) = [key for key in read(ring.proxy_private)["keys"] if key["kty"] == "oct"]
+    assert line["kid"] == "pepper"
+    assert ring.proxy.pepper == base64.urlsafe_b64decode(line["k"] + "=")
+    assert len(ring.proxy.pepper) == 32
+
+
+def test_two_peppers_are_refused(ring: Keyring) -> None:
+    """Which of them identities are made with is never guessed."""
+    content = read(ring.proxy_private)
+    content["keys"].append(content["keys"][-1])
+    ring.proxy_private.write_text(json.dumps(content))
+    with pytest.raises(KeyFileError, match="pepper"):
+        _ = ring.proxy
+
+
+def test_what_keygen_writes(tmp_path: Path) -> None:
+    """Ed25519 keys sign, X25519 keys encrypt (RFC 8037), each with name and date; public files are open."""
+    before = os.umask(0)
+    try:
+        ring = Keyring.make(tmp_path)
+        made = [path.stat().st_mode & 0o777 for path in (ring.proxy_public, ring.backend_public)]
+        assert keys.add_proxy(tmp_path) == (ring.proxy_private, ring.proxy_public)
+        assert keys.add_backend(tmp_path) == (ring.backend_private, ring.backend_public)
+    finally:
+        os.umask(before)
+    assert made == [0o644, 0o644]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"hubgate_{who}.{half}" for who in ("proxy", "backend") for half in ("key", "pub")
+    }
+    for path, curves in (
+        (ring.proxy_public, ["Ed25519"] * 2),
+        (ring.backend_public, ["Ed25519", "X25519"] * 2),
+    ):
+        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.with_suffix(".key").stat().st_mode & 0o777 == 0o600
+        found = read(path)["keys"]
+        assert [key["crv"] for key in found] == curves
+        for key in found:
+            assert key["use"] == {"Ed25519": "sig", "X25519": "enc"}[key["crv"]]
+            assert re.fullmatch("[0-9a-f]{16}", key["kid"])
+            assert key["iat"] > 1_700_000_000
+        private = [key for key in read(path.with_suffix(".key"))["keys"] if key["kty"] == "OKP"]
+        assert [{k: v for k, v in key.items() if k != "d"} for key in private] == found
+
+
+def test_a_supervisors_key_signs() -> None:
+    """The key of one boot is an Ed25519 key with a name, as the others are."""
+    made = keys.generate_supervisor().as_dict(private=False)
+    assert (made["crv"], made["use"]) == ("Ed25519", "sig")
+    assert made["kid"]
+
+
+@pytest.mark.parametrize(("seconds", "settled"), [(9.9, False), (10, True)])
+def test_ten_seconds_settle_a_key(
+    ring: Keyring, monkeypatch: pytest.MonkeyPatch, seconds: float, settled: bool
+) -> None:
+    """A new key signs ten seconds after it was made, and not before."""
+    old = ring.proxy.signing.thumbprint()
+    age(ring.proxy_private, 100)
+    keys.add_proxy(ring.proxy_private.parent)
+    made = max(key["iat"] for key in read(ring.proxy_private)["keys"] if "iat" in key)
+    monkeypatch.setattr(keys, "time", SimpleNamespace(time=lambda: made + seconds))
+    assert (ring.proxy.signing.thumbprint() != old) is settled
+
+
+def test_the_oldest_key_signs_while_none_has_settled(ring: Keyring, tmp_path: Path) -> None:
+    """A file of new keys only is used at once: the oldest of them, wherever it stands."""
+    others = [read(Keyring.make(tmp_path / name).proxy_private)["keys"][0] for name in ("a", "b", "c")]
+    future = 4_000_000_000
+    dated = [{**key, "iat": future + n} for key, n in zip(others, (2, 1, 3), strict=True)]
+    pepper = read(ring.proxy_private)["keys"][-1]
+    ring.proxy_private.write_text(json.dumps({"keys": [*dated, pepper]}))
+    assert ring.proxy.signing.kid == others[1]["kid"]
+
+
+def test_a_key_without_a_date_is_older_than_any(ring: Keyring, tmp_path: Path) -> None:
+    """A key that another tool made has no date: it counts, and a dated one that has settled signs."""
+    other = read(Keyring.make(tmp_path / "other").proxy_private)["keys"][0]
+    content = read(ring.proxy_private)
+    dated = {**content["keys"][0], "iat": 1}
+    bare = {name: value for name, value in other.items() if name != "iat"}
+    for lines, signs in (([dated, bare], dated), ([bare, dated], dated), ([bare], bare)):
+        ring.proxy_private.write_text(json.dumps({"keys": [*lines, content["keys"][-1]]}))
+        assert ring.proxy.signing.kid == signs["kid"]
 
 
 def age(path: Path, seconds: int) -> None:

@@ -68,3 +68,12 @@ def test_no_live_id_is_ever_spent_twice(steps: list[tuple[str, float]], capacity
             assert clock() > spent.get(jti, 0)
             spent[jti] = exp + LEEWAY
         assert sum(until >= clock() for until in spent.values()) <= capacity
+
+
+def test_room_is_made_only_where_none_is_left() -> None:
+    """Below its capacity the guard forgets nothing: an id is refused even after its token ended."""
+    clock = Clock()
+    guard = ReplayGuard(2, clock)
+    guard.use("a", EXP)
+    clock.advance(LIFETIME + LEEWAY + 1)
+    assert refused(guard, "a") == "replayed"

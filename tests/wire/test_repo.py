@@ -168,3 +168,53 @@ def test_a_repo_is_pinned_by_a_sha_alone() -> None:
     assert not repo.at("main").pinned
     assert repo.at(SHA).pinned
     assert str(repo.at(SHA)) == f"a/b@{SHA}"
+
+
+@pytest.mark.parametrize("character", [chr(code) for code in range(128)])
+def test_where_each_character_may_stand(character: str) -> None:
+    """At the start, inside and at the end of a name and of a revision: every ASCII character, one by one."""
+    word = character in string.ascii_letters + string.digits
+    assert _is_read(f"{character}x/x") is (word or character == "_")
+    assert _is_read(f"x/x{character}x") is (word or character in "_.-@")  # `x/x@x` is a revision
+    assert _is_read(f"x/xx{character}") is (word or character == "_")
+    assert _is_read(f"x/{character}") is (word or character == "_")
+    assert _is_read(f"x/x@{character}x") is word
+    assert _is_read(f"x/x@x{character}x") is (word or character in "._/-")
+    assert _is_read(f"x/x@xx{character}") is (word or character in "_-")
+    assert is_sha(character * 40) is (character in "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        (f"{'o' * 96}/{'n' * 96}@{'r' * 255}", True),  # 449 characters, the longest name there is
+        (f"{'o' * 97}/n", False),
+        (f"o/{'n' * 97}", False),
+        (f"o/n@{'r' * 256}", False),
+    ],
+)
+def test_the_greatest_lengths(text: str, good: bool) -> None:
+    """96 characters for each part of a name, 255 for a revision, and not one more."""
+    assert _is_read(text) is good
+
+
+@pytest.mark.parametrize("revision", ["a..b", "a//b", "a/.b", "a/", "a.", "a.lock"])
+def test_what_no_ref_may_hold(revision: str) -> None:
+    """git-check-ref-format(1), rule by rule."""
+    assert not _is_read(f"a/b@{revision}")
+
+
+def test_length_is_looked_at_first() -> None:
+    """What is longer than any name can be is refused as that, before a pattern sees it."""
+    with pytest.raises(InvalidRepoError, match="at most 449 characters"):
+        RepoRef.parse("x" * 450)
+    with pytest.raises(InvalidRepoError, match="org/name"):
+        RepoRef.parse("x" * 449)
+
+
+def _is_read(text: str) -> bool:
+    try:
+        RepoRef.parse(text)
+    except InvalidRepoError:
+        return False
+    return True

@@ -91,3 +91,9 @@ def test_digests_rest_on_the_whole_secret(text: str, key: bytes) -> None:
     assert digest != Secret(text + "a").digest(key)
     assert digest != Secret(text[:-1] + "c").digest(key)
     assert digest != Secret(text).digest(bytes(32 - len(key)) + key[::-1] + b"x")
+
+
+def test_what_is_shown_instead() -> None:
+    """Three stars, however it is formatted: they tell neither the length nor any character."""
+    secret = Secret(CANARY)
+    assert (repr(secret), str(secret), f"{secret:>30}") == ("***", "***", "***")

@@ -28,7 +28,23 @@ def test_a_token_is_forgotten_a_day_after_its_last_use() -> None:
 
 def test_it_is_bounded() -> None:
     """A flood of tokens costs bounded memory."""
-    ages = OverAge(Clock())
-    for number in range(CAPACITY + 10):
+    clock = Clock()
+    ages = OverAge(clock)
+    for number in range(CAPACITY):
         ages.saw(str(number))
+        clock.advance(0.25)
+    ages.saw("newest")
     assert ages.count() == CAPACITY
+    clock.advance(DAY)
+    assert ages.count() == 1  # the oldest made room
+
+
+def test_a_day_is_a_day() -> None:
+    """It still counts at its last moment."""
+    clock = Clock()
+    ages = OverAge(clock)
+    ages.saw("a")
+    clock.advance(DAY)
+    assert ages.count() == 1
+    clock.advance(0.1)
+    assert ages.count() == 0

@@ -199,6 +199,8 @@ async def test_an_unpinned_base_stays_on_what_runs(world: World) -> None:
     authorizer = world.authorizer()
     assert await world.decide(authorizer, "hf_demo_bob", BASE) == Access(running)
     assert await world.decide(authorizer, "hf_demo_bob", f"{BASE}@main") == Access(running)
+    asked = RepoRef.parse(f"{BASE}@main")  # as an adapter's config may name it
+    assert (await authorizer.authorize(await world.caller("hf_demo_bob"), asked))[0] == Access(running)
     adapted = await world.decide(authorizer, "hf_demo_bob", PUBLIC)
     assert isinstance(adapted, Access)
     assert adapted.base == running
@@ -275,3 +277,133 @@ async def test_an_outage_is_never_a_decision(world: World, clock: Clock, mode: s
     world.hub.state.set_down(None)
     clock.advance(60)  # a 429 asks for silence
     assert isinstance(await world.decide(authorizer, "hf_demo_bob", BASE), Access)
+
+
+async def test_one_name_for_the_default_branch(world: World) -> None:
+    """`@main` and no revision are the same name; a bad one is a fault of the parameter `model`."""
+    authorizer = world.authorizer()
+    assert authorizer.name(f"{BASE}@main") == authorizer.name(BASE) == RepoRef.parse(BASE)
+    assert authorizer.name(f"{BASE}@v1") == RepoRef.parse(f"{BASE}@v1")
+    bad = authorizer.name("llama")
+    assert isinstance(bad, Denied)
+    assert (bad.code, bad.param) == ("invalid_request", "model")
+
+
+@pytest.mark.parametrize(
+    ("token", "model", "code"),
+    [
+        ("hf_demo_bob", f"{BASE}@nothing", "model_not_allowed"),
+        ("hf_demo_eve", PUBLIC, "model_gated"),
+    ],
+)
+async def test_where_a_late_refusal_comes_from(world: World, token: str, model: str, code: str) -> None:
+    """A refusal of the revision or of the base came from the Hub, though access was remembered."""
+    authorizer = world.authorizer(revisions=("main", "tags"))
+    for _ in range(2):
+        found, source = await authorizer.authorize(await world.caller(token), RepoRef.parse(model))
+        assert isinstance(found, Denied)
+        assert (found.code, source) == (code, "hub")
+
+
+async def test_a_base_whose_commit_cannot_be_found_is_no_decision(world: World) -> None:
+    """When the Hub fails between two questions of one decision, that is an outage."""
+    authorizer = world.authorizer()
+    bob = await world.caller("hf_demo_bob")
+    assert await authorizer.refusal(bob, RepoRef.parse(BASE)) is None
+    world.hub.state.set_down("503")
+    found, source = await authorizer.authorize(bob, RepoRef.parse(BASE))
+    assert isinstance(found, Denied)
+    assert (found.code, source) == ("hub_unavailable", "hub")
+
+
+async def test_listings_are_filtered_by_each_callers_own_refusal(world: World) -> None:
+    """A repo is left out for whom it is refused to, with the reason, and for nobody else."""
+    authorizer = world.authorizer()
+    repo = RepoRef.parse(PRIVATE)
+    assert await authorizer.refusal(await world.caller("hf_demo_alice"), repo) is None
+    refused = await authorizer.refusal(await world.caller("hf_demo_bob"), repo)
+    assert refused is not None
+    assert refused.code == "model_not_found"
+
+
+async def test_what_is_forgotten_is_asked_again(world: World) -> None:
+    """After `forget_all` neither access nor the commit of a branch is remembered."""
+    authorizer = world.authorizer()
+    before = await world.decide(authorizer, "hf_demo_bob", BASE)
+    moved = world.hub.state.add_commit(BASE, {"README.md": b"new"})
+    assert await world.decide(authorizer, "hf_demo_bob", BASE) == before
+    authorizer.forget_all()
+    world.hub.log.clear()
+    assert await world.decide(authorizer, "hf_demo_bob", BASE) == Access(RepoRef.parse(BASE).at(moved))
+    assert f"GET /api/models/{BASE}/auth-check" in world.hub.log.paths()
+
+
+async def test_what_cannot_be_served_is_not_asked_about(world: World) -> None:
+    """A pull request of a repo, and a model outside the policy, cost the Hub no question."""
+    bob = await world.caller("hf_demo_bob")
+    world.hub.log.clear()
+    for model in (f"{PUBLIC}@refs/pr/7", "other/model"):
+        found, source = await world.authorizer().authorize(bob, RepoRef.parse(model))
+        assert isinstance(found, Denied)
+        assert (found.code, source) == ("model_not_allowed", "cache")
+    assert len(world.hub.log) == 0
+
+
+async def test_a_pin_follows_a_rename(world: World) -> None:
+    """The old name at an old commit is the new name at that commit."""
+    old = world.at(BASE)
+    world.hub.state.add_commit(BASE, {"README.md": b"new"})
+    assert await world.decide(world.authorizer(), "hf_demo_bob", f"demo/old-llama@{old.revision}") == Access(
+        old
+    )
+
+
+async def test_circles_are_told_for_a_minute(world: World) -> None:
+    """A fault of the Hub's data does not heal at once."""
+    for name, other in (("demo/a", "demo/b"), ("demo/b", "demo/a")):
+        world.hub.state.add_repo(name, {"README.md": b""})
+        world.hub.state.repos[name].id = other
+    found, _ = await world.authorizer().authorize(await world.caller(), RepoRef.parse("demo/a"))
+    assert isinstance(found, Denied)
+    assert found.retry_after == 60
+
+
+async def test_an_oauth_token_has_to_be_a_readers(world: World) -> None:
+    """Each repo's own check shows whether an OAuth token may write; a missing repo needs no second one."""
+    may = {"alice": ("repo.content.read", "repo.write")}
+    world.hub.state.add_token("hf_oauth_tried", Token(user="alice", name="tried", role="none", scoped=may))
+    authorizer = world.authorizer()
+    assert await world.decide(authorizer, "hf_oauth_tried", PRIVATE) == "insufficient_scope"
+    assert isinstance(await world.decide(authorizer, "hf_oauth_tried", BASE), Access)
+    world.hub.log.clear()
+    assert await world.decide(authorizer, "hf_oauth_tried", "alice/nothing") == "model_not_found"
+    assert world.hub.log.paths() == ["GET /api/models/alice/nothing/auth-check"]
+
+
+async def test_a_plain_no_leaves_the_identity_alone(world: World) -> None:
+    """Only a 401 says that a token is no longer good."""
+    authorizer = world.authorizer()
+    await world.decide(authorizer, "hf_demo_bob", PRIVATE)
+    assert (await world.identities.resolve(Secret("hf_demo_bob"), "192.0.2.1"))[1] == "cache"
+
+
+async def test_an_adapter_that_names_no_base(world: World) -> None:
+    """Without a base there is nothing to put it on, and `model` is at fault."""
+    world.hub.state.add_repo("demo/odd", {"adapter_config.json": b"{}"})
+    for config in (b"{}", b'{"base_model_name_or_path": "demo/public-lora"}'):
+        world.hub.state.add_commit("demo/odd", {"adapter_config.json": config})
+        found, _ = await world.authorizer().authorize(await world.caller(), RepoRef.parse("demo/odd"))
+        assert isinstance(found, Denied)
+        assert (found.code, found.param) == ("adapter_rejected", "model")
+
+
+async def test_a_base_that_is_named_with_its_commit(world: World) -> None:
+    """An adapter whose config pins its base gets that commit, whatever an engine runs."""
+    pinned = world.at(BASE)
+    moved = world.hub.state.add_commit(BASE, {"README.md": b"new"})
+    world.running[BASE] = moved
+    config = f'{{"base_model_name_or_path": "{pinned}"}}'.encode()
+    world.hub.state.add_repo("demo/odd", {"adapter_config.json": config})
+    found = await world.decide(world.authorizer(), "hf_demo_bob", "demo/odd")
+    assert isinstance(found, Access)
+    assert found.base == pinned

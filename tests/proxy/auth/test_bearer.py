@@ -174,3 +174,48 @@ def test_every_b64token_is_found(token: str) -> None:
 def test_only_the_hubs_formats_go_to_the_hub(token: str, *, hub: bool) -> None:
     """Nothing but a token of the Hub's own formats is ever sent there."""
     assert bearer.is_hub_token(Secret(token)) is hub
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        ("hf_abc", None),
+        ("hf_oauth_abc", None),
+        ("hf_jwt", None),
+        ("api_org_abc", "organization"),
+        ("hf_jwt_abc", "exchanged"),
+        ("api_org_ab", "other"),
+        ("hf_ab", "other"),
+        ("sk-abc", "other"),
+        ("", "other"),
+    ],
+)
+def test_why_the_hub_is_not_asked(token: str, why: str | None) -> None:
+    """The form of a token tells whose it cannot be: an organization's, a CI job's, or none of the Hub's."""
+    assert bearer.unsuitable(Secret(token)) == why
+
+
+@pytest.mark.parametrize("character", [chr(code) for code in range(128)])
+def test_which_characters_a_token_has(character: str) -> None:
+    """Every ASCII character, one by one: b64token (RFC 6750) for all; letters, digits, `_` for the Hub's."""
+    word = (character.isalnum() and character.isascii()) or character == "_"
+    for prefix in ("hf_", "api_org_"):
+        assert bearer.is_hub_token(Secret(f"{prefix}ab{character}")) is word
+    assert bearer.is_well_formed(Secret(f"a{character}a")) is (word or character in "-._~+/")
+    assert bearer.is_well_formed(Secret(f"a{character}")) is (word or character in "-._~+/=")
+
+
+@pytest.mark.parametrize(
+    ("token", "good"), [("a" * 512, True), ("a" * 513, False), ("a" * 511 + "==", False)]
+)
+def test_how_long_a_token_may_be(token: str, good: bool) -> None:
+    """512 characters, padding included."""
+    assert bearer.is_well_formed(Secret(token)) is good
+
+
+def test_a_key_is_not_doubled() -> None:
+    """Only a scheme that stood twice is told to the caller."""
+    found = parse(("x-api-key", f" {TOKEN}\t"), dialect="anthropic")
+    assert isinstance(found, Credential)
+    assert (found.secret.reveal(), found.doubled) == (TOKEN, False)
+    assert Credential(Secret(TOKEN)).doubled is False

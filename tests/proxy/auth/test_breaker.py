@@ -206,3 +206,18 @@ def test_it_is_never_shut_for_longer_than_the_longest_pause(plan: list[tuple[obj
     world.clock.advance(LONGEST_PAUSE)
     world.begin()
     assert [turn.partition(":")[0] for turn in world.turns] == (["open", "closed"] * 80)[: len(world.turns)]
+
+
+def test_an_answer_begins_the_count_anew() -> None:
+    """After an answer it takes exactly as many failures in a row as from the start."""
+    told: list[tuple[bool, str]] = []
+    breaker = Breaker(Clock(), lambda opened, why: told.append((opened, why)), lambda: 0.0)
+    for answered in (False, True, *[False] * 4):
+        one = breaker.begin()
+        assert isinstance(one, Try)
+        breaker.end(one, answered=answered)
+    assert told == []
+    one = breaker.begin()
+    assert isinstance(one, Try)
+    breaker.end(one, answered=False)
+    assert told == [(True, "failed")]

@@ -306,3 +306,30 @@ async def test_a_hub_that_says_nothing(rogue: RawEngine, make_client: MakeClient
     rogue.always(silent())
     client = make_client(f"http://{LOCAL}:{rogue.port}", timeout=0.1)
     assert await everything(client) == {"hub_unavailable"}
+
+
+async def test_a_repo_that_answers_under_another_name(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A commit is never taken from a repo other than the one that access was checked for."""
+    rogue.always(raw(whole(200, MODEL)))
+    denied = await rogue_client.snapshot(TOKEN, PUBLIC)
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.param) == ("model_not_found", "model")
+    assert "demo/tiny-llama" in denied.message
+
+
+@pytest.mark.parametrize(("extra", "meaning"), [(0, "WhoAmI"), (1, "hub_unavailable")])
+async def test_how_long_an_answer_may_be(
+    rogue: RawEngine, rogue_client: HubClient, extra: int, meaning: str
+) -> None:
+    """A good answer of 4 MiB is read, and one of a byte more is not, however good."""
+    facts = b'{"id":"1","name":"alice"}'
+    rogue.always(raw(whole(200, facts.ljust(MAX_ANSWER + extra))))
+    assert code(await rogue_client.whoami(TOKEN)) == meaning
+
+
+async def test_an_endless_history_holds_nothing(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A commit that is not found on the first fifty pages is not served, and no more are asked for."""
+    link = b'HTTP/1.1 200 OK\r\nLink: </again>; rel="next"\r\nContent-Length: 2\r\n\r\n[]'
+    rogue.always(raw(link))
+    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    assert len(rogue.requests) == 50

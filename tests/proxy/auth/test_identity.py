@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from demo.hub import DemoHub
+from proxy.auth.answers import Auth, WhoAmI
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities, LocalKey
@@ -160,6 +162,40 @@ async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
     assert await refused(identities, ALICE) == "invalid_api_key"
 
 
+async def test_all_are_forgotten_together(make: Make, hub: DemoHub) -> None:
+    """After a reload everybody is asked about anew."""
+    identities = make()
+    for secret in (ALICE, BOB):
+        await resolved(identities, secret)
+    identities.forget_all()
+    asked = len(hub.log)
+    for secret in (ALICE, BOB):
+        assert (await identities.resolve(secret, "192.0.2.1"))[1] == "hub"
+    assert len(hub.log) == asked + 2
+
+
+async def test_a_caller_is_renewed_when_its_time_is_over(make: Make, hub: DemoHub, clock: Clock) -> None:
+    """Within its life the same identity comes from the cache; after it, the Hub decides again."""
+    identities = make()
+    alice = await resolved(identities, ALICE)
+    again, source = await identities.renew(alice, "192.0.2.1")
+    assert (again, source) == (alice, "cache")
+    hub.state.revoke(user="alice")
+    clock.advance(301)
+    denied, source = await identities.renew(alice, "192.0.2.1")
+    assert isinstance(denied, Denied)
+    assert (denied.code, source) == ("invalid_api_key", "hub")
+
+
+async def test_a_local_key_is_not_renewed(make: Make) -> None:
+    """It is the operator's own: the Hub is not asked about it."""
+    identities = make(LocalKey("ci", (), lambda: BOB))
+    ci, source = await identities.resolve(Secret(KEY), "192.0.2.1")
+    assert isinstance(ci, Caller)
+    assert source == "key"
+    assert await identities.renew(ci, "192.0.2.1") == (ci, "key")
+
+
 @pytest.mark.parametrize(("clients", "most"), [(1, 100), (1_000, 1_000 + 100 * CROWD)])
 async def test_ten_thousand_random_tokens_hurt_nobody(
     make: Make, hub: DemoHub, clients: int, most: int
@@ -272,3 +308,44 @@ async def test_permissions_that_cannot_be_read_count_as_unknown(
     """A permission that is malformed is one that no policy allows."""
     facts = f'"fineGrained":{{"global":[],"scoped":{scoped}}}'
     assert (await resolved(odd(facts), ALICE)).identity.permissions == permissions
+
+
+@pytest.mark.parametrize(
+    ("who", "auth", "kind"),
+    [
+        ("user", "access_token", "access_token"),
+        ("user", "app_token_as_user", "oauth"),
+        ("user", "app_token", "other"),
+        ("user", "", "other"),
+        ("org", "access_token", "other"),
+        ("app", "app_token_as_user", "other"),
+        ("", "access_token", "other"),
+    ],
+)
+def test_only_people_have_a_kind_that_passes(make: Make, who: str, auth: str, kind: str) -> None:
+    """An organization, an app, or a kind of token that nobody knew when this was written is `other`."""
+    facts = WhoAmI(id="1", name="alice", type=who, auth=Auth(type=auth))
+    identity = make()._identity(facts, ALICE)
+    assert identity.kind == kind
+    assert (identity.token_name, identity.role) == ("", "")
+    assert (identity.created_at, identity.expires_at) == (None, None)
+    assert identity.permissions == frozenset()
+    assert [len(text) for text in (identity.sub, identity.salt, identity.fingerprint)] == [32, 32, 16]
+    assert identity.models == ()
+
+
+def test_what_a_key_shows(make: Make) -> None:
+    """A local key has a name and its globs, and nothing that a Hub would have said."""
+    made = make(LocalKey("ci", ("demo/*",), lambda: BOB))._local(Secret(KEY))
+    assert isinstance(made, Caller)
+    one = made.identity
+    assert (one.user, one.token_name, one.kind, one.role) == ("key:ci", "ci", "key", "")
+    assert (one.orgs, one.permissions, one.models) == (frozenset(), frozenset(), ("demo/*",))
+    assert len({one.sub, one.salt, one.fingerprint}) == 3
+
+
+def test_age_is_counted_in_days(make: Make) -> None:
+    """Seconds since it was made, by 86,400."""
+    made = make()._identity(WhoAmI(id="1", name="a"), ALICE)
+    assert replace(made, created_at=1000.0).age_days(1000 + 1.5 * 86400) == 1.5
+    assert made.age_days(1000) is None

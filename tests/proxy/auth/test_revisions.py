@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from demo.hub import DemoHub
-from proxy.auth.answers import Snapshot
+from proxy.auth.answers import Overdrawn, Snapshot, unavailable
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
-from proxy.auth.revisions import Revisions
+from proxy.auth.revisions import Revisions, shareable
 from proxy.errors import Denied
 from tests.fakes.clock import Clock
 from wire.repo import RepoRef
@@ -196,3 +196,29 @@ async def test_a_fact_has_a_life(world: World, clock: Clock) -> None:
     after = await revisions.snapshot(ALICE, LORA)
     assert isinstance(after, Snapshot)
     assert after.repo.revision == moved
+
+
+@pytest.mark.parametrize(
+    ("fact", "shared"),
+    [
+        (True, True),
+        (False, True),
+        (Snapshot(RepoRef("a", "b"), adapter=False), True),
+        (unavailable(), True),
+        (unavailable(kind=Overdrawn), False),
+        (Denied("model_not_found", ""), False),
+        (Denied("invalid_api_key", ""), False),
+    ],
+)
+def test_what_is_shared(fact: object, shared: bool) -> None:
+    """Facts and outages are everybody's; what one token or one account was told is its own."""
+    assert shareable(fact) is shared
+
+
+async def test_a_revision_that_is_not_served_is_a_fault_of_the_name(world: World) -> None:
+    """OpenAI's clients are shown which parameter to change, by every way to that refusal."""
+    revisions = world.revisions("main")
+    for revision in ("refs/pr/1", "v1"):
+        refused = revisions.refuse(RepoRef("demo", "tiny-llama", revision))
+        assert refused is not None
+        assert (refused.code, refused.param) == ("model_not_allowed", "model")
