@@ -4,7 +4,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Never
+from typing import Any, ClassVar, Final, Never
 
 import msgspec
 
@@ -25,6 +25,9 @@ class InferenceRequest:
     model: str
     stream: bool
     body: JsonObject
+
+    content_type: ClassVar = "application/json"
+    spent: ClassVar = False  # it can be sent again
 
     @property
     def withholds_usage(self) -> bool:

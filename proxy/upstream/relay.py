@@ -8,12 +8,13 @@ from typing import Final
 import msgspec
 
 from proxy import errors, settings
+from proxy.body import CutShortError
 from proxy.errors import Denied
 from proxy.exchange import Exchange
 from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
 from proxy.upstream import headers
-from proxy.upstream.connections import Address, BrokenError, Connections
+from proxy.upstream.connections import Address, BrokenError, Connections, Source
 from proxy.usage import Meter, Usage, Withheld
 
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
@@ -26,7 +27,7 @@ _PATH = re.compile(r"(?:file://|(?<![\w/.]))/(?:[\w.@-]+/)+[\w.@-]*")
 class Stale:
     """The engine is not what the proxy knew: gone, restarted, or without this model.
 
-    Nothing of the request was accepted, so it may be sent again after a new `ensure`.
+    Nothing of the request was accepted, so it may be sent again after a new `ensure`, if it is still there.
     """
 
 
@@ -52,7 +53,8 @@ class Relay:
         inbound: Inbound,
         *,
         address: Address,
-        body: bytes,
+        body: bytes | Source,
+        content_type: str,
         grant: str,
         withhold: bool = False,
     ) -> Denied | Stale | None:
@@ -66,9 +68,10 @@ class Relay:
             exchange.endpoint,
             address,
             inbound.headers,
-            len(body),
+            len(body) if isinstance(body, bytes) else None,
             grant=grant,
             request_id=exchange.request_id,
+            content_type=content_type,
         )
         try:
             connection = await self._connections.take(address)
@@ -84,6 +87,8 @@ class Relay:
             return answer.broke_off(_late())
         except BrokenError:
             return answer.broke_off(_broken())
+        except CutShortError as error:
+            return answer.broke_off(error.denied)
         if answer.status != 200:
             return answer.refusal()
         answer.end()
