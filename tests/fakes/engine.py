@@ -92,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         self._engine.wire += data
         self._more.set()
+        self._engine.moved()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -219,7 +220,7 @@ class RawEngine:
         self._moved.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a request or the end of a connection makes this true."""
+        """Wait until what comes, or the end of a connection, makes this true."""
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._moved.clear()
