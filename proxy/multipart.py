@@ -5,6 +5,7 @@ request is known before its bulk is read. What of a form goes on is what was und
 boundaries of ours, so that no second reader can find other parts in it.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ MAX_HEADERS: Final = 8  # of one part
 MAX_HEADER: Final = 4 * 1024  # bytes of one of them
 
 Values = dict[str, Any]
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of every faulty form
 
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")  # RFC 2046, 5.1.1
 _NAME: Final = re.compile(rb"([A-Za-z0-9_.-]{1,64})((?:\[\w*\])*)")
