@@ -390,17 +390,20 @@ class Held:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.unread = self.unsent = 0
         self.stuck = asyncio.Event()  # the engine takes nothing, and nothing more is read
+        choked = set[connections.Connection]()
         feed, pause = Inbound.feed, connections.Connection.pause_writing
 
         def fed(inbound: Inbound, data: bytes) -> None:
             feed(inbound, data)
             self.unread = max(self.unread, inbound._held)
-            if self.unsent and inbound._held > WINDOW:
+            for engine in choked:
+                self.unsent = max(self.unsent, engine._transport.get_write_buffer_size())
+            if choked and inbound._held > WINDOW:
                 self.stuck.set()
 
         def paused(connection: connections.Connection) -> None:
             pause(connection)
-            self.unsent = max(self.unsent, connection._transport.get_write_buffer_size())
+            choked.add(connection)
 
         patch.setattr(Inbound, "feed", fed)
         patch.setattr(connections.Connection, "pause_writing", paused)
