@@ -7,6 +7,14 @@ from proxy.errors import Denied
 from proxy.http.inbound import BodyError, Inbound
 
 
+class CutShortError(Exception):
+    """A body that is passed on while it comes will not come to its end; `denied` is why."""
+
+    def __init__(self, denied: Denied) -> None:
+        super().__init__(denied.message)
+        self.denied = denied
+
+
 class Bodies:
     """Counts what is held in memory for all requests together."""
 
@@ -17,14 +25,13 @@ class Bodies:
 
     async def read(self, inbound: Inbound) -> bytes | Denied:
         """Read one JSON body. What is returned counts as held until `release`d."""
-        refused = self._unreadable(inbound)
+        refused = self.refusal(inbound, "application/json") or self._no_room(inbound)
         if refused is not None:
             return refused
         whole = inbound.read_whole()
         if whole is not None:  # as almost always: what is small comes with its head
             return self._hold(whole)
-        if inbound.version == "1.1" and inbound.header("expect") is not None:
-            inbound.go_on()
+        self.invite(inbound)
         body = bytearray()
         try:
             refused = await self._gather(inbound, body)
@@ -37,26 +44,35 @@ class Bodies:
         return bytes(body)
 
     async def _gather(self, inbound: Inbound, body: bytearray) -> Denied | None:
+        while part := await self.next(inbound):
+            if isinstance(part, Denied):
+                return part
+            self._held += len(part)
+            body += part
+            if len(body) > self._limits.max_body_bytes:
+                return self.too_large()
+            if self._held > self._limits.max_buffered_bytes:
+                return self._too_many()
+        return None
+
+    async def next(self, inbound: Inbound) -> bytes | Denied:
+        """The next bytes of a body that is not held here, b"" at its end."""
         try:
-            while True:
-                async with asyncio.timeout(self._idle):
-                    part = await inbound.read()
-                if not part:
-                    return None
-                self._held += len(part)
-                body += part
-                if len(body) > self._limits.max_body_bytes:
-                    return self._too_large()
-                if self._held > self._limits.max_buffered_bytes:
-                    return self._too_many()
+            async with asyncio.timeout(self._idle):
+                return await inbound.read()
         except TimeoutError:
             return Denied("request_timeout", f"The body stalled for {self._idle:g} seconds.")
         except BodyError:
             return Denied("invalid_request", "The body's chunks are malformed (RFC 9112, section 7.1).")
 
+    def invite(self, inbound: Inbound) -> None:
+        """Tell a caller who waits for it that the body is wanted."""
+        if inbound.version == "1.1" and inbound.header("expect") is not None:
+            inbound.go_on()
+
     def _hold(self, body: bytes) -> bytes | Denied:
         if len(body) > self._limits.max_body_bytes:
-            return self._too_large()
+            return self.too_large()
         self._held += len(body)
         return body
 
@@ -64,28 +80,34 @@ class Bodies:
         """Say that a body of `size` bytes is no longer held."""
         self._held -= size
 
-    def _unreadable(self, inbound: Inbound) -> Denied | None:
+    def refusal(self, inbound: Inbound, media_type: str) -> Denied | None:
+        """Why the body is not read at all, from the headers alone."""
         named = inbound.headers
         if any(name == "expect" and value.lower() != "100-continue" for name, value in named):
             return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
         if any(name == "content-encoding" and value.lower() != "identity" for name, value in named):
             return Denied("unsupported_media_type", "Send the body without compression.")
         media = [value.partition(";")[0].strip().lower() for name, value in named if name == "content-type"]
-        if media != ["application/json"]:
-            return Denied("unsupported_media_type", "Send JSON, with Content-Type: application/json.")
-        length = int(inbound.header("content-length") or 0)  # digits only, by the parser's word
-        if length > self._limits.max_body_bytes:
-            return self._too_large()
-        if self._held + length > self._limits.max_buffered_bytes:
-            return self._too_many()
-        return None
+        if media != [media_type]:
+            what = "JSON" if media_type == "application/json" else "a form"
+            return Denied("unsupported_media_type", f"Send {what}, with Content-Type: {media_type}.")
+        return self.too_large() if _length(inbound) > self._limits.max_body_bytes else None
+
+    def _no_room(self, inbound: Inbound) -> Denied | None:
+        full = self._held + _length(inbound) > self._limits.max_buffered_bytes
+        return self._too_many() if full else None
 
     def _too_many(self) -> Denied:
         return Denied(
             "rate_limit_exceeded", "Too many large requests are being read right now.", retry_after=1
         )
 
-    def _too_large(self) -> Denied:
+    def too_large(self) -> Denied:
+        """The refusal of more bytes than one request may have."""
         return Denied(
             "request_too_large", f"The body may be {self._limits.max_body_bytes} bytes long at most."
         )
+
+
+def _length(inbound: Inbound) -> int:
+    return int(inbound.header("content-length") or 0)  # digits only, by the parser's word

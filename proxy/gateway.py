@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy import endpoints, errors, request, settings
+from proxy import endpoints, errors, request, settings, upload
 from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
@@ -26,6 +26,7 @@ from proxy.limits import Limits
 from proxy.metrics import Metrics
 from proxy.models import Listing, card
 from proxy.policy import CallerPolicy
+from proxy.upload import Upload
 from proxy.upstream.control import ControlError
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
@@ -158,12 +159,15 @@ class Gateway:
                     inbound,
                     address=address,
                     body=body,
+                    content_type=inference.content_type,
                     grant=grant,
                     withhold=inference.withholds_usage,
                 )
             if not isinstance(answer, Stale):
                 return answer
             upstream.lost(engine)
+            if inference.spent:
+                return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
 
     async def _authenticate(self, exchange: Exchange, inbound: Inbound) -> Caller | Denied:
@@ -195,8 +199,14 @@ class Gateway:
 
     async def _read(
         self, exchange: Exchange, inbound: Inbound, endpoint: endpoints.Endpoint
-    ) -> request.InferenceRequest | Denied:
-        """Step 4: the body, read only now, and parsed once."""
+    ) -> request.InferenceRequest | Upload | Denied:
+        """Step 4: the body, read only now, and parsed once; of a form, what stands before its file."""
+        if endpoint.kind == "multipart":
+            with exchange.timing("body"):
+                form = await upload.receive(self.bodies, exchange, inbound, endpoint, self.settings.request)
+            if not isinstance(form, Denied):
+                exchange.stream = form.stream
+            return form
         with exchange.timing("body"):
             raw = await self.bodies.read(inbound)
         if isinstance(raw, Denied):

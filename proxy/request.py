@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Never
+from typing import Any, ClassVar, Final, Never
 
 import msgspec
 
@@ -24,6 +24,9 @@ class InferenceRequest:
     model: str
     stream: bool
     body: JsonObject
+
+    content_type: ClassVar = "application/json"
+    spent: ClassVar = False  # it can be sent again
 
     @property
     def withholds_usage(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, Protocol, cast
 
 import httptools
@@ -12,6 +13,7 @@ KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
 MAX_HEAD: Final = 64 * 1024  # bytes of all of them
+CONTINUE: Final = 5.0  # seconds to wait for leave to send a body that can be sent only once
 JOINED: Final = 64 * 1024  # bytes of a body that go out with the head, for one packet and one call
 
 Address = tuple[str, int]  # host, port
@@ -31,6 +33,13 @@ class Receiver(Protocol):
 
     def data(self, data: bytes) -> None:
         """The next bytes of the body."""
+
+
+class Source(Protocol):
+    """A body of unknown length that can be read once."""
+
+    async def read(self) -> bytes:
+        """The next bytes, b"" at the end. Raises `CutShortError`."""
 
 
 class Connections:
@@ -94,34 +103,78 @@ class Connection(asyncio.BufferedProtocol):
         self._idle_limit = 0.0
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        # Of a body that is sent as it comes.
+        self._leave: asyncio.Event | None = None  # to send it
+        self._room: asyncio.Future[None] | None = None  # while the engine does not take what was sent
+        self._asking = False  # it is the caller who is waited for
 
     async def exchange(
-        self, request: tuple[bytes, bytes], receiver: Receiver, *, first_byte: float, idle: float
+        self, request: tuple[bytes, bytes | Source], receiver: Receiver, *, first_byte: float, idle: float
     ) -> None:
         """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
         Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
         seconds. The connection then serves no other request, nor after a cancellation: closing it
-        is what tells the engine to stop.
+        is what tells the engine to stop, and so is an answer that comes before all of a `Source` was sent.
+        Raises what reading that raises.
         """
         self._receiver = receiver
         self._idle_limit = idle
         self._complete = False
         self._done = done = self._loop.create_future()
         self._expire_in(first_byte)
-        if len(request[1]) > JOINED:
-            self._transport.writelines(request)
+        head, body = request
+        sending: asyncio.Task[None] | None = None
+        if not isinstance(body, bytes):
+            sending = self._loop.create_task(self._stream(head, body, first_byte))
+            sending.add_done_callback(self._streamed)
+        elif len(body) > JOINED:
+            self._transport.writelines((head, body))
         else:
-            self._transport.write(request[0] + request[1])
+            self._transport.write(head + body)
         try:
             await done
         finally:
             self._receiver = self._done = None
-            if not (self._complete and self._keep) or self._transport.is_closing():
+            unsent = sending is not None and not sending.done()
+            if unsent or not (self._complete and self._keep) or self._transport.is_closing():
                 self._transport.abort()
             else:
                 self.idle_since = self._loop.time()
                 self._pool.give_back(self)
+            if sending is not None and unsent:
+                sending.cancel()
+                await asyncio.wait([sending])
+
+    async def _stream(self, head: bytes, source: Source, patience: float) -> None:
+        """Send a body as it comes, in chunks, no faster than the engine takes it.
+
+        The engine is asked for leave first (RFC 9110, section 10.1.1): its gate decides by the head, and
+        what it refuses then can still be sent to another.
+        """
+        self._leave = asyncio.Event()
+        self._transport.write(head)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONTINUE):
+                await self._leave.wait()
+        while True:
+            self._asking = True
+            try:
+                piece = await source.read()
+            finally:
+                self._asking = False
+            self._expire_in(patience)
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            if not piece:
+                return
+            if self._room is not None:
+                await self._room
+
+    def _streamed(self, sending: asyncio.Task[None]) -> None:
+        if sending.cancelled() or (error := sending.exception()) is None:
+            return
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(error)
 
     def close(self) -> None:
         self._transport.close()
@@ -167,6 +220,14 @@ class Connection(asyncio.BufferedProtocol):
         elif self._complete:
             self._done.set_result(None)
 
+    def pause_writing(self) -> None:
+        self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
     def eof_received(self) -> None:
         self._break()
 
@@ -193,6 +254,8 @@ class Connection(asyncio.BufferedProtocol):
         headers, self._headers = self._headers, []
         self._head_size = 0
         if status < 200:
+            if status == 100 and self._leave is not None:
+                self._leave.set()
             return  # interim (RFC 9110, section 15.2)
         if self._receiver is None or self._complete:
             raise BrokenError  # a second answer
@@ -229,7 +292,9 @@ class Connection(asyncio.BufferedProtocol):
         self._timer = None
         if self._done is None:
             return
-        if self._loop.time() < self._deadline:
+        if self._asking:
+            self._expire_in(self._idle_limit)  # whoever reads the caller's body has a limit for that
+        elif self._loop.time() < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._look)
         elif not self._done.done():
             self._done.set_exception(TimeoutError())

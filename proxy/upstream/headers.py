@@ -11,22 +11,35 @@ RESPONSE: Final = frozenset({"content-type", "cache-control"})
 
 
 def to_upstream(
-    path: str, address: tuple[str, int], inbound: Headers, length: int, *, grant: str, request_id: str
+    path: str,
+    address: tuple[str, int],
+    inbound: Headers,
+    length: int | None,
+    *,
+    grant: str,
+    request_id: str,
+    content_type: str = "application/json",
 ) -> bytes:
     """The head of a forwarded request: the allowed headers of the caller's that are ASCII, and ours.
 
-    The caller gets the answer's bytes without a label of their coding, so none is asked for.
+    The caller gets the answer's bytes without a label of their coding, so none is asked for. A body
+    without a `length` comes in chunks, once the engine says that it wants it.
     """
     kept = "".join(f"{name}: {value}\r\n" for name, value in inbound if name in REQUEST and value.isascii())
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    framing = (
+        "Transfer-Encoding: chunked\r\nExpect: 100-continue"
+        if length is None
+        else f"Content-Length: {length}"
+    )
     return (
         f"POST {path} HTTP/1.1\r\n"
         f"Host: {host}:{address[1]}\r\n"
         f"{kept}"
         "User-Agent: hubgate\r\n"
         "Accept-Encoding: identity\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {length}\r\n"
+        f"Content-Type: {content_type}\r\n"
+        f"{framing}\r\n"
         f"X-Hubgate-Grant: {grant}\r\n"
         f"X-Request-Id: {request_id}\r\n\r\n"
     ).encode("latin-1")

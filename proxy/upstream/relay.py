@@ -8,12 +8,13 @@ from typing import Final
 import msgspec
 
 from proxy import errors, settings
+from proxy.body import CutShortError
 from proxy.errors import Denied
 from proxy.exchange import Exchange
 from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
 from proxy.upstream import headers
-from proxy.upstream.connections import Address, BrokenError, Connections
+from proxy.upstream.connections import Address, BrokenError, Connections, Source
 from proxy.usage import Meter, Withheld
 
 BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
@@ -27,7 +28,7 @@ _PATH = re.compile(r"(?:file://|(?<![\w/.]))/(?:[\w.@-]+/)+[\w.@-]*")
 class Stale:
     """The engine is not what the proxy knew: gone, restarted, or without this model.
 
-    Nothing of the request was accepted, so it may be sent again after a new `ensure`.
+    Nothing of the request was accepted, so it may be sent again after a new `ensure`, if it is still there.
     """
 
 
@@ -53,7 +54,8 @@ class Relay:
         inbound: Inbound,
         *,
         address: Address,
-        body: bytes,
+        body: bytes | Source,
+        content_type: str,
         grant: str,
         withhold: bool = False,
     ) -> Denied | Stale | None:
@@ -67,9 +69,10 @@ class Relay:
             exchange.endpoint,
             address,
             inbound.headers,
-            len(body),
+            len(body) if isinstance(body, bytes) else None,
             grant=grant,
             request_id=exchange.request_id,
+            content_type=content_type,
         )
         try:
             connection = await self._connections.take(address)
@@ -85,6 +88,8 @@ class Relay:
             return answer.broke_off(_late())
         except BrokenError:
             return answer.broke_off(_broken())
+        except CutShortError as error:
+            return answer.broke_off(error.denied)
         finally:
             self._count(exchange, answer)
         if answer.status != 200:

@@ -20,6 +20,7 @@ import msgspec
 
 LOCAL = "127.0.0.1"
 PATIENCE = 20.0  # seconds that a test waits for something to happen before it fails
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Answer = Callable[["Received", "Connection"], Awaitable[None]]
 
@@ -57,7 +58,17 @@ class Received:
 
     @property
     def body(self) -> bytes:
-        return self.raw.partition(b"\r\n\r\n")[2]
+        """The body, without the framing of its chunks."""
+        sent = self.raw.partition(b"\r\n\r\n")[2]
+        if self.header("transfer-encoding") != "chunked":
+            return sent
+        pieces, start = [], 0
+        while start < len(sent):
+            end = sent.index(b"\r\n", start)
+            size = int(sent[start:end], 16)
+            pieces.append(sent[end + 2 : end + 2 + size])
+            start = end + 2 + size + 2
+        return b"".join(pieces)
 
     def json(self) -> Any:
         return msgspec.json.decode(self.body)
@@ -81,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         self._engine.wire += data
         self._more.set()
+        self._engine.moved()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -106,25 +118,51 @@ class Connection(asyncio.Protocol):
         """End the connection at once, with a RST if anything is unread or unsent."""
         self._transport.abort()
 
+    def hold(self) -> None:
+        """Read nothing more of what the proxy sends."""
+        self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
     async def _serve(self) -> None:
         while True:
             received = Received(await self._next())
             self._engine.requests.append(received)
             self._engine.moved()
             await self._engine.answer()(received, self)
+            if self._engine.eager:
+                await self.left.wait()  # what comes now is a body that nobody asked for
 
     async def _next(self) -> bytes:
+        while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:
+            await self._wait()
+        head = Received(bytes(self._buffer[:end]))
+        size = end + int(head.header("content-length") or 0)
+        if not self._engine.eager:
+            if head.header("expect") == "100-continue":
+                self.send(CONTINUE)
+            if head.header("transfer-encoding") == "chunked":
+                size = await self._end_of_chunks(end)
+            while len(self._buffer) < size:
+                await self._wait()
+        raw = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return raw
+
+    async def _end_of_chunks(self, start: int) -> int:
         while True:
-            head, found, rest = bytes(self._buffer).partition(b"\r\n\r\n")
-            if found:
-                length = next((v for n, v in Received(head).headers if n == "content-length"), "0")
-                size = len(head) + 4 + int(length)
-                if len(head) + 4 + len(rest) >= size:
-                    raw = bytes(self._buffer[:size])
-                    del self._buffer[:size]
-                    return raw
-            self._more.clear()
-            await self._more.wait()
+            while (end := self._buffer.find(b"\r\n", start)) < 0:
+                await self._wait()
+            size = int(self._buffer[start:end], 16)
+            start = end + 2 + size + 2
+            if size == 0:
+                return start
+
+    async def _wait(self) -> None:
+        self._more.clear()
+        await self._more.wait()
 
 
 class RawEngine:
@@ -135,6 +173,7 @@ class RawEngine:
         self.wire = bytearray()  # every byte that came, in whatever shape
         self.connections: set[Connection] = set()
         self.port = 0
+        self.eager = False  # it answers a head, and asks for no body unless the answer does
         self._then: deque[Answer] = deque()
         self._always: Answer = _nothing
         self._moved = asyncio.Event()
@@ -181,7 +220,7 @@ class RawEngine:
         self._moved.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a request or the end of a connection makes this true."""
+        """Wait until what comes, or the end of a connection, makes this true."""
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._moved.clear()
