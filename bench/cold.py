@@ -26,6 +26,7 @@ from bench.contenders import ROOT
 from bench.gauge import cpu_seconds
 from bench.messages import LOCAL, MODEL
 from bench.process import Child, StartError, free_port, running, until_listening
+from bench.rows import Row
 from bench.surroundings import ALICE
 from demo import configs
 from demo.configs import Layout, Ports
@@ -36,7 +37,23 @@ PATIENCE: Final = 420.0  # seconds until vLLM has to answer
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 QUIET: Final = 0.02  # of a core; a backend that does nothing else has its next worker ready
 STEP: Final = 0.25  # seconds between two looks
-ONLY: Final = "first request for an adapter"
+
+
+ROWS: Final = (
+    Row(
+        "cold_adapter",
+        "added to a cold adapter's first request, p50",
+        "ms",
+        f"without download, engine's load and answer; {COUNT} adapters, one after the other; see README.md",
+    ),
+    Row("cold_adapter_p90", "the same, p90", "ms", "the same"),
+    Row(
+        "cold_adapter_ratio", "that first request, in multiples of what it takes without us", "x", "the same"
+    ),
+    Row("cold_adapter_first", "that first request, p50", "ms", "as the caller sees it"),
+    Row("cold_adapter_bare", "of it a bare download of the same files, p50", "ms", "by huggingface_hub"),
+    Row("cold_adapter_engine", "of it the engine's own load, p50", "ms", "as the backend waits for it"),
+)
 
 
 @dataclass(frozen=True, slots=True)
