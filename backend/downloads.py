@@ -67,7 +67,7 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
 
 def _warm_up() -> None:
     """Make the HTTP client: reading the certificates that it trusts takes longer than a small download."""
-    from huggingface_hub.utils import get_session  # noqa: PLC0415
+    from huggingface_hub.utils._http import get_session  # noqa: PLC0415
 
     get_session()
 

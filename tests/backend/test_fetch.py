@@ -146,6 +146,20 @@ async def test_a_worker_that_is_killed_costs_an_attempt(tmp_path: Path, hub: Dem
         await made.workers_were(3)  # the one that died, the one that finished, the next spare
 
 
+async def test_the_next_worker_starts_when_the_download_is_over(tmp_path: Path, hub: DemoHub) -> None:
+    """Beside the download it would take the processor from it; the old one is gone by then."""
+    async with downloads(tmp_path, hub) as made:
+        hub.state.set_down("hang", origin="files", times=1)
+        future = made.join()
+        await hub.state.outages.wait_held(1)
+        assert len(made.workers.all) == 1
+        hub.state.outages.lift()
+        assert isinstance(await future, Fetched)
+        first = made.workers.all[0]
+        await made.workers_were(2)
+        assert not guardian.session_members(first.pid)
+
+
 async def test_a_spare_that_died_is_replaced(tmp_path: Path, hub: DemoHub) -> None:
     """Nobody pays for a worker that died while nobody needed it."""
     async with downloads(tmp_path, hub, Patience(attempts=1)) as made:
