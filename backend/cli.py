@@ -25,10 +25,11 @@ def run(settings: BackendSettings) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     configure(settings.log.level, settings.log.format)
     checked = check(settings)
-    return uvloop.run(_serve(settings, checked))
+    return uvloop.run(serve(settings, checked))
 
 
-async def _serve(settings: BackendSettings, checked: Checked) -> int:
+async def serve(settings: BackendSettings, checked: Checked) -> int:
+    """Serve what was checked, until SIGTERM or SIGINT. Returns the exit code; raises `ConfigError`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     failures: list[str] = []
 

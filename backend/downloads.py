@@ -43,6 +43,7 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
 
     set_client_factory(_client)
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    _warm_up()
     line = source.readline()
     if not line:
         return 0
@@ -62,6 +63,13 @@ def main(source: BinaryIO, sink: BinaryIO) -> int:
     except Exception as error:  # noqa: BLE001  # every failure becomes a value; none may quote a token
         say(failure(error))
     return 0
+
+
+def _warm_up() -> None:
+    """Make the HTTP client: reading the certificates that it trusts takes longer than a small download."""
+    from huggingface_hub.utils._http import get_session  # noqa: PLC0415
+
+    get_session()
 
 
 def _listing(job: Job) -> Listing:

@@ -1,6 +1,7 @@
 """Which adapters an engine holds: puts them in, and takes out what was not used for longest."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import structlog
@@ -44,6 +45,7 @@ class Residents:
                 message = "all places for adapters are in use"
                 return Failed(code="no_capacity", message=message, repo=name, retry_after=10)
             path = self._store.hold(adapter)
+            started = time.monotonic()
             try:
                 await engine.client.load(name, path)
             except EngineError as error:
@@ -61,9 +63,10 @@ class Residents:
                 self._store.release(adapter)
                 message = f"{adapter.id}: the engine ended while it loaded this adapter"
                 return Failed(code="engine_failed", message=message, repo=name, retry_after=AGAIN)
+            seconds = time.monotonic() - started
             engine.adapters[name] = adapter
         self._metrics.cold_start("adapter", "ok")
-        log.info("adapter.loaded", engine=engine.id, adapter=name, asked_by=errand.asked_by)
+        log.info("adapter.loaded", engine=engine.id, adapter=name, asked_by=errand.asked_by, seconds=seconds)
         return Loaded(fresh=True)
 
     async def _evict_one(self, engine: Engine, errand: Errand) -> bool:

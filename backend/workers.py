@@ -1,4 +1,4 @@
-"""Download worker processes: one is always started ahead of need, each serves one download."""
+"""Download worker processes: one is started ahead of need while none works, each serves one download."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from backend.jobs import Answer, Choice, Failure, Job
+from backend.jobs import Answer, Choice, Done, Failure, Job
 from backend.process import Child, lines
 
 MAX_LINE = 16 << 20  # bytes; a listing of thousands of files is a few hundred KiB
@@ -33,11 +33,17 @@ class Worker:
         self._child = child
         self._answers = lines(child.stdout, MAX_LINE)
         self._complaints = asyncio.create_task(self._relay())
+        self._done = False
 
     @property
     def alive(self) -> bool:
         """Whether it still runs, as far as we know."""
         return self._child.running
+
+    @property
+    def done(self) -> bool:
+        """Whether it has done all that it was told to, and writes no more."""
+        return self._done
 
     @property
     def pid(self) -> int:
@@ -56,6 +62,7 @@ class Worker:
 
     async def choose(self, choice: Choice) -> None:
         """Let it fetch; then read with `answer` until `Done` or `Failure`."""
+        self._done = False
         await self._tell(msgspec.json.encode(choice))
 
     async def answer(self) -> Answer:
@@ -64,7 +71,9 @@ class Worker:
             line = await anext(self._answers)
         except StopAsyncIteration:
             return CRASHED
-        return _DECODER.decode(line)
+        answer = _DECODER.decode(line)
+        self._done = isinstance(answer, Done)
+        return answer
 
     async def end(self) -> None:
         """Kill it, whatever it does, and wait until it is gone."""
@@ -89,13 +98,18 @@ class Workers:
         if endpoint:
             self._environment["HF_ENDPOINT"] = endpoint
         self._spare: asyncio.Task[Worker] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     def start(self) -> None:
-        """Start the first spare."""
-        self._spare = asyncio.create_task(self._launch())
+        """Start a spare, if there is none."""
+        if self._spare is None and not self._closing:
+            self._spare = asyncio.create_task(self._launch())
 
     async def close(self) -> None:
-        """End the spare."""
+        """End the spare, and see the others to their end."""
+        self._closing = True
+        await asyncio.gather(*self._ending)
         if self._spare is not None:
             with suppress(OSError):  # it could not be started
                 worker = await self._spare
@@ -103,17 +117,26 @@ class Workers:
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Worker]:
-        """A worker for one download; it is killed at the end. The next spare starts at once.
+        """A worker for one download; it is killed at the end, and the next spare starts after it.
 
-        Raises `OSError` if no process can be started.
+        Not before: it would take the processor from the download. A worker that has done its work is not
+        waited for; of one that may still write, nothing is left when this returns. Raises `OSError` if no
+        process can be started.
         """
-        spare = self._spare
-        self.start()
+        spare, self._spare = self._spare, None
         worker = await self._usable(spare)
         try:
             yield worker
         finally:
-            await worker.end()
+            ending = asyncio.create_task(self._end(worker))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            if not worker.done:
+                await asyncio.shield(ending)
+
+    async def _end(self, worker: Worker) -> None:
+        await worker.end()
+        self.start()
 
     async def _usable(self, spare: asyncio.Task[Worker] | None) -> Worker:
         """The spare, or a new one if it could not be started or did not live until it was needed."""

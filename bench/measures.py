@@ -5,29 +5,21 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from bench import cold
 from bench.contenders import DIRECT, Contender, Running
 from bench.gauge import pin
 from bench.load import Kind, Order, Seen, generate
+from bench.rows import Row
 from bench.surroundings import stranger
 
 MB: Final = 1_000_000
 BODY: Final = 20 * MB
 IDLE_STREAMS: Final = 5000
 COLD: Final = 100  # new tokens in each round
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure."""
-
-    key: str
-    title: str
-    unit: str
-    about: str
-    added: bool = False
-    """Whether what the same round measured without any proxy is taken off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +134,12 @@ async def _cold(subject: Subject) -> Mapping[str, float]:
     return {"cold": cold.cpu / cold.requests * 1e6, "cold_p50": cold.p50 * 1e3}
 
 
+async def _cold_adapter(_: Subject) -> Mapping[str, float]:
+    with TemporaryDirectory(prefix="hubgate-bench-") as folder:
+        async with cold.fake_site(Path(folder)) as site:
+            return cold.summary(await cold.measure(site))
+
+
 MEASURES: Final = (
     Measure(
         "json",
@@ -247,5 +245,12 @@ MEASURES: Final = (
         ),
         _cold,
         only=frozenset({"hubgate"}),
+    ),
+    Measure(
+        "cold-adapter",
+        cold.ROWS,
+        _cold_adapter,
+        only=frozenset({"hubgate"}),
+        once=True,
     ),
 )

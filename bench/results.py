@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bench.contenders import DIRECT
-from bench.measures import Measure, Row
+from bench.measures import Measure
+from bench.rows import Row
 
 REFERENCE: Final = "nginx"
 NO_RATIO: Final = frozenset({"%"})

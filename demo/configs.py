@@ -1,9 +1,10 @@
 """What `make run` writes under `.run/`: keys, configurations, the service token; and its examples."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -70,7 +71,13 @@ class Layout:
         return self.root / "secrets" / "service.token"
 
 
-def write(layout: Layout, ports: Ports, *, on_demand: bool = False) -> None:
+Changes = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What differs from the demo's configuration: program, section, key."""
+
+
+def write(
+    layout: Layout, ports: Ports, *, on_demand: bool = False, changes: Changes = MappingProxyType({})
+) -> None:
     """Make the folder; keys and store of an earlier run are kept. `on_demand`: no model is preloaded."""
     for folder in (layout.root, layout.keys, layout.logs, layout.service_token.parent):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,10 +86,13 @@ def write(layout: Layout, ports: Ports, *, on_demand: bool = False) -> None:
     if not (layout.keys / "hubgate_backend.key").exists():
         keys.generate_backend(layout.keys)
     _write(layout.service_token, SERVICE_TOKEN + "\n")
-    _write(layout.proxy_config, yaml.safe_dump(proxy(layout, ports), sort_keys=False))
-    _write(
-        layout.backend_config, yaml.safe_dump(backend(layout, ports, on_demand=on_demand), sort_keys=False)
-    )
+    for name, path, values in (
+        ("proxy", layout.proxy_config, proxy(layout, ports)),
+        ("backend", layout.backend_config, backend(layout, ports, on_demand=on_demand)),
+    ):
+        for section, own in changes.get(name, {}).items():
+            values[section] = {**values.get(section, {}), **own}
+        _write(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def proxy(layout: Layout, ports: Ports) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 from yarl import URL
 
+from demo import weights
 from demo.accounts import Refused
 from demo.answers import SWITCHES, content, refuse
 from demo.git import Blob
@@ -66,6 +67,7 @@ class FilesOrigin:
             web.post(f"{SWITCHES}unrevoke", _switch(self._unrevoke)),
             web.post(f"{SWITCHES}gate", _switch(self._gate)),
             web.post(f"{SWITCHES}commit", _switch(self._commit)),
+            web.post(f"{SWITCHES}repo", _switch(self._repo)),
             web.post(f"{SWITCHES}restore", _switch(self._restore)),
         ]
 
@@ -97,6 +99,10 @@ class FilesOrigin:
 
     def _commit(self, repo: str, readme: str) -> object:
         return {"sha": self._state.add_commit(repo, {"README.md": readme.encode()})}
+
+    def _repo(self, repo: str, make: str, private: bool = False, **arguments: Any) -> object:
+        files = weights.make(make, arguments)
+        return {"sha": self._state.add_repo(repo, files, private=private)}
 
     def _restore(self) -> object:
         self._state.restore()

@@ -17,14 +17,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import aiohttp
 import click
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from demo import configs
-from demo.configs import Layout, Ports
+from demo.configs import Changes, Layout, Ports
 
 ALICE = "hf_demo_alice"
 BASE = "demo/tiny-llama"
@@ -88,10 +90,10 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
     return {**kept, **variables}
 
 
-async def run(layout: Layout, ports: Ports, *, on_demand: bool = False) -> int:
+async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool = False) -> int:
     """Start everything, say what to try, and wait. Returns the exit code."""
     _refuse_taken(ports)
-    configs.write(layout, ports, on_demand=on_demand)
+    configs.write(layout, ports, on_demand=on_demand, changes=changes)
     stopping = _stop_signals()
     async with AsyncExitStack() as stack:
         programs = await _start(stack, layout, ports)
@@ -277,13 +279,26 @@ def _say_ready(layout: Layout, ports: Ports, first: str) -> None:
 @click.option("--engine-port", default=8200, help="Of the first engine.")
 @click.option("--hub-port", default=8090, help="Of the demo Hub; its files are on the next one.")
 @click.option("--on-demand", is_flag=True, help="Preload nothing: base models swap on the one engine.")
+@click.option(
+    "--settings",
+    type=click.File(),
+    help="YAML laid over the demo's own: `proxy:` and `backend:`, each as in its configuration file.",
+)
 def main(
-    root: Path, port: int, backend_port: int, engine_port: int, hub_port: int, *, on_demand: bool
+    root: Path,
+    port: int,
+    backend_port: int,
+    engine_port: int,
+    hub_port: int,
+    *,
+    on_demand: bool,
+    settings: TextIO | None,
 ) -> None:
     """Run demo Hub, backend (vLLM on the CPU) and proxy together, until Ctrl-C."""
     os.environ.setdefault("HUBGATE_RUN_ID", secrets.token_hex(8))  # marks every process of this run
     ports = Ports(proxy=port, backend=backend_port, engine=engine_port, hub=hub_port)
-    sys.exit(asyncio.run(run(Layout(root.resolve()), ports, on_demand=on_demand)))
+    changes = yaml.safe_load(settings) if settings is not None else {}
+    sys.exit(asyncio.run(run(Layout(root.resolve()), ports, changes, on_demand=on_demand)))
 
 
 if __name__ == "__main__":

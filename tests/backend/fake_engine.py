@@ -1,7 +1,7 @@
 """Stands for vLLM: a process that answers as it does, behind the same judge, in a tenth of a second.
 
 Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
-`--slow-start`, `--no-adapters`, and
+`--slow-start`, `--no-adapters`, `--places=N` for adapters, and
 `--child`, which leaves a process of its own behind.
 """
 
@@ -40,6 +40,8 @@ class FakeEngine:
         self.traffic = Traffic(time.monotonic)
         self.adapters: dict[str, str] = {}
         self.hung = False
+        sizes = [switch.removeprefix("places=") for switch in switches if switch.startswith("places=")]
+        self.places = int(sizes[0]) if sizes else sys.maxsize
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         grant = self.judge.believe(request.headers.get(GRANT_HEADER, ""))
@@ -64,6 +66,23 @@ class FakeEngine:
         await asyncio.sleep(body.get("max_tokens", 0) / 100)
         return web.json_response({"model": body["model"], "environ": dict(os.environ)})
 
+    def load(self, name: str, path: str) -> web.Response:
+        """As vLLM: only what is there, and no more than there are places for."""
+        fresh = name not in self.adapters
+        full = len(self.adapters) >= self.places
+        if "no-adapters" in self.switches or (fresh and full) or not weights(path).is_file():
+            return _json({"loaded": False}, 500)
+        self.adapters[name] = path
+        self.traffic.touch(name)
+        return _json({"loaded": fresh})
+
+    def unload(self, name: str) -> web.Response:
+        """Its files have to be there to the end: vLLM reads them again when it likes."""
+        path = self.adapters.pop(name, None)
+        self.traffic.forget(name)
+        gone = path is not None and not weights(path).is_file()
+        return _json({"unloaded": path is not None}, 500 if gone else 200)
+
     async def control(self, request: web.Request) -> web.StreamResponse:
         match request.path:
             case "/health":
@@ -78,15 +97,16 @@ class FakeEngine:
                 self.traffic.draining = True
                 return _json(self.traffic.status())
             case "/hubgate/adapters":
-                body = await request.json()
-                fresh = body["name"] not in self.adapters
-                self.adapters[body["name"]] = body["path"]
-                return _json({"loaded": fresh}, 500 if "no-adapters" in self.switches else 200)
+                return self.load(**await request.json())
             case "/hubgate/adapters/unload":
-                body = await request.json()
-                return _json({"unloaded": self.adapters.pop(body["name"], None) is not None})
+                return self.unload(**await request.json())
             case _:
                 return web.Response(status=404)
+
+
+def weights(path: str) -> Path:
+    """Where an adapter's weights lie."""
+    return Path(path) / "adapter_model.safetensors"
 
 
 def _json(content: Any, status: int = 200) -> web.Response:

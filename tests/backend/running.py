@@ -47,7 +47,8 @@ def free_ports(count: int) -> int:
 
 def fake_argv(launch: Launch) -> list[str]:
     """The fake engine in the place of vLLM; `vllm_args` are its switches."""
-    return [sys.executable, FAKE, "--port", str(launch.port), *render(launch.vllm_args)]
+    places = f"--places={launch.max_cpu_loras}"
+    return [sys.executable, FAKE, "--port", str(launch.port), places, *render(launch.vllm_args)]
 
 
 class Running:

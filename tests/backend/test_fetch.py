@@ -69,6 +69,15 @@ class Downloads:
         self.meter, future = self.flights.join(self.want, Secret(self.hub.token(who)))
         return future
 
+    async def workers_were(self, count: int) -> None:
+        """Wait until there were so many workers, and see that there were no more."""
+
+        async def enough() -> bool:
+            return len(self.workers.all) >= count
+
+        await eventually(enough)
+        assert len(self.workers.all) == count
+
     async def failure(self) -> Failure:
         """Ask, and fail."""
         outcome = await self.join()
@@ -134,7 +143,21 @@ async def test_a_worker_that_is_killed_costs_an_attempt(tmp_path: Path, hub: Dem
         _whole(made)
         assert not guardian.session_members(victim.pid)
         assert not victim.scratch.exists()
-        assert len(made.workers.all) == 3  # the one that died, the one that finished, the next spare
+        await made.workers_were(3)  # the one that died, the one that finished, the next spare
+
+
+async def test_the_next_worker_starts_when_the_download_is_over(tmp_path: Path, hub: DemoHub) -> None:
+    """Beside the download it would take the processor from it; the old one is gone by then."""
+    async with downloads(tmp_path, hub) as made:
+        hub.state.set_down("hang", origin="files", times=1)
+        future = made.join()
+        await hub.state.outages.wait_held(1)
+        assert len(made.workers.all) == 1
+        hub.state.outages.lift()
+        assert isinstance(await future, Fetched)
+        first = made.workers.all[0]
+        await made.workers_were(2)
+        assert not guardian.session_members(first.pid)
 
 
 async def test_a_spare_that_died_is_replaced(tmp_path: Path, hub: DemoHub) -> None:
@@ -183,7 +206,7 @@ async def test_a_download_that_always_stands_still_fails(tmp_path: Path, hub: De
         assert failed.retry_after == 10
         hub.state.outages.lift()
         assert made.leftovers() == []
-        assert len(made.workers.all) == 3
+        await made.workers_were(3)
         # And it heals by itself.
         assert isinstance(await made.join(), Fetched)
 

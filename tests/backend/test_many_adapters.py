@@ -1,32 +1,35 @@
-"""A thousand adapters through the store, the residents and a small quota: nothing piles up."""
+"""A thousand adapters through one engine process and a small quota: nothing piles up, and none fails."""
 
 import asyncio
 import gc
 import hashlib
 import json
-import time
+import os
+import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from backend.fetch import Fetcher
-from backend.flights import Flights
+import pytest
+
+from backend.app import Backend, backend, check
+from backend.background import Background
 from backend.jobs import Answer, Choice, Done, File, Job, Listing
-from backend.loads import Limits, Loads
-from backend.metrics import Metrics
-from backend.plugin.traffic import ModelUse, Status
-from backend.residents import Residents
 from backend.shelf import PINS, RECORDS, STAGING, size_of
-from backend.store import Store
+from bench.gauge import rss_bytes
+from demo.hub import DemoHub
+from tests.backend.running import fake_argv, settings_for
 from tests.backend.safetensors_files import ADAPTER, BASE, CONFIG, header, pack
-from wire import control
+from tests.fakes.keyring import Keyring
 from wire.control import Ready
-from wire.repo import RepoRef
 from wire.seal import ScopedToken
 
 COUNT = 1000
 WARM = 200  # loads after which caches are full
+STEP = 50  # loads between two looks at the memory
+SLOPE = 1024.0  # bytes for each adapter
+CALLERS = 3  # at a time
 PLACES = 8  # adapters in the engine
 QUOTA = 40_000  # bytes; some forty adapters
 SHA = "a" * 40
@@ -42,6 +45,7 @@ class InstantWorker:
     """Answers as a worker does, from memory: a thousand processes would take minutes."""
 
     alive = True
+    done = True
     pid = 0
 
     def __init__(self) -> None:
@@ -66,90 +70,95 @@ class InstantWorker:
 class InstantWorkers:
     """Hands them out."""
 
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
     @asynccontextmanager
     async def take(self) -> AsyncIterator[InstantWorker]:
         yield InstantWorker()
 
 
-class InstantEngine:
-    """An engine and its supervisor: takes adapters and gives them back, if their files are there."""
+class Crowd:
+    """A whole backend with one engine process, and what can be seen of it from outside."""
 
-    def __init__(self) -> None:
-        self.id = "gpu-0/0"
-        self.client = self
-        self.adapters: dict[str, RepoRef] = {}
-        self.adapters_lock = asyncio.Lock()
-        self.ended = asyncio.Event()
-        self.paths: dict[str, Path] = {}
+    def __init__(self, running: Backend, store: Path) -> None:
+        self.running = running
+        self.store = store
 
-    def refusal(self, _: RepoRef) -> None:
-        return None
+    async def load(self, number: int) -> None:
+        """Make an adapter warm that was not."""
+        adapter = f"demo/lora-{number}@{SHA}"
+        scoped = ScopedToken(
+            token="", base=f"demo/base@{SHA}", adapter=adapter, sub="s", aud="", boot="", jti="", iat=0, exp=0
+        )
+        loads = self.running.loads
+        *_, last = [event async for event in loads.follow(loads.begin(scoped))]
+        assert isinstance(last, Ready), last
+        assert last.loaded
+        assert len(last.engine.adapters) <= PLACES
+        assert adapter in last.engine.adapters
 
-    async def ready(self, *_: Any) -> "InstantEngine":
-        return self
+    def within(self) -> None:
+        """Under quota on the disk; what no engine and no download uses may go at any time."""
+        assert sum(size_of(path) for path in self.store.glob("[!.]*")) <= QUOTA
 
-    def describe(self) -> control.Engine:
-        return control.Engine(id=self.id, boot="b", port=1, base=f"demo/base@{SHA}", state="ready")
+    async def metrics(self) -> str:
+        return (await self.running.probes.metrics(None)).text or ""  # type: ignore[arg-type]
 
-    async def status(self) -> Status:
-        uses = {name: ModelUse(in_flight=0, idle=float(-i)) for i, name in enumerate(self.paths)}
-        return Status(in_flight=0, draining=False, models=uses)
 
-    async def load(self, name: str, path: Path) -> None:
-        assert (path / "adapter_model.safetensors").read_bytes() == WEIGHTS
-        self.paths[name] = path
-
-    async def unload(self, name: str) -> None:
-        # Its files must be there until now: vLLM reads them again when it likes.
-        assert (self.paths.pop(name) / "adapter_config.json").exists()
+@pytest.fixture
+async def crowd(tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Crowd]:
+    """With an engine that refuses a ninth adapter, and one whose files are not there."""
+    monkeypatch.setattr("backend.app.Workers", InstantWorkers)
+    settings = settings_for(
+        tmp_path,
+        Keyring.make(tmp_path / "keys"),
+        hub,
+        store={"max_bytes": QUOTA, "max_model_bytes": QUOTA},
+        adapters={"max_cpu_loras": PLACES, "max_bytes": QUOTA},
+    )
+    checked = replace(check(settings, {}, lambda: None), make_argv=fake_argv)
+    died: list[str] = []
+    background = Background(lambda: died.append("died"))
+    async with backend(settings, checked, background, {}) as running:
+        try:
+            yield Crowd(running, settings.store.path)
+        finally:
+            await background.close()
+    assert not died
 
 
 def _handles() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def _objects() -> int:
-    gc.collect()
-    return len(gc.get_objects())
-
-
-def _within(store: Store, engine: InstantEngine) -> None:
-    """Under quota by the books and on the disk, and the loaded ones are there."""
-    on_disk = sum(size_of(path) for path in store.root.glob("[!.]*"))
-    assert store.bytes == on_disk <= QUOTA
-    assert len(engine.adapters) <= PLACES
-    assert all(path.is_dir() for path in engine.paths.values())
-
-
-async def test_a_thousand_adapters_leave_nothing_behind(tmp_path: Path) -> None:
-    """The store stays under its quota; no handle, no temporary file, no record and no object is leaked."""
-    store, metrics, engine = Store(tmp_path / "store", QUOTA, time.time), Metrics(), InstantEngine()
-    store.open()
-    fetcher = Fetcher(store, InstantWorkers(), metrics, None)  # type: ignore[arg-type]
-    limits = Limits(max_model_bytes=QUOTA, max_adapter_bytes=QUOTA, max_rank=16, linger=1)
-    loads = Loads(store, Flights(fetcher), engine, Residents(store, metrics, PLACES), limits)  # type: ignore[arg-type]
-
-    async def load(number: int) -> None:
-        adapter = f"demo/lora-{number}@{SHA}"
-        scoped = ScopedToken(
-            token="", base=f"demo/base@{SHA}", adapter=adapter, sub="s", aud="", boot="", jti="", iat=0, exp=0
-        )
-        *_, last = [event async for event in loads.follow(loads.begin(scoped))]
-        assert isinstance(last, Ready), last
-        assert last.loaded
-
-    handles = objects = 0
-    for number in range(0, COUNT, 4):
-        await asyncio.gather(*(load(number + n) for n in range(4)))
-        if number % 100 == 0:
-            _within(store, engine)
-        if number == WARM:
-            handles, objects = _handles(), _objects()
-    _within(store, engine)
-    assert _handles() <= handles
-    assert _objects() < objects * 1.02
-    assert list((store.root / STAGING).iterdir()) == list((store.root / PINS).iterdir()) == []
-    kept = sum(1 for _ in store.root.glob("[!.]*/*/*"))
-    assert sum(1 for _ in (store.root / RECORDS).iterdir()) == kept
-    assert 'hubgate_downloads_total{kind="adapter",result="ok"} 1000.0' in metrics.render({}).decode()
-    store.close()
+async def test_a_thousand_adapters_leave_nothing_behind(crowd: Crowd) -> None:
+    """None fails, the quota holds at every step, and after the 200th memory grows by less than 1 KiB each."""
+    await crowd.load(0)
+    handles, memory = 0, dict[int, int]()
+    for number in range(1, COUNT, CALLERS):
+        await asyncio.gather(*(crowd.load(one) for one in range(number, number + CALLERS)))
+        crowd.within()
+        if number == WARM - WARM % CALLERS + 1:
+            handles = _handles()
+        if handles and number // STEP != (number - CALLERS) // STEP:
+            gc.collect()
+            memory[number] = rss_bytes([os.getpid()])
+    slope = statistics.linear_regression(list(memory), list(memory.values())).slope
+    assert slope <= SLOPE, memory
+    assert _handles() <= handles + CALLERS  # connections to the engine
+    store = crowd.store
+    assert list((store / STAGING).iterdir()) == list((store / PINS).iterdir()) == []
+    kept = sum(1 for _ in store.glob("[!.]*/*/*"))
+    assert sum(1 for _ in (store / RECORDS).iterdir()) == kept
+    text = await crowd.metrics()
+    assert f'hubgate_downloads_total{{kind="adapter",result="ok"}} {COUNT}.0' in text
+    assert f'hubgate_cold_starts_total{{kind="adapter",result="ok"}} {COUNT}.0' in text
+    assert f"hubgate_adapters_loaded {PLACES}.0" in text
+    assert f"hubgate_store_bytes {sum(size_of(path) for path in store.glob('[!.]*'))}.0" in text

@@ -5,8 +5,9 @@ import pytest
 from bench import report
 from bench.campaign import Plan
 from bench.contenders import CONTENDERS
-from bench.measures import MEASURES, Measure, Row
+from bench.measures import MEASURES, Measure
 from bench.results import Results, cell, table
+from bench.rows import Row
 
 PLAIN = Row("json", "CPU per JSON request", "µs", "…")
 ADDED = Row("p50", "added latency, p50", "ms", "…", added=True)

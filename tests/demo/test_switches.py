@@ -47,6 +47,15 @@ async def test_revoke_by_token_name_and_user(hub: DemoHub, http: aiohttp.ClientS
     assert hub.state.revoke(user="nobody") == 0
 
 
+async def test_a_repo_over_http_is_there_at_once(hub: DemoHub, http: aiohttp.ClientSession) -> None:
+    """A new repo is made by a recipe while the Hub serves; what makes no repo is refused."""
+    body = {"repo": "alice/new", "make": "adapter", "name": "alice/new", "phrase": "yes ", "private": True}
+    assert await post(http, hub, "repo", body) == 200
+    assert await status(http, hub, "/api/models/alice/new", "hf_demo_alice") == 200
+    assert await status(http, hub, "/api/models/alice/new") == 404
+    assert await post(http, hub, "repo", {**body, "make": "nothing"}) == 400
+
+
 async def test_a_commit_over_http_moves_main(hub: DemoHub, http: aiohttp.ClientSession) -> None:
     """A separate process can move main of a repo, and what was there before stays reachable."""
     before = hub.state.sha("demo/public-lora")
