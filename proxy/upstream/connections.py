@@ -47,7 +47,7 @@ class Connections:
         idle = self._idle[address]
         while idle:
             connection = idle.pop()
-            if connection.idle_since + KEEPALIVE > loop.time():
+            if connection.idle_since + KEEPALIVE > loop.time() and not connection.closing:
                 return connection
             connection.close()
         async with asyncio.timeout(self._connect_timeout):
@@ -120,8 +120,14 @@ class Connection(asyncio.BufferedProtocol):
             if not (self._complete and self._keep) or self._transport.is_closing():
                 self._transport.abort()
             else:
+                self._transport.resume_reading()  # the caller may still be slow, but not the next one
                 self.idle_since = self._loop.time()
                 self._pool.give_back(self)
+
+    @property
+    def closing(self) -> bool:
+        """Whether its end was seen, of which the pool is told a moment later."""
+        return self._transport.is_closing()
 
     def close(self) -> None:
         self._transport.close()
