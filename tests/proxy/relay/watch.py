@@ -30,7 +30,8 @@ class Watch:
 
     def left(self) -> tuple[int, int, int]:
         """Callers' connections that are open; those that are referred to; engines' that are, and not idle."""
-        gc.collect()
+        if self.seen and not self.open:
+            gc.collect()
         return len(self.open), len(self.seen), len(set(self.taken) - set(self.idle))
 
 
