@@ -25,6 +25,7 @@ SMALL_READ: Final = 8 * 1024  # bytes that are read at once where a head is due
 MAX_FRAMING: Final = 64 * 1024  # bytes of chunk framing, beyond sixteen for each byte of content
 HIGH_WATER: Final = 64 * 1024  # bytes that wait to be sent before their source is held
 LINGER: Final = 10.0  # seconds in which what still comes after a last answer is thrown away
+STALLED: Final = 60.0  # seconds in which a caller takes nothing of a last answer (nginx's `send_timeout`)
 
 # RFC 9110, section 7.2: uri-host [":" port]; no path, query, user or escapes.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -79,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._deaf = False  # what comes is thrown away
         self._failed = False  # it was no request
         self._lingering = False
+        self._left = 0  # bytes that were unsent when the connection was closed, or since looked at
         # What is being answered.
         self._waiting: deque[Inbound | Code] = deque()
         self._current: Inbound | None = None
@@ -103,10 +105,14 @@ class Connection(asyncio.BufferedProtocol):
     def end(self) -> asyncio.Task[None] | None:
         """Close now: what was answered is still sent, what is under way is cut. Gives its task, if any."""
         if self._task is None and not self._lingering:
-            self._transport.close()
+            self._close()
         else:
             self._transport.abort()
         return self._task
+
+    def abort(self) -> None:
+        """Close now, whatever is unsent."""
+        self._transport.abort()
 
     # Called by the transport.
 
@@ -129,7 +135,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """The caller left; an answer under way is for nobody."""
-        self._transport.abort() if self._task is not None else self._transport.close()
+        self._transport.abort() if self._task is not None else self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -261,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
     def cut(self) -> None:
         """End it so that the caller sees it broken off; what was written before still goes out."""
         self._source = None
-        self._transport.close()
+        self._close()
 
     # What reading leads to.
 
@@ -367,7 +373,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting.clear()
         self._deaf = True
         if self._reading is None and not self._failed:
-            self._transport.close()
+            self._close()
             return
         # Closing with bytes unread resets the connection, and the answer might be lost with it.
         self._reading = None
@@ -375,6 +381,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._expire_in(LINGER)
+
+    def _close(self) -> None:
+        """Close when all is sent, or when nobody takes it: such a connection would stay for ever."""
+        self._transport.close()
+        self._left = self.unsent
+        if self._left:
+            self._expire_in(STALLED)
 
     # Time.
 
@@ -392,9 +405,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._loop.time() < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._look)
-        elif self._lingering:
+        elif self._lingering or (self._transport.is_closing() and self.unsent >= self._left):
             self._transport.abort()
-        elif self._head_begun:
+        elif self._head_begun and not self._transport.is_closing():
             self._fail("request_timeout")
         else:
-            self._transport.close()
+            self._close()

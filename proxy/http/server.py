@@ -4,11 +4,12 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Final
 
 from proxy.errors import Code
-from proxy.http.connection import Connection
+from proxy.http.connection import LINGER, Connection
 from proxy.http.inbound import Inbound, Response
 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
@@ -58,6 +59,11 @@ class Server:
         """End every connection, and what is still under way on it."""
         ended = [connection.end() for connection in tuple(self._connections)]
         await asyncio.gather(*filter(None, ended), return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                await self._empty.wait()
+        for connection in tuple(self._connections):
+            connection.abort()  # who does not read their answer does not hold us
         await self._empty.wait()
 
     @property

@@ -56,7 +56,7 @@ class Connections:
         idle = self._idle[address]
         while idle:
             connection = idle.pop()
-            if connection.idle_since + KEEPALIVE > loop.time():
+            if connection.idle_since + KEEPALIVE > loop.time() and not connection.closing:
                 return connection
             connection.close()
         async with asyncio.timeout(self._connect_timeout):
@@ -140,6 +140,7 @@ class Connection(asyncio.BufferedProtocol):
             if unsent or not (self._complete and self._keep) or self._transport.is_closing():
                 self._transport.abort()
             else:
+                self._transport.resume_reading()  # the caller may still be slow, but not the next one
                 self.idle_since = self._loop.time()
                 self._pool.give_back(self)
             if sending is not None and unsent:
@@ -175,6 +176,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
+
+    @property
+    def closing(self) -> bool:
+        """Whether its end was seen, of which the pool is told a moment later."""
+        return self._transport.is_closing()
 
     def close(self) -> None:
         self._transport.close()

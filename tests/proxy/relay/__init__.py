@@ -1,0 +1,1 @@
+"""What the data plane does with bytes, times and ends: raw sockets on both sides of the real proxy."""

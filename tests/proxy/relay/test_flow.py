@@ -1,0 +1,125 @@
+"""Slow readers: what they are sent, what they hold, and that nobody else pays for them."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from unittest.mock import patch
+
+import pytest
+
+from proxy.http import connection as callers
+from proxy.http import server
+from proxy.upstream.connections import Connection, Connections
+from tests.fakes.answers import raw, whole
+from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
+from tests.fakes.engine import LOCAL, RawEngine
+from tests.fakes.raw import request
+from tests.proxy.conftest import StartEdge
+from tests.proxy.relay.watch import watching
+
+VAST = 12 * 1024 * 1024  # bytes: more than all socket buffers on the way
+ASKED = request(
+    "POST",
+    CHAT,
+    [("Authorization", f"Bearer {ALICE}")],
+    b'{"model":"%s","messages":[{"role":"user","content":"x"}]}' % BASE.encode(),
+)
+GET = b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n"
+
+
+class Slow:
+    """Takes an answer, and holds its source as a caller does who does not read."""
+
+    def __init__(self, source: Connection | None = None) -> None:
+        self.body = b""
+        self._source = source
+
+    def head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        del headers
+        assert status == 200
+
+    def data(self, data: bytes) -> None:
+        self.body += data
+        if self._source is not None:
+            self._source.pause()
+
+
+async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
+    """A connection that was held when its answer ended is read again for the next request."""
+    async with RawEngine.start() as engine:
+        engine.always(raw(whole(200, b"x")))
+        pool = Connections(5)
+        connection = await pool.take((LOCAL, engine.port))
+        await connection.exchange((GET, b""), Slow(connection), first_byte=5, idle=5)
+        assert await pool.take((LOCAL, engine.port)) is connection
+        await connection.exchange((GET, b""), Slow(), first_byte=5, idle=5)
+        pool.close()
+
+
+async def test_a_connection_that_has_ended_is_not_taken() -> None:
+    """Between the engine's FIN and the transport's word of it, a request gets a new connection."""
+    async with RawEngine.start() as engine:
+        engine.always(raw(whole(200, b"x")))
+        pool = Connections(5)
+        ended = await pool.take((LOCAL, engine.port))
+        await ended.exchange((GET, b""), Slow(), first_byte=5, idle=5)
+        ended.eof_received()
+        ended.close()  # as the transport does then; `connection_lost` follows one turn of the loop later
+        taken = await pool.take((LOCAL, engine.port))
+        assert taken is not ended
+        await taken.exchange((GET, b""), Slow(), first_byte=5, idle=5)
+        pool.close()
+
+
+async def reads_nothing(edge: Edge, caller: socket.socket) -> None:
+    """Ask for more than fits into all buffers, until the proxy has given the answer up."""
+    await ask(edge, caller, ASKED)
+    await edge.records(1)
+
+
+async def ask(edge: Edge, caller: socket.socket, asked: bytes) -> None:
+    """Send a request on a connection with a small window."""
+    loop = asyncio.get_running_loop()
+    caller.settimeout(0)
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    await loop.sock_connect(caller, (LOCAL, edge.port))
+    edge.engine.then(raw(whole(200, b"x" * VAST)))
+    await loop.sock_sendall(caller, asked)
+    await edge.engine.received(1)
+
+
+async def test_row_39_who_never_reads_is_left(start_edge: StartEdge) -> None:
+    """A connection whose last answer nobody takes is closed after a while, and does not stay for ever."""
+    with watching() as watch, patch.object(callers, "STALLED", 0.05), socket.socket() as caller:
+        edge = await start_edge({"timeouts": {"idle": 0.1}})
+        await reads_nothing(edge, caller)
+
+        async def left() -> bool:
+            return not watch.open
+
+        await eventually(left)
+        assert (await edge.chat()).status == 200
+
+
+async def test_row_43_who_never_reads_does_not_hold_the_shutdown(start_edge: StartEdge) -> None:
+    """The proxy ends although somebody does not read an answer that is given up."""
+    edge = await start_edge({"timeouts": {"idle": 0.1}})
+    with patch.object(server, "LINGER", 0.05), socket.socket() as caller:
+        await reads_nothing(edge, caller)
+        async with asyncio.timeout(10):
+            await edge.stop()
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_who_reads_late_gets_everything(edge: Edge, closing: bool) -> None:
+    """A pause of the caller's costs no byte, also where the connection ends with the answer."""
+    asked = ASKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1) if closing else ASKED
+    with socket.socket() as caller:
+        await ask(edge, caller, asked)
+        for _ in range(50):
+            await edge.admin("/livez")  # turns of the loop in which the buffers fill
+        reader, writer = await asyncio.open_connection(sock=caller)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(VAST) == b"x" * VAST
+        writer.close()
+    assert (await edge.chat()).status == 200

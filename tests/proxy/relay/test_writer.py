@@ -1,0 +1,117 @@
+"""What is written of an answer, read by a parser that is not ours (h11)."""
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.http.inbound import Flow, Inbound, Response
+
+PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
+
+
+class Wire:
+    """A connection that keeps what is written, and how the answer ended."""
+
+    date = "Sun, 22 Nov 2026 12:00:00 GMT"
+    draining = False
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.kept: bool | None = None
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def follow(self, source: Flow | None) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+    def finished(self, *, keep: bool) -> None:
+        self.kept = keep
+
+    def cut(self) -> None:
+        self.kept = False
+
+
+def asked(wire: Wire, method: str, version: str, *, keep: bool) -> Inbound:
+    """A request without a body."""
+    found = Inbound(wire, method=method, target="/", version=version, headers=(), peer="", keep_alive=keep)
+    found.feed_end()
+    return found
+
+
+def read(wire: Wire, method: str, version: str, *, keep: bool) -> tuple[int, bytes, bool, object]:
+    """Status, body, whether it is whole, and whether h11 would go on with the connection."""
+    client = h11.Connection(h11.CLIENT)
+    connection = [("Connection", "keep-alive" if keep else "close")]
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "x"), *connection]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(wire.sent)
+    if not wire.kept:
+        client.receive_data(b"")
+    status, body = 0, b""
+    while True:
+        try:
+            event = client.next_event()
+        except h11.RemoteProtocolError:
+            return status, body, False, False
+        match event:
+            case h11.Response():
+                status = event.status_code
+            case h11.Data():
+                body += bytes(event.data)
+            case h11.EndOfMessage():
+                assert client.trailing_data[0] == b""
+                return status, body, True, client.their_state is h11.DONE
+            case _:
+                return status, body, False, False
+
+
+@given(PIECES, st.sampled_from(["1.0", "1.1"]), st.booleans(), st.booleans())
+def test_pieces(pieces: list[bytes], version: str, sized: bool, keep: bool) -> None:
+    """Whatever is written in pieces is read as it was, and the connection goes on where it can."""
+    wire, body = Wire(), b"".join(pieces)
+    inbound = asked(wire, "POST", version, keep=keep)
+    head = inbound.begin(200, (("X-A", "b"),), length=len(body) if sized else None)
+    for piece in pieces:
+        inbound.write(piece, head)
+        head = b""
+    inbound.end(head)
+    assert wire.kept == (keep and (sized or version == "1.1"))
+    assert read(wire, "POST", version, keep=keep) == (200, body, True, wire.kept)
+    assert (b"Transfer-Encoding" in wire.sent) == (not sized and version == "1.1")
+
+
+@given(PIECES.filter(bool), st.booleans())
+def test_pieces_that_break_off(pieces: list[bytes], sized: bool) -> None:
+    """An answer that is cut is never whole to an HTTP/1.1 reader."""
+    wire, body = Wire(), b"".join(pieces)
+    inbound = asked(wire, "POST", "1.1", keep=True)
+    head = inbound.begin(200, (), length=len(body) + 1 if sized else None)
+    for piece in pieces:
+        inbound.write(piece, head)
+        head = b""
+    inbound.cut()
+    assert read(wire, "POST", "1.1", keep=True) == (200, body, False, False)
+
+
+@given(st.binary(max_size=500), st.sampled_from(["GET", "HEAD", "POST"]), st.booleans(), st.booleans())
+def test_whole_answers(body: bytes, method: str, keep: bool, close: bool) -> None:
+    """An answer in one piece is read as it was; one to HEAD has its length and no body (RFC 9110, 9.3.2)."""
+    for version in ("1.0", "1.1"):
+        wire = Wire()
+        asked(wire, method, version, keep=keep).respond(Response(404, body, (("X-A", "b"),), close=close))
+        assert wire.kept == (keep and not close)
+        assert f"Content-Length: {len(body)}\r\n".encode() in wire.sent
+        seen = b"" if method == "HEAD" else body
+        assert read(wire, method, version, keep=keep) == (404, seen, True, wire.kept)
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: x", "a\nb", "\r\n\r\n"])
+def test_no_header_splits_an_answer(value: str) -> None:
+    """A line break in a header is an error of ours, and nothing is sent."""
+    wire = Wire()
+    with pytest.raises(ValueError, match="line break"):
+        asked(wire, "GET", "1.1", keep=True).respond(Response(200, b"", (("X-A", value),)))
+    assert wire.sent == b""
