@@ -1,7 +1,6 @@
 """Streams: the engine's bytes as they come, and an end that cannot be mistaken."""
 
 import asyncio
-import gc
 import json
 import socket
 
@@ -199,8 +198,16 @@ async def test_many_streams_do_not_mix(edge: Edge) -> None:
     assert sorted(answer.body for answer in answers) == sorted(bytes(stream.sent) for stream in streams)
 
 
-async def test_row_39_a_slow_reader_holds_the_engine(edge: Edge) -> None:
+async def test_row_39_a_slow_reader_holds_the_engine(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a caller does not read stays with the engine: the proxy holds less than 1 MiB of it."""
+    callers: list[Caller] = []
+    made = Caller.connection_made
+
+    def remembered(caller: Caller, transport: asyncio.BaseTransport) -> None:
+        callers.append(caller)
+        made(caller, transport)
+
+    monkeypatch.setattr(Caller, "connection_made", remembered)
     events = 512  # of 128 KiB each: far more than all socket buffers on the way
     data = chunk(b"data: " + b"x" * (128 * 1024) + b"\n\n")
     sending: list[Connection] = []
@@ -226,7 +233,6 @@ async def test_row_39_a_slow_reader_holds_the_engine(edge: Edge) -> None:
                 await edge.admin("/livez")
         assert held > len(data) * events // 2
         here = caller.getsockname()[1]
-        callers = [found for found in gc.get_objects() if isinstance(found, Caller) and not found.idle]
         (connection,) = [found for found in callers if found.port == here]
         assert connection.unsent < 1024 * 1024
         seen = 0
