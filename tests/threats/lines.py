@@ -10,8 +10,9 @@ from typing import Any
 import proxy
 
 HOME = Path(proxy.__file__).parent
-# What knows of no repo: hellos to the backends, connections that open and close when they will, counters.
-BACKGROUND = ("upstream", "http", "metrics.py", "series.py")
+# What knows of no repo: hellos to the backends, connections that open and close when they will, counters,
+# and the trail, which writes out each new second once.
+BACKGROUND = ("upstream", "http", "metrics.py", "series.py", "audit.py")
 
 
 @contextmanager
