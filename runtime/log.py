@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from pathlib import Path
+from traceback import extract_tb
 from typing import Literal
 
 import structlog
@@ -12,7 +14,8 @@ Level = Literal["debug", "info", "warning", "error"]
 def configure(level: Level, form: Literal["json", "console"]) -> None:
     """Set structlog up for this process. Libraries log through it from `warning` on.
 
-    Nothing filters secrets out of lines: they cannot get in, since `Secret` formats as `***`.
+    Nothing filters secrets out of lines: they cannot get in, since `Secret` formats as `***`, and of an
+    exception the text is left out.
     """
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
@@ -21,7 +24,7 @@ def configure(level: Level, form: Literal["json", "console"]) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        _tell_faults,
     ]
     structlog.configure(
         processors=[*shared, renderer],
@@ -40,3 +43,19 @@ def _drop_internals(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     return structlog.stdlib.ProcessorFormatter.remove_processors_meta(None, "", event)
+
+
+def _tell_faults(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Of an exception that nobody foresaw: its type, and the lines that it came through.
+
+    Never its text: that may quote what somebody sent, a credential among it.
+    """
+    found = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
+    if error is not None:
+        frames = extract_tb(error.__traceback__)
+        event["exception"] = type(error).__name__
+        event["at"] = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
+    return event
