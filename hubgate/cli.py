@@ -187,7 +187,7 @@ AUDIT_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=Fal
 )
 def verify(file: Path, config: Path | None) -> None:
     """Find changed, missing, reordered or cut-off records in FILE."""
-    from proxy import audit as trail  # noqa: PLC0415
+    from proxy import trail  # noqa: PLC0415
     from proxy.settings import ProxySettings  # noqa: PLC0415
     from wire.keys import KeyFileError, load_proxy_keys  # noqa: PLC0415
 
@@ -213,7 +213,7 @@ def report(file: Path) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from proxy import audit as trail  # noqa: PLC0415
+    from proxy import trail  # noqa: PLC0415
 
     tallies: dict[str, Counter[tuple[Any, ...]]] = {"user": Counter(), "model": Counter()}
     for record in trail.records(file):

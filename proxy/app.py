@@ -16,7 +16,7 @@ import structlog
 from aiohttp import http_parser, web
 
 from proxy import admin, endpoints
-from proxy.audit import Audit, AuditFileError
+from proxy.audit import Audit
 from proxy.auth.ages import OverAge
 from proxy.auth.answers import Allowed, Moved
 from proxy.auth.authorization import AccessKey, Authorizer
@@ -42,6 +42,7 @@ from proxy.reload import Reloader
 from proxy.settings import MEMORY, KeyTokenFile, ProxySettings, Tls, parse_storage
 from proxy.settings import Limits as LimitSettings
 from proxy.settings import Upstream as UpstreamSettings
+from proxy.trail import AuditFileError
 from proxy.upstream.connections import KEEPALIVE, Connections
 from proxy.upstream.control import Control
 from proxy.upstream.grants import Grants

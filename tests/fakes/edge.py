@@ -24,7 +24,7 @@ from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.hub import DemoHub
-from proxy import app, audit
+from proxy import app, trail
 from proxy.settings import ProxySettings
 from proxy.upstream import pool
 from runtime.config import load
@@ -175,7 +175,7 @@ class Edge:
         """Wait until the trail holds so many records (of these events); gives them all."""
 
         def found() -> list[dict[str, Any]]:
-            every = audit.records(self.settings.audit.path)
+            every = trail.records(self.settings.audit.path)
             return [record for record in every if not events or record["event"] in events]
 
         async def enough() -> bool:
@@ -184,9 +184,9 @@ class Edge:
         await eventually(enough)
         return found()
 
-    def verify(self) -> audit.Verdict:
+    def verify(self) -> trail.Verdict:
         """What `hubgate audit verify` would say now."""
-        return audit.verify(self.settings.audit.path, self.keys.own.current().derive("audit"))
+        return trail.verify(self.settings.audit.path, self.keys.own.current().derive("audit"))
 
     def hub_calls(self, user: str | None = None) -> list[str]:
         """What the Hub was asked, in order; of one user if named."""

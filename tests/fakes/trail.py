@@ -16,7 +16,7 @@ KEY = b"k" * 32
 
 
 @contextmanager
-def trail(path: Path, *, required: bool = True, key: bytes = KEY) -> Iterator[Audit]:
+def writing(path: Path, *, required: bool = True, key: bytes = KEY) -> Iterator[Audit]:
     """A trail that is written; closing waits until everything is."""
     written = Audit(path, key, Metrics(), required=required, now=Clock())
     written.start()
@@ -28,7 +28,7 @@ def trail(path: Path, *, required: bool = True, key: bytes = KEY) -> Iterator[Au
 
 def write(path: Path, *names: str) -> None:
     """Write one record for each name."""
-    with trail(path) as written:
+    with writing(path) as written:
         for name in names:
             written.record("request.done", {"user": name, "nothing": None})
 

@@ -26,7 +26,7 @@ from backend.fetch import Fetcher
 from backend.flags import render
 from backend.transfer import Patience
 from demo.hub import DemoHub
-from proxy import app, audit
+from proxy import app, trail
 from proxy.settings import ProxySettings
 from proxy.upstream import pool
 from runtime.config import load
@@ -140,7 +140,7 @@ class Stack:
 
     def audited(self, status: int) -> list[str]:
         """The reasons in the audit records of requests that ended so."""
-        records = audit.records(self.folder / "audit.jsonl")
+        records = trail.records(self.folder / "audit.jsonl")
         return [record["reason"] for record in records if record.get("status") == status]
 
     async def _start_backend(self, changes: dict[str, Any]) -> None:

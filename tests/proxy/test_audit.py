@@ -6,22 +6,23 @@ from typing import Any
 
 import pytest
 
-from proxy import audit
-from proxy.audit import MAX_QUEUED, Audit, AuditFileError
+from proxy import trail
+from proxy.audit import MAX_QUEUED, Audit
 from proxy.metrics import Metrics
+from proxy.trail import AuditFileError
 from tests.fakes.clock import Clock
-from tests.fakes.trail import KEY, full_disk, trail, until, write
+from tests.fakes.trail import KEY, full_disk, until, write, writing
 
 
 def test_records_are_numbered_lines(tmp_path: Path) -> None:
     """Each record is one line with its number, time and event, and `None` is left out."""
     path = tmp_path / "new" / "audit.jsonl"
     write(path, "alice", "bob")
-    found = list(audit.records(path))
+    found = list(trail.records(path))
     assert [(record["seq"], record["user"]) for record in found] == [(1, "alice"), (2, "bob")]
     assert found[0]["time"].endswith("+00:00")
     assert "nothing" not in found[0]
-    verdict = audit.verify(path, KEY)
+    verdict = trail.verify(path, KEY)
     assert (verdict.records, verdict.faults) == (2, ())
 
 
@@ -51,23 +52,23 @@ def test_names_cannot_forge_lines(tmp_path: Path, name: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) == 2
     assert all(line.isprintable() for line in text.splitlines())
-    assert [record["user"] for record in audit.records(path)] == [name, "bob"]
-    assert audit.verify(path, KEY).faults == ()
+    assert [record["user"] for record in trail.records(path)] == [name, "bob"]
+    assert trail.verify(path, KEY).faults == ()
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**400, {1, 2, "x"}, object(), float("nan")])
 def test_a_record_that_is_no_json_is_still_a_line(tmp_path: Path, value: Any) -> None:
     """A value that cannot be written costs its record's details, never the trail."""
     path = tmp_path / "audit.jsonl"
-    with trail(path) as written:
+    with writing(path) as written:
         written.record("request.done", {"user": value})
         written.record("request.done", {"user": "bob"})
         until(lambda: path.stat().st_size > 0)
         assert written.admits()
-    found = list(audit.records(path))
+    found = list(trail.records(path))
     assert [record["event"] for record in found] == ["request.done"] * 2
     assert found[1]["user"] == "bob"
-    assert audit.verify(path, KEY).faults == ()
+    assert trail.verify(path, KEY).faults == ()
 
 
 def test_a_restart_goes_on(tmp_path: Path) -> None:
@@ -75,9 +76,9 @@ def test_a_restart_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     for start in range(4):
         write(path, *[f"{start}-{number}" for number in range(start)])
-    verdict = audit.verify(path, KEY)
+    verdict = trail.verify(path, KEY)
     assert (verdict.records, verdict.faults) == (6, ())
-    assert [record["seq"] for record in audit.records(path)] == [1, 2, 3, 4, 5, 6]
+    assert [record["seq"] for record in trail.records(path)] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"seq":3,"user":"x","mac":"00', b"\xff\xfe", b" "])
@@ -87,10 +88,10 @@ def test_half_a_line_is_healed(tmp_path: Path, torn: bytes) -> None:
     write(path, "alice", "bob")
     with path.open("ab") as file:
         file.write(torn)
-    assert audit.verify(path, KEY).faults
+    assert trail.verify(path, KEY).faults
     write(path, "carol")
-    assert [record["user"] for record in audit.records(path)] == ["alice", "bob", "carol"]
-    assert audit.verify(path, KEY).faults == ()
+    assert [record["user"] for record in trail.records(path)] == ["alice", "bob", "carol"]
+    assert trail.verify(path, KEY).faults == ()
 
 
 def test_a_head_that_is_behind_comes_of_a_kill(tmp_path: Path) -> None:
@@ -100,20 +101,20 @@ def test_a_head_that_is_behind_comes_of_a_kill(tmp_path: Path) -> None:
     before = head.read_bytes()
     write(path, "bob")
     head.write_bytes(before)
-    assert audit.verify(path, KEY).faults == ()
+    assert trail.verify(path, KEY).faults == ()
     write(path, "carol")
-    assert audit.verify(path, KEY).records == 3
+    assert trail.verify(path, KEY).records == 3
 
 
 def test_a_trail_has_one_writer(tmp_path: Path) -> None:
     """Two proxies on one file would break each other's chain: the second does not start."""
     path = tmp_path / "audit.jsonl"
-    with trail(path) as written:
+    with writing(path) as written:
         written.record("request.done", {"user": "alice"})
         with pytest.raises(AuditFileError, match="another proxy"):
             Audit(path, KEY, Metrics(), required=True, now=Clock())
     write(path, "bob")
-    assert audit.verify(path, KEY).records == 2
+    assert trail.verify(path, KEY).records == 2
 
 
 def test_another_key_cannot_go_on(tmp_path: Path) -> None:
@@ -122,13 +123,13 @@ def test_another_key_cannot_go_on(tmp_path: Path) -> None:
     write(path, "alice")
     with pytest.raises(AuditFileError, match="another key"):
         Audit(path, b"x" * 32, Metrics(), required=True, now=Clock())
-    assert "another one" in audit.verify(path, b"x" * 32).faults[0]
+    assert "another one" in trail.verify(path, b"x" * 32).faults[0]
 
 
 def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     """While the disk is full nothing is admitted; afterwards every record is there, once."""
     path = tmp_path / "audit.jsonl"
-    with trail(path) as written:
+    with writing(path) as written:
         written.record("request.done", {"user": "alice"})
         until(lambda: path.stat().st_size > 0 and Path(f"{path}.head").exists())
         with full_disk(path, room=50):
@@ -137,22 +138,22 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
             until(lambda: not written.admits())
         until(written.admits)
         written.record("request.done", {"user": "carol"})
-    assert [record["user"] for record in audit.records(path)] == ["alice", "bob", "bob", "bob", "carol"]
-    assert audit.verify(path, KEY).faults == ()
+    assert [record["user"] for record in trail.records(path)] == ["alice", "bob", "bob", "bob", "carol"]
+    assert trail.verify(path, KEY).faults == ()
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
     """A proxy that stops on a full disk leaves a trail that is whole."""
     path = tmp_path / "audit.jsonl"
-    with trail(path) as written:
+    with writing(path) as written:
         written.record("request.done", {"user": "alice"})
         until(lambda: Path(f"{path}.head").exists())
         with full_disk(path, room=50):
             written.record("request.done", {"user": "bob", "pad": "x" * 1000})
             until(lambda: not written.admits())
             written.close()
-    assert [record["user"] for record in audit.records(path)] == ["alice"]
-    assert audit.verify(path, KEY).faults == ()
+    assert [record["user"] for record in trail.records(path)] == ["alice"]
+    assert trail.verify(path, KEY).faults == ()
 
 
 def test_a_trail_without_a_writer_admits_nothing(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import audit
-from proxy.audit import Audit, AuditFileError
+from proxy import trail
+from proxy.audit import Audit
 from proxy.metrics import Metrics
+from proxy.trail import AuditFileError
 from tests.fakes.clock import Clock
 from tests.fakes.trail import KEY, write
 
@@ -25,7 +26,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(RECORDS):
         written.record("request.done", {"user": "alice", "number": number, "model": "demo/tiny"})
     written.close()
-    assert audit.verify(path, KEY).faults == ()
+    assert trail.verify(path, KEY).faults == ()
     return path
 
 
@@ -35,7 +36,7 @@ def faults(good: Path, lines: bytes, head: bytes | None = None) -> tuple[str, ..
     path.write_bytes(lines)
     exported = good.with_name("audit.jsonl.head").read_bytes()
     path.with_name("tampered.jsonl.head").write_bytes(exported if head is None else head)
-    return audit.verify(path, KEY).faults
+    return trail.verify(path, KEY).faults
 
 
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 255))
@@ -154,4 +155,4 @@ def test_a_trail_that_was_tampered_with_refuses_to_start(
     with pytest.raises(AuditFileError, match="move it"):
         Audit(path, KEY, Metrics(), required=True, now=Clock())
     assert path.read_bytes() == evidence
-    assert audit.verify(path, KEY).faults
+    assert trail.verify(path, KEY).faults

@@ -123,7 +123,7 @@ async def disk_is_full(scene: Scene) -> None:
     async def refused() -> bool:
         return (await scene.edge.ask("GET", "/v1/models")).status == 503
 
-    scene.monkeypatch.setattr("proxy.audit._write", full)
+    scene.monkeypatch.setattr("proxy.trail.write", full)
     await eventually(refused)
 
 

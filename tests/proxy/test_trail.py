@@ -165,7 +165,7 @@ async def test_a_full_disk(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("proxy.audit._write", full)
+    monkeypatch.setattr("proxy.trail.write", full)
     assert (await edge.chat()).status == 200
 
     async def refused() -> bool:
