@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from proxy import trail
 from proxy.metrics import Metrics
-from proxy.trail import Chain, Head
+from proxy.trail import Chain, Fields, Head
 
 GROUP_SECONDS: Final = 0.05
 MAX_QUEUED: Final = 20_000  # lines; about 20 MB
@@ -55,14 +55,12 @@ class Audit:
         room = self._healthy and self._thread.is_alive() and len(self._queue) < MAX_QUEUED
         return room or not self._required
 
-    def record(self, event: str, fields: dict[str, Any]) -> None:
-        """Queue one record; `None` values are left out. Only the event loop's thread calls this."""
+    def record(self, event: str, fields: Fields) -> None:
+        """Queue one record. Only the event loop's thread calls this."""
         self._metrics.audit_records.labels(event).inc()
         if not self._required and len(self._queue) >= MAX_QUEUED:
             return  # a disk that fails must not fill the memory too; the operator chose to go on
-        given = {name: value for name, value in fields.items() if value is not None}
-        line = self._chain.line({"time": self._time(), "event": event, **given})
-        self._queue.append((line, self._chain.head))
+        self._queue.append((self._chain.line(self._time(), event, fields), self._chain.head))
         if not self._wake.is_set():
             self._wake.set()
 

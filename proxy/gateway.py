@@ -14,7 +14,7 @@ from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
 from proxy.auth.authorization import Access, Authorizer
-from proxy.auth.identity import Caller, Identities
+from proxy.auth.identity import Caller, Identities, Identity
 from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.drain import Drain
@@ -122,8 +122,9 @@ class Gateway:
         caller = await self._authenticate(exchange, inbound)
         if isinstance(caller, Denied):
             return caller
-        with exchange.timing("limits"):
-            permit = await self.limits.acquire(caller.identity)
+        exchange.enter("limits")
+        permit = await self.limits.acquire(caller.identity)
+        exchange.enter("own")
         if isinstance(permit, Denied):
             return permit
         exchange.permit = permit
@@ -153,16 +154,17 @@ class Gateway:
             address = upstream.address(engine)
             grant = self.grants.use(caller.identity.sub, access.model, engine)
             body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
-            with exchange.timing("upstream"):
-                answer = await self.relay.forward(
-                    exchange,
-                    inbound,
-                    address=address,
-                    body=body,
-                    content_type=inference.content_type,
-                    grant=grant,
-                    withhold=inference.withholds_usage,
-                )
+            exchange.enter("upstream")
+            answer = await self.relay.forward(
+                exchange,
+                inbound,
+                address=address,
+                body=body,
+                content_type=inference.content_type,
+                grant=grant,
+                withhold=inference.withholds_usage,
+            )
+            exchange.enter("own")
             if not isinstance(answer, Stale):
                 return answer
             upstream.lost(engine)
@@ -179,10 +181,11 @@ class Gateway:
             return credential
         if credential.doubled:
             self.metrics.doubled_bearers.inc()
-        with exchange.timing("auth"):
-            caller, source = await self.identities.resolve(credential.secret, exchange.client)
+        exchange.enter("auth")
+        caller, source = await self.identities.resolve(credential.secret, exchange.client)
+        took = exchange.enter("own")
         if source == "hub":
-            exchange.hub_wait += exchange.spent["auth"]
+            exchange.hub_wait += took
         if isinstance(caller, Denied):
             self.metrics.authentications.labels(caller.code, source).inc()
             return caller
@@ -192,9 +195,9 @@ class Gateway:
         self.metrics.authentications.labels(refused.code if refused else "ok", source).inc()
         if (age := identity.age_days(now)) is not None:
             self.metrics.token_age.labels().observe(age)
-        if self.caller_policy.over_age(identity, now):
-            self.over_age.saw(identity.fingerprint)
         exchange.notice = self.caller_policy.notice(identity, now)
+        if exchange.notice is not None:
+            self.over_age.saw(identity.fingerprint)
         return refused or caller
 
     async def _read(
@@ -202,13 +205,15 @@ class Gateway:
     ) -> request.InferenceRequest | Upload | Denied:
         """Step 4: the body, read only now, and parsed once; of a form, what stands before its file."""
         if endpoint.kind == "multipart":
-            with exchange.timing("body"):
-                form = await upload.receive(self.bodies, exchange, inbound, endpoint, self.settings.request)
+            exchange.enter("body")
+            form = await upload.receive(self.bodies, exchange, inbound, endpoint, self.settings.request)
+            exchange.enter("own")
             if not isinstance(form, Denied):
                 exchange.stream = form.stream
             return form
-        with exchange.timing("body"):
-            raw = await self.bodies.read(inbound)
+        exchange.enter("body")
+        raw = await self.bodies.read(inbound)
+        exchange.enter("own")
         if isinstance(raw, Denied):
             return raw
         exchange.bytes_in = exchange.buffered = len(raw)
@@ -223,11 +228,11 @@ class Gateway:
         if isinstance(asked, Denied):
             return asked
         exchange.model = str(asked)
-        before = exchange.spent.get("auth", 0.0)
-        with exchange.timing("auth"):
-            access, source = await self.authorizer.authorize(caller, asked)
+        exchange.enter("auth")
+        access, source = await self.authorizer.authorize(caller, asked)
+        took = exchange.enter("own")
         if source == "hub":
-            exchange.hub_wait += exchange.spent["auth"] - before
+            exchange.hub_wait += took
         if isinstance(access, Denied):
             exchange.access = None  # it may have been granted before a load, and taken away meanwhile
             self.metrics.authorizations.labels(access.code, source).inc()
@@ -250,9 +255,9 @@ class Gateway:
         if refused is not None:
             return refused
         try:
-            with exchange.timing("load"):
-                async with asyncio.timeout(cold_start.timeout if exchange.stream else cold_start.plain_wait):
-                    ended = await self._load(exchange, inbound, caller, access, upstream)
+            exchange.enter("load")
+            async with asyncio.timeout(cold_start.timeout if exchange.stream else cold_start.plain_wait):
+                ended = await self._load(exchange, inbound, caller, access, upstream)
         except TimeoutError:
             return Denied(
                 "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
@@ -262,6 +267,8 @@ class Gateway:
                 "ensure failed", upstream=upstream.name, reason=error.reason, request_id=exchange.request_id
             )
             return unreachable()
+        finally:
+            exchange.enter("own")
         if isinstance(ended, Failed):
             return refusal(ended, name)
         # What was known may have aged before the load and ages while it lasts: both together stay within
@@ -277,11 +284,11 @@ class Gateway:
 
     async def _renew(self, exchange: Exchange, caller: Caller) -> Caller | Denied:
         """Whether the caller may still call at all, after a wait."""
-        before = exchange.spent.get("auth", 0.0)
-        with exchange.timing("auth"):
-            known, source = await self.identities.renew(caller, exchange.client)
+        exchange.enter("auth")
+        known, source = await self.identities.renew(caller, exchange.client)
+        took = exchange.enter("own")
         if source == "hub":
-            exchange.hub_wait += exchange.spent["auth"] - before
+            exchange.hub_wait += took
         refused = known if isinstance(known, Denied) else self.caller_policy.check(known.identity, self.now())
         if refused is not None:
             exchange.access = None
@@ -299,7 +306,7 @@ class Gateway:
                     if isinstance(event, Progress):
                         heartbeat.progress(event)
                         continue
-                    self._audit_load(exchange, access, event)
+                    self._audit_load(exchange, caller.identity, access, event)
                     return event
         raise ControlError("ensure ended without a result")
 
@@ -309,13 +316,14 @@ class Gateway:
         exchange.answered(200)
         return Response(200, msgspec.json.encode(body), (_JSON, *exchange.headers()))
 
-    def _audit_load(self, exchange: Exchange, access: Access, event: Ready | Failed) -> None:
+    def _audit_load(
+        self, exchange: Exchange, identity: Identity, access: Access, event: Ready | Failed
+    ) -> None:
         """The audit of what a load fetched and loaded, under the name of who asked for it."""
-        identity = exchange.identity
         who = {
             "request_id": exchange.request_id,
-            "user": identity.user if identity else None,
-            "fingerprint": identity.fingerprint if identity else None,
+            "user": identity.user,
+            "fingerprint": identity.fingerprint,
             "upstream": exchange.upstream,
         }
         for download in event.downloads:
@@ -343,6 +351,7 @@ class Gateway:
         if exchange.identity is not None and self.settings.metrics.per_user:
             metrics.user(exchange.identity.user, exchange.prompt_tokens, exchange.completion_tokens)
         metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
+        exchange.enter("own")
         metrics.request_seconds.labels(exchange.endpoint).observe(exchange.elapsed)
         metrics.overhead_seconds.labels(exchange.endpoint).observe(exchange.overhead)
         if exchange.first_byte is not None:

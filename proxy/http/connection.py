@@ -15,7 +15,7 @@ import httptools
 import structlog
 
 from proxy.errors import Code
-from proxy.http.inbound import BodyError, Flow, Inbound, Response
+from proxy.http.inbound import KNOWN, BodyError, Flow, Inbound, Response
 
 MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
 MAX_HEAD: Final = 64 * 1024  # bytes of all headers of a request
@@ -27,8 +27,9 @@ HIGH_WATER: Final = 64 * 1024  # bytes that wait to be sent before their source 
 LINGER: Final = 10.0  # seconds in which what still comes after a last answer is thrown away
 STALLED: Final = 60.0  # seconds in which a caller takes nothing of a last answer (nginx's `send_timeout`)
 
+_NAMES: Final = {name.encode(): name for name in KNOWN}
 # RFC 9110, section 7.2: uri-host [":" port]; no path, query, user or escapes.
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 # What llhttp says of versions that it does not know, and of HTTP/2's preface.
 _VERSIONS: Final = ("Invalid HTTP version", "Pause on PRI/Upgrade")
 
@@ -69,7 +70,8 @@ class Connection(asyncio.BufferedProtocol):
         # What is being read.
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: list[tuple[str, str]] = []
+        self._header_count = 0
         self._head_size = 0
         self._reading: Inbound | None = None  # its body is still coming
         self._framing = 0  # bytes of the present body that were no content
@@ -167,6 +169,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head_pieces = 0
         self._target = b""
         self._headers = []
+        self._header_count = 0
         self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
@@ -177,9 +180,12 @@ class Connection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         size = len(name) + len(value)
         self._head_size += size
-        if size > MAX_LINE or self._head_size > MAX_HEAD or len(self._headers) >= MAX_HEADERS:
+        self._header_count += 1
+        if size > MAX_LINE or self._head_size > MAX_HEAD or self._header_count > MAX_HEADERS:
             raise _Faulty("headers_too_large" if self._head_begun else "invalid_request")
-        self._headers.append((name.lower(), value))  # after the body these are trailers, for nobody
+        known = _NAMES.get(name.lower())
+        if known is not None:  # after the body these are trailers, for nobody
+            self._headers.append((known, value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self._head_begun = False
@@ -195,7 +201,7 @@ class Connection(asyncio.BufferedProtocol):
             method=self._parser.get_method().decode(),
             target=self._target.decode("latin-1"),
             version=version,
-            headers=tuple([(name.decode(), value.decode("latin-1")) for name, value in self._headers]),
+            headers=tuple(self._headers),
             peer=self._peer,
             keep_alive=self._parser.should_keep_alive(),
         )
@@ -301,11 +307,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _decline_upgrade(self, rest: memoryview) -> None:
         """Read the request as if it did not ask for another protocol (RFC 9110, section 7.8)."""
-        kept = [(n, v) for n, v in self._headers if n not in (b"upgrade", b"http2-settings", b"connection")]
+        kept = list(self._headers)  # `Upgrade`, `HTTP2-Settings` and `Connection` are not among them
         if not self._parser.should_keep_alive():
-            kept.append((b"connection", b"close"))
+            kept.append(("connection", "close"))
         line = self._parser.get_method() + b" " + self._target + b" HTTP/1.1\r\n"
-        head = line + b"".join(b"%b: %b\r\n" % header for header in kept) + b"\r\n"
+        head = line + "".join([f"{name}: {value}\r\n" for name, value in kept]).encode("latin-1") + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
         self._read(memoryview(head))
         if rest and not self._deaf:
@@ -329,19 +335,20 @@ class Connection(asyncio.BufferedProtocol):
             raise _Faulty("http_version")
         if self._parser.get_method() == b"CONNECT":
             raise _Faulty("invalid_request")
-        found: dict[bytes, list[bytes]] = {b"host": [], b"transfer-encoding": [], b"content-type": []}
+        hosts = types = 0
         for name, value in self._headers:
-            if name in found:
-                found[name].append(value)
-        hosts, codings, types = found.values()
-        if len(types) > 1 or len(hosts) > 1 or not (hosts or version == "1.0"):
-            raise _Faulty("invalid_request")
-        if hosts and not _HOST.fullmatch(hosts[0]):
+            if name == "host":
+                hosts += 1
+                if not _HOST.fullmatch(value):
+                    raise _Faulty("invalid_request")
+            elif name == "content-type":
+                types += 1
+            elif name == "transfer-encoding" and (version == "1.0" or value.lower() != "chunked"):
+                raise _Faulty("invalid_request")  # RFC 9112, section 6.1
+        if types > 1 or hosts > 1 or not (hosts or version == "1.0"):
             raise _Faulty("invalid_request")
         if not self._target.startswith(b"/"):
             raise _Faulty("invalid_request")  # absolute, authority and asterisk form are for other servers
-        if codings and (version == "1.0" or codings[0].lower() != b"chunked"):
-            raise _Faulty("invalid_request")  # RFC 9112, section 6.1
 
     # Answering, one after the other.
 

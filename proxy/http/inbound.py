@@ -11,6 +11,25 @@ Headers = tuple[tuple[str, str], ...]
 
 WINDOW: Final = 64 * 1024  # bytes of a body that are held before somebody reads them
 
+# Every header of a request that anything here reads, or passes on; no other is kept.
+KNOWN: Final = frozenset(
+    {
+        "accept",
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "traceparent",
+        "tracestate",
+        "transfer-encoding",
+        "x-api-key",
+        "x-forwarded-for",
+        "x-request-id",
+    }
+)
+
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -52,7 +71,7 @@ class Response:
 class Inbound:
     """A request whose head is complete. Its body is read only when somebody asks for it.
 
-    Names of headers are lower-case. `target` is the request target as it was sent.
+    `headers` has those that are `KNOWN`, with lower-case names. `target` is the request target as sent.
     """
 
     __slots__ = (

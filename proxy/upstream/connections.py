@@ -16,6 +16,12 @@ MAX_HEAD: Final = 64 * 1024  # bytes of all of them
 CONTINUE: Final = 5.0  # seconds to wait for leave to send a body that can be sent only once
 JOINED: Final = 64 * 1024  # bytes of a body that go out with the head, for one packet and one call
 
+# The headers of an answer that anything here reads, or passes on; no other is kept.
+_NAMES: Final = {
+    name.encode(): name
+    for name in ("cache-control", "content-encoding", "content-length", "content-type", "transfer-encoding")
+}
+
 Address = tuple[str, int]  # host, port
 
 log = structlog.get_logger("upstream")
@@ -29,7 +35,10 @@ class Receiver(Protocol):
     """Takes an answer as it comes."""
 
     def head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """The status and the headers, names in lower case. Raises `BrokenError` to take no more."""
+        """The status and the headers that matter, names in lower case.
+
+        Raises `BrokenError` to take no more.
+        """
 
     def data(self, data: bytes) -> None:
         """The next bytes of the body."""
@@ -253,7 +262,9 @@ class Connection(asyncio.BufferedProtocol):
         self._head_size += size
         if size > MAX_LINE or self._head_size > MAX_HEAD:
             raise BrokenError
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+        known = _NAMES.get(name.lower())
+        if known is not None:
+            self._headers.append((known, value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

@@ -215,12 +215,17 @@ def _length(fields: Sequence[tuple[str, str]]) -> int | None:
 
     The end of anything else could not be told from the death of the engine; and its bytes must be plain.
     """
-    codings = [value.lower() for name, value in fields if name == "transfer-encoding"]
-    plain = all(value.lower() == "identity" for name, value in fields if name == "content-encoding")
-    lengths = [value for name, value in fields if name == "content-length"]
-    if plain and codings == ["chunked"]:
+    chunked, lengths = 0, []
+    for name, value in fields:
+        if name == "content-length":
+            lengths.append(value)
+        elif name == "transfer-encoding":
+            chunked += 1 if value.lower() == "chunked" else 2
+        elif name == "content-encoding" and value.lower() != "identity":
+            raise BrokenError
+    if chunked == 1:
         return None
-    if plain and not codings and len(lengths) == 1:
+    if not chunked and len(lengths) == 1:
         return int(lengths[0])  # digits, by the parser's word
     raise BrokenError
 

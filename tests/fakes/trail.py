@@ -30,7 +30,7 @@ def write(path: Path, *names: str) -> None:
     """Write one record for each name."""
     with writing(path) as written:
         for name in names:
-            written.record("request.done", {"user": name, "nothing": None})
+            written.record("request.done", {"user": name})
 
 
 def until(condition: Callable[[], bool]) -> None:
