@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
+import msgspec
+
 from proxy.errors import Denied, Dialect
 from proxy.fields.audio import TRANSCRIPTIONS, TRANSLATIONS
 from proxy.fields.generation import CHAT, COMPLETIONS
@@ -31,8 +33,7 @@ class Endpoint:
     sends: Mapping[str, Any] = field(default_factory=dict)  # what is set whatever the caller says
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """Where a request goes; `argument` is the model's name in `/v1/models/{org}/{name}`."""
 
     endpoint: Endpoint

@@ -12,8 +12,9 @@ has n times as many.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from proxy import settings
 from proxy.allowances import Allowance, Allowances
@@ -27,8 +28,7 @@ HOUR: Final = 3600
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(msgspec.Struct, frozen=True):
     """A place among the requests under way; the headers tell the caller what is left."""
 
     sub: str

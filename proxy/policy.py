@@ -3,11 +3,12 @@
 import re
 from collections.abc import Sequence
 from fnmatch import translate
+from functools import lru_cache
 
 from proxy.auth.identity import Identity
 from proxy.errors import Denied
 from proxy.settings import Callers, Models, Tokens
-from wire.repo import RepoRef
+from wire.repo import KEPT, RepoRef
 
 # The read permissions of a fine-grained token (Hub documentation, "User access tokens"; the names
 # as whoami gives them). Everything that is not listed counts as a write.
@@ -52,9 +53,9 @@ class CallerPolicy:
 
     def notice(self, identity: Identity, now: float) -> str | None:
         """What to tell the owner of a token that is over age and still accepted (`when_old: warn`)."""
-        age = identity.age_days(now)
-        if age is None or not self.over_age(identity, now):
+        if not self.over_age(identity, now):
             return None
+        age = identity.age_days(now) or 0
         return f"token is {int(age)} days old; make a new one, {self._tokens.max_age_days} days is the limit"
 
     def _blocked(self, identity: Identity) -> bool:
@@ -125,19 +126,20 @@ class ModelPolicy:
     def replace(self, models: Models) -> None:
         """Decide by other rules from the next request on."""
         self.models = models
-        self._allow = _globs(models.allow)
-        self._deny = _globs(models.deny)
+        allow, deny = _globs(models.allow), _globs(models.deny)
+        self._serves = lru_cache(maxsize=KEPT)(lambda id_: _matches(allow, id_) and not _matches(deny, id_))
         self.configured = tuple(glob for glob in models.allow if not re.search(r"[*?]", glob))
 
     def check(self, identity: Identity, repo: RepoRef) -> Denied | None:
         """`None` if the canonical `org/name` is allowed here, and to this identity's key."""
-        allowed = _matches(self._allow, repo.id) and not _matches(self._deny, repo.id)
+        allowed = self._serves(repo.id)
         if allowed and identity.models:
             allowed = _matches(_globs(identity.models), repo.id)
         return None if allowed else Denied("model_not_allowed", f"{repo.id} is not served here.", "model")
 
 
-def _globs(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+@lru_cache(maxsize=KEPT)
+def _globs(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     # fnmatch's `*` would cross the slash, so that `acme/*` and `*/x` mean more than they say; the
     # one slash of a repo id makes that harmless.
     return tuple(re.compile(translate(pattern), re.ASCII) for pattern in patterns)

@@ -13,8 +13,7 @@ MAX_PLAIN: Final = 4 * 1024 * 1024  # bytes of a plain answer, or of one event, 
 TAIL: Final = 8 * 1024  # bytes of a stream that are kept; more if its last event is larger
 
 _END: Final = b"\n\n"
-# What an event of usage alone looks like: vLLM writes no blanks, others might.
-_NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
+_USAGE: Final = b'"usage"'  # without which an event is not about usage
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -103,13 +102,15 @@ class Withheld:
 
     def pass_on(self, data: bytes) -> bytes:
         """The bytes that the caller gets now."""
+        if not self._rest and _USAGE not in data and data.endswith(_END):
+            return data  # as almost always: whole events, of an answer
         data = self._rest + data
         end = data.rfind(_END) + len(_END)
         if end < len(_END):
             return self._hold(data)
         whole = data[:end]
         kept = self._hold(data[end:]) if end < len(data) else self._hold(b"")
-        if any(mark in whole for mark in _NO_CHOICES):
+        if _USAGE in whole:
             whole = b"".join(event for event in _split(whole) if not _only_usage(event))
         return whole + kept
 

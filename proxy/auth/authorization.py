@@ -1,7 +1,8 @@
 """Decides, for one caller and one model, on every request, what may be used: at which commits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from proxy.auth.answers import Allowed, Moved, Snapshot
 from proxy.auth.cache import Cache, Source
@@ -15,8 +16,7 @@ from wire.repo import InvalidRepoError, RepoRef
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """Leave for one caller to use a base, or an adapter on its base, each pinned to a commit."""
 
     base: RepoRef
@@ -55,7 +55,7 @@ class Authorizer:
         except InvalidRepoError as error:
             return Denied("invalid_request", f"Bad model name: {error}.", "model")
         # One name for the default branch, so that what is known of it is known once.
-        return RepoRef(repo.org, repo.name) if repo.revision == "main" else repo
+        return repo.at(None) if repo.revision == "main" else repo
 
     async def authorize(self, caller: Caller, asked: RepoRef) -> tuple[Access | Denied, Source]:
         """Grant or refuse. The order of questions is the same for missing and for private repos."""
@@ -105,7 +105,7 @@ class Authorizer:
         return Denied("hub_unavailable", "The Hub moves this model in circles.", retry_after=60), source
 
     async def _ask(self, caller: Caller, repo: RepoRef) -> tuple[Allowed | Moved | Denied, Source]:
-        name = RepoRef(repo.org, repo.name)
+        name = repo.at(None)
         # whoami tells no role of an OAuth token, so that each repo's own check has to show it.
         reader = caller.identity.kind == "oauth"
         key = (caller.digest, name.id, reader)

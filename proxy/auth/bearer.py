@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from proxy.errors import Denied, Dialect
 from wire.secret import Secret
@@ -20,8 +21,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)
 _HUB = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(msgspec.Struct, frozen=True):
     """What a caller presented; `doubled` when the scheme stood twice, as in `Bearer Bearer hf_…`."""
 
     secret: Secret

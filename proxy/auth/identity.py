@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import msgspec
+
 from proxy.auth import bearer
 from proxy.auth.answers import WhoAmI
 from proxy.auth.cache import Cache, Source
@@ -44,8 +46,7 @@ class Identity:
         return None if self.created_at is None else (now - self.created_at) / 86400
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """One request's identity, with the token that the Hub is asked with on its behalf."""
 
     identity: Identity
