@@ -8,7 +8,7 @@ from functools import lru_cache
 from proxy.auth.identity import Identity
 from proxy.errors import Denied
 from proxy.settings import Callers, Models, Tokens
-from wire.repo import KEPT, RepoRef
+from wire.repo import RepoRef
 
 # The read permissions of a fine-grained token (Hub documentation, "User access tokens"; the names
 # as whoami gives them). Everything that is not listed counts as a write.
@@ -126,19 +126,19 @@ class ModelPolicy:
     def replace(self, models: Models) -> None:
         """Decide by other rules from the next request on."""
         self.models = models
-        allow, deny = _globs(models.allow), _globs(models.deny)
-        self._serves = lru_cache(maxsize=KEPT)(lambda id_: _matches(allow, id_) and not _matches(deny, id_))
+        self._allow = _globs(models.allow)
+        self._deny = _globs(models.deny)
         self.configured = tuple(glob for glob in models.allow if not re.search(r"[*?]", glob))
 
     def check(self, identity: Identity, repo: RepoRef) -> Denied | None:
         """`None` if the canonical `org/name` is allowed here, and to this identity's key."""
-        allowed = self._serves(repo.id)
+        allowed = _matches(self._allow, repo.id) and not _matches(self._deny, repo.id)
         if allowed and identity.models:
             allowed = _matches(_globs(identity.models), repo.id)
         return None if allowed else Denied("model_not_allowed", f"{repo.id} is not served here.", "model")
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=1024)
 def _globs(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     # fnmatch's `*` would cross the slash, so that `acme/*` and `*/x` mean more than they say; the
     # one slash of a repo id makes that harmless.

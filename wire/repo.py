@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import Self
 
 # The Hub's own rule (huggingface_hub/utils/_validators.py) says: at most 96 characters, letters,
 # digits and `-_.`, no `--` or `..`, no `-` or `.` at either end. Theirs also lets non-ASCII letters
@@ -13,7 +13,6 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 MAX_LENGTH = 96 + 1 + 96 + 1 + 255
-KEPT = 4096  # names that are remembered as read; they come from callers, so their number is bounded
 
 
 class InvalidRepoError(ValueError):
@@ -37,12 +36,21 @@ class RepoRef:
         object.__setattr__(self, "_text", repo if self.revision is None else f"{repo}@{self.revision}")
 
     @classmethod
-    def parse(cls, text: str) -> "RepoRef":
+    def parse(cls, text: str) -> Self:
         """Read `org/name` or `org/name@revision`.
 
-        Raises `InvalidRepoError` for everything else; nothing is normalised or repaired.
+        Raises `InvalidRepoError` for everything else; nothing is normalised or repaired. Nothing is
+        remembered either: what one caller named would be quicker for the next one, who could tell.
         """
-        return _parse(text)
+        if len(text) > MAX_LENGTH:
+            raise InvalidRepoError(f"a model name is at most {MAX_LENGTH} characters long")
+        repo, at, revision = text.partition("@")
+        org, slash, name = repo.partition("/")
+        if not slash or not _is_segment(org) or not _is_segment(name):
+            raise InvalidRepoError("a model is named org/name or org/name@revision, as on the Hub")
+        if at and not _is_revision(revision):
+            raise InvalidRepoError("the revision after '@' is not a branch, a tag or a commit sha")
+        return cls(org, name, revision if at else None)
 
     @property
     def pinned(self) -> bool:
@@ -51,28 +59,10 @@ class RepoRef:
 
     def at(self, revision: str | None) -> "RepoRef":
         """The same repository at another revision; `None` is the default branch."""
-        return _repo(self.org, self.name, revision)
+        return RepoRef(self.org, self.name, revision)
 
     def __str__(self) -> str:
         return self._text
-
-
-@lru_cache(maxsize=KEPT)
-def _repo(org: str, name: str, revision: str | None) -> RepoRef:
-    return RepoRef(org, name, revision)
-
-
-@lru_cache(maxsize=KEPT)
-def _parse(text: str) -> RepoRef:
-    if len(text) > MAX_LENGTH:
-        raise InvalidRepoError(f"a model name is at most {MAX_LENGTH} characters long")
-    repo, at, revision = text.partition("@")
-    org, slash, name = repo.partition("/")
-    if not slash or not _is_segment(org) or not _is_segment(name):
-        raise InvalidRepoError("a model is named org/name or org/name@revision, as on the Hub")
-    if at and not _is_revision(revision):
-        raise InvalidRepoError("the revision after '@' is not a branch, a tag or a commit sha")
-    return _repo(org, name, revision if at else None)
 
 
 def is_sha(text: str) -> bool:
