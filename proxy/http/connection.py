@@ -15,6 +15,7 @@ import httptools
 import structlog
 
 from proxy.errors import Code
+from proxy.http.deadline import Deadline
 from proxy.http.inbound import KNOWN, BodyError, Flow, Inbound, Response
 
 MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
@@ -91,8 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         self._choked = False  # the caller does not read as fast as we write
         self._paused = False
         # When it must have moved on.
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._loop, self._late)
 
     @property
     def idle(self) -> bool:
@@ -124,7 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         self._peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         self._server.opened(self)
-        self._expire_in(self._server.header_timeout)
+        self._deadline.expire_in(self._server.header_timeout)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -142,8 +142,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._server.closed(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.cancel()
         self._deaf = True
         self._waiting.clear()
         if self._task is not None:
@@ -165,7 +164,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         self._head_begun = True
-        self._head_timed = self._current is None and self._deadline is not None and not self._served
+        self._head_timed = self._current is None and self._deadline.at is not None and not self._served
         self._head_pieces = 0
         self._target = b""
         self._headers = []
@@ -190,7 +189,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         self._head_begun = False
         self._served = True
-        self._deadline = None
+        self._deadline.at = None
         version = self._parser.get_http_version()
         self._check(version)
         if self._parser.should_upgrade():
@@ -266,9 +265,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._next()
         elif self._head_begun:
             self._head_timed = True
-            self._expire_in(self._server.header_timeout)
+            self._deadline.expire_in(self._server.header_timeout)
         else:
-            self._expire_in(self._server.keepalive_timeout)
+            self._deadline.expire_in(self._server.keepalive_timeout)
 
     def cut(self) -> None:
         """End it so that the caller sees it broken off; what was written before still goes out."""
@@ -303,7 +302,7 @@ class Connection(asyncio.BufferedProtocol):
             self._fail("headers_too_large")
         elif self._current is None and not self._head_timed:
             self._head_timed = True
-            self._expire_in(self._server.header_timeout)
+            self._deadline.expire_in(self._server.header_timeout)
 
     def _decline_upgrade(self, rest: memoryview) -> None:
         """Read the request as if it did not ask for another protocol (RFC 9110, section 7.8)."""
@@ -387,32 +386,18 @@ class Connection(asyncio.BufferedProtocol):
         self._lingering = True
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._expire_in(LINGER)
+        self._deadline.expire_in(LINGER)
 
     def _close(self) -> None:
         """Close when all is sent, or when nobody takes it: such a connection would stay for ever."""
         self._transport.close()
         self._left = self.unsent
         if self._left:
-            self._expire_in(STALLED)
+            self._deadline.expire_in(STALLED)
 
-    # Time.
-
-    def _expire_in(self, seconds: float) -> None:
-        """Move on within so many seconds. One timer serves for all: it looks again when it comes early."""
-        self._deadline = deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
-        elif self._lingering or (self._transport.is_closing() and self.unsent >= self._left):
+    def _late(self) -> None:
+        """The caller has not moved on in time."""
+        if self._lingering or (self._transport.is_closing() and self.unsent >= self._left):
             self._transport.abort()
         elif self._head_begun and not self._transport.is_closing():
             self._fail("request_timeout")

@@ -9,6 +9,8 @@ from typing import Final, Protocol, cast
 import httptools
 import structlog
 
+from proxy.http.deadline import Deadline
+
 KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
@@ -110,8 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._complete = False
         self._keep = False
         self._idle_limit = 0.0
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._loop, self._late)
         # Of a body that is sent as it comes.
         self._leave: asyncio.Event | None = None  # to send it
         self._room: asyncio.Future[None] | None = None  # while the engine does not take what was sent
@@ -131,7 +132,7 @@ class Connection(asyncio.BufferedProtocol):
         self._idle_limit = idle
         self._complete = False
         self._done = done = self._loop.create_future()
-        self._expire_in(first_byte)
+        self._deadline.expire_in(first_byte)
         head, body = request
         sending: asyncio.Task[None] | None = None
         if not isinstance(body, bytes):
@@ -173,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
                 piece = await source.read()
             finally:
                 self._asking = False
-            self._expire_in(patience)
+            self._deadline.expire_in(patience)
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             if not piece:
                 return
@@ -215,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._done is None or self._done.done():
             self._transport.abort()  # nothing was asked
             return
-        self._deadline = self._loop.time() + self._idle_limit
+        self._deadline.at = self._loop.time() + self._idle_limit
         try:
             self._parser.feed_data(self._pool.buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -248,8 +249,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.cancel()
         self._pool.lost(self)
         self._break()
 
@@ -279,7 +279,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._parser.get_http_version() not in ("1.0", "1.1"):
             raise BrokenError
         self._in_body = True
-        self._expire_in(self._idle_limit)
+        self._deadline.expire_in(self._idle_limit)
         self._receiver.head(status, headers)
 
     def on_body(self, body: bytes) -> None:
@@ -298,20 +298,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._done is not None and not self._done.done():
             self._done.set_exception(BrokenError())
 
-    def _expire_in(self, seconds: float) -> None:
-        self._deadline = deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
+    def _late(self) -> None:
+        """The engine has not moved on in time."""
         if self._done is None:
             return
         if self._asking:
-            self._expire_in(self._idle_limit)  # whoever reads the caller's body has a limit for that
-        elif self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
+            self._deadline.expire_in(self._idle_limit)  # whoever reads the caller's body has a limit for that
         elif not self._done.done():
             self._done.set_exception(TimeoutError())

@@ -1,0 +1,43 @@
+"""When something must have happened; both kinds of connections, callers' and engines', have one."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Deadline:
+    """Calls `missed` once its time has come. One timer serves for all: it looks again when it comes early.
+
+    So to move the deadline further away, as each byte of a stream does, costs an addition and no timer.
+    """
+
+    __slots__ = ("_loop", "_missed", "_timer", "at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, missed: Callable[[], None]) -> None:
+        self.at: float | None = None  # on the loop's clock; `None`: there is none
+        self._loop = loop
+        self._missed = missed
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expire_in(self, seconds: float) -> None:
+        """Set it anew, nearer or further."""
+        self.at = at = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._look)
+
+    def cancel(self) -> None:
+        """There is none any more, and no timer either."""
+        self.at = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.at is None:
+            return
+        if self._loop.time() < self.at:
+            self._timer = self._loop.call_at(self.at, self._look)
+        else:
+            self._missed()
