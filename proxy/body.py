@@ -5,6 +5,7 @@ import asyncio
 from proxy import settings
 from proxy.errors import Denied
 from proxy.http.inbound import BodyError, Inbound
+from proxy.skeleton import Skeleton
 
 
 class CutShortError(Exception):
@@ -23,7 +24,7 @@ class Bodies:
         self._idle = idle
         self._held = 0
 
-    async def read(self, inbound: Inbound) -> bytes | Denied:
+    async def read(self, inbound: Inbound) -> bytes | Skeleton | Denied:
         """Read one JSON body. What is returned counts as held until `release`d."""
         refused = self.refusal(inbound, "application/json") or self._no_room(inbound)
         if refused is not None:
@@ -32,7 +33,7 @@ class Bodies:
         if whole is not None:  # as almost always: what is small comes with its head
             return self._hold(whole)
         self.invite(inbound)
-        body = bytearray()
+        body = Skeleton()
         try:
             refused = await self._gather(inbound, body)
         except BaseException:
@@ -41,14 +42,14 @@ class Bodies:
         if refused is not None:
             self.release(len(body))
             return refused
-        return bytes(body)
+        return body
 
-    async def _gather(self, inbound: Inbound, body: bytearray) -> Denied | None:
+    async def _gather(self, inbound: Inbound, body: Skeleton) -> Denied | None:
         while part := await self.next(inbound):
             if isinstance(part, Denied):
                 return part
             self._held += len(part)
-            body += part
+            body.add(part)
             if len(body) > self._limits.max_body_bytes:
                 return self.too_large()
             if self._held > self._limits.max_buffered_bytes:
