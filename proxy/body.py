@@ -1,11 +1,16 @@
 """Reads request bodies: only after the caller is known, within a limit each and one for all."""
 
 import asyncio
+from typing import Final
 
 from proxy import settings
 from proxy.errors import Denied
 from proxy.http.inbound import BodyError, Inbound
 from proxy.skeleton import Skeleton
+
+# More token ids than any context takes. What a body becomes when it is parsed, and for how long nothing else
+# is served meanwhile, goes by its values: eleven million empty lists were a gigabyte and seven seconds.
+MAX_VALUES: Final = 2**20
 
 
 class CutShortError(Exception):
@@ -52,6 +57,8 @@ class Bodies:
             body.add(part)
             if len(body) > self._limits.max_body_bytes:
                 return self.too_large()
+            if body.values > MAX_VALUES:
+                return Denied("request_too_large", f"The body may hold {MAX_VALUES} values at most.")
             if self._held > self._limits.max_buffered_bytes:
                 return self._too_many()
         return None

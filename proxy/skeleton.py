@@ -36,9 +36,10 @@ _text: Final = msgspec.json.Decoder(str).decode
 
 
 class Skeleton:
-    """One body. Its length is that of all that was added."""
+    """One body. Its length is that of all that was added; `values` is how many it has at most."""
 
     def __init__(self) -> None:
+        self.values = 0  # but for the last 64 KiB
         self._mark = b"x" + secrets.token_hex(16).encode()  # drawn anew, so that no caller can write it
         self._parts: list[Buffer] = []  # in their order; the views are what was set apart
         self._fresh: list[bytes] = []  # not looked at yet
@@ -97,9 +98,16 @@ class Skeleton:
             # What is seen keeps all of its bytes: little of them is better copied.
             most = 2 * (end - start) > len(stretch)
             inside = memoryview(stretch)[start:end] if most else memoryview(stretch[start:end])
-            self._parts += (stretch[done:start], inside)
+            self._leave(stretch[done:start])
+            self._parts.append(inside)
             done = end
-        self._parts.append(stretch[done:])
+        self._leave(stretch[done:])
+
+    def _leave(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.values += len(part) - len(
+            part.translate(None, b"[{,")
+        )  # each but the first follows one of these
 
 
 def _insides(stretch: bytes) -> Iterator[tuple[int, int]]:
