@@ -10,7 +10,7 @@ from proxy import settings
 from proxy.endpoints import Endpoint
 from proxy.errors import Denied
 from proxy.fields.table import Table
-from proxy.skeleton import Buffer, Skeleton
+from proxy.skeleton import Pieces, Skeleton
 
 JsonObject = dict[str, Any]
 
@@ -27,16 +27,19 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     model: str
     stream: bool
     withholds_usage: bool  # whether the engine is asked for an event of usage that the caller did not ask for
-    fields: tuple[Buffer, ...]  # the JSON of all others but those that `encode` sets
+    fields: Pieces  # the JSON of all others but those that `encode` sets
 
     content_type: ClassVar[str] = "application/json"
     spent: ClassVar[bool] = False  # it can be sent again
 
-    def encode(self, *, model: str, cache_salt: str) -> bytes:
-        """The bytes for the engine: what was parsed and checked, under the pinned name, salted."""
+    def encode(self, *, model: str, cache_salt: str) -> Pieces:
+        """The bytes for the engine: what was parsed and checked, under the pinned name, salted.
+
+        In the pieces that are there: in one it would be a copy for each attempt.
+        """
         ours = {"model": model, "cache_salt": cache_salt} if self.endpoint.salted else {"model": model}
         opening, (first, *others) = msgspec.json.encode(ours), self.fields
-        return b"".join((opening[:-1], b",", memoryview(first)[1:], *others))  # none takes a model alone
+        return (opening[:-1] + b",", memoryview(first)[1:], *others)  # no endpoint takes a model alone
 
 
 class _DuplicateKeyError(ValueError):

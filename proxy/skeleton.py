@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-Buffer = bytes | memoryview
+Pieces = tuple[bytes | memoryview, ...]  # of one text, in their order
 
 STRETCH: Final = 64 * 1024  # bytes that are looked at in one go: fractions of a millisecond
 LEAST: Final = 4 * 1024  # bytes that are worth setting apart
@@ -41,7 +41,7 @@ class Skeleton:
     def __init__(self) -> None:
         self.values = 0  # but for the last 64 KiB
         self._mark = b"x" + secrets.token_hex(16).encode()  # drawn anew, so that no caller can write it
-        self._parts: list[Buffer] = []  # in their order; the views are what was set apart
+        self._parts: list[bytes | memoryview] = []  # in their order; the views are what was set apart
         self._fresh: list[bytes] = []  # not looked at yet
         self._fresh_size = 0
         self._size = 0
@@ -72,7 +72,7 @@ class Skeleton:
         """Whether a mark stands in this."""
         return self._mark in json
 
-    def restored(self, json: bytes) -> tuple[Buffer, ...] | None:
+    def restored(self, json: bytes) -> Pieces | None:
         """Compact JSON, in the order of the body, with what was set apart in place of the marks.
 
         `None` unless all of it is there (the model's name is not), and as values: that two names are the
@@ -81,7 +81,7 @@ class Skeleton:
         between = json.split(self._mark)
         if len(between) != len(self._apart) + 1 or any(map(_NAME.match, between[1:])):
             return None
-        pieces: list[Buffer] = [between[0]]
+        pieces: list[bytes | memoryview] = [between[0]]
         for apart, behind in zip(self._apart, between[1:], strict=True):
             pieces += (apart, behind)
         return tuple(pieces)

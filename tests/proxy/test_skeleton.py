@@ -57,7 +57,7 @@ def told(found: InferenceRequest | Denied) -> Any:
     """What became of a body: the refusal, or what is known of it and what the engine reads."""
     if isinstance(found, Denied):
         return found
-    sent = found.encode(model="a/b@sha", cache_salt="5a17")
+    sent = b"".join(found.encode(model="a/b@sha", cache_salt="5a17"))
     read = json.loads(sent, object_pairs_hook=unique)
     return found.model, found.stream, found.withholds_usage, read
 
