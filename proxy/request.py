@@ -69,7 +69,8 @@ def _parse_skeleton(
     body = _read(endpoint, table, text, limits)
     if isinstance(body, Denied):
         return None
-    if skeleton.marks(msgspec.json.encode({name: body[name] for name in body.keys() - table.lengthy})):
+    measured = msgspec.json.encode({name: body[name] for name in body.keys() - table.lengthy})
+    if skeleton.marks(measured) or skeleton.names(body):
         return None
     found = _accepted(endpoint, body)
     fields = skeleton.restored(b"".join(found.fields))

@@ -13,7 +13,7 @@ then the body is read as a whole, as small ones are.
 import re
 import secrets
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -29,9 +29,6 @@ _EDGE: Final = 256  # bytes in which a place to cut is looked for
 _CUT: Final = re.compile(rb"[^\\]{5}(?![\x80-\xbf]|\\u[dD][c-fC-F])")
 # All that JSON has outside of strings: numbers, words and what is between them.
 _BARE: Final = re.compile(rb"[-+.0-9eEaflnrstu,:\s\[\]{}]{64}")
-# What follows a mark if that stands in a name: the rest of the string, and the colon.
-_NAME: Final = re.compile(rb'(?:[^"\\]++|\\.)*+":', re.DOTALL)
-
 _text: Final = msgspec.json.Decoder(str).decode
 
 
@@ -72,14 +69,26 @@ class Skeleton:
         """Whether a mark stands in this."""
         return self._mark in json
 
+    def names(self, body: Any) -> bool:
+        """Whether a mark stands in the name of a key: which of these are the same cannot be seen then."""
+        mark, values = self._mark.decode(), [body]
+        while values:
+            value = values.pop()
+            if isinstance(value, dict):
+                if any(mark in name for name in value):
+                    return True
+                values += value.values()
+            elif isinstance(value, list):
+                values += value
+        return False
+
     def restored(self, json: bytes) -> Pieces | None:
         """Compact JSON, in the order of the body, with what was set apart in place of the marks.
 
-        `None` unless all of it is there (the model's name is not), and as values: that two names are the
-        same only the parser could say.
+        `None` unless all of it is there.
         """
         between = json.split(self._mark)
-        if len(between) != len(self._apart) + 1 or any(map(_NAME.match, between[1:])):
+        if len(between) != len(self._apart) + 1:
             return None
         pieces: list[bytes | memoryview] = [between[0]]
         for apart, behind in zip(self._apart, between[1:], strict=True):

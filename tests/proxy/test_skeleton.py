@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 from unittest import mock
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -286,6 +287,24 @@ def test_what_is_lost_is_noticed() -> None:
     assert body.restored(text + text) is None
 
 
+def held(found: InferenceRequest | Denied) -> int:
+    """The bytes that an accepted body keeps from being given back."""
+    assert isinstance(found, InferenceRequest)
+    kept = {
+        id(one): one for one in (part.obj if isinstance(part, memoryview) else part for part in found.fields)
+    }
+    return sum(memoryview(one).nbytes for one in kept.values())
+
+
+@pytest.mark.parametrize("long", [5_000, 20_000, 100_000])
+@pytest.mark.parametrize("short", [10, 1_000, 4_000])
+def test_what_is_held_is_about_what_came(long: int, short: int) -> None:
+    """Long texts among short ones keep no more than half as much again, and many short ones nothing."""
+    body = {"model": "a/b", "input": (["x" * long] + ["x" * short] * 15) * 16}
+    raw = json.dumps(body).encode()
+    assert held(request.parse(ENDPOINTS["/v1/embeddings"], fed(raw), LIMITS)) < len(raw) * 1.5
+
+
 def test_numbers_are_not_taken_for_text() -> None:
     """A long list of token ids has no quotes either, and is read as the numbers that it is."""
     ids = [number * 7919 % 150_000 for number in range(50_000)]
@@ -362,6 +381,7 @@ NASTY = [
 
 
 @pytest.mark.usefixtures("small")
+@hypothesis.settings(max_examples=150)
 @given(
     chats | calls,
     st.booleans(),
