@@ -29,6 +29,7 @@ _EDGE: Final = 256  # bytes in which a place to cut is looked for
 _CUT: Final = re.compile(rb"[^\\]{5}(?![\x80-\xbf]|\\u[dD][c-fC-F])")
 # All that JSON has outside of strings: numbers, words and what is between them.
 _BARE: Final = re.compile(rb"[-+.0-9eEaflnrstu,:\s\[\]{}]{64}")
+
 _text: Final = msgspec.json.Decoder(str).decode
 
 
@@ -114,9 +115,8 @@ class Skeleton:
 
     def _leave(self, part: bytes) -> None:
         self._parts.append(part)
-        self.values += len(part) - len(
-            part.translate(None, b"[{,")
-        )  # each but the first follows one of these
+        # Each value but the first follows one of these.
+        self.values += len(part) - len(part.translate(None, b"[{,"))
 
 
 def _insides(stretch: bytes) -> Iterator[tuple[int, int]]:
