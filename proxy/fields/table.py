@@ -100,6 +100,8 @@ class Table:
         self.refused = {row.name: row for row in rows if isinstance(row, Refused)}
         if len({row.name for row in rows}) < len(rows):
             raise ValueError("a field stands twice in one table")
+        # Fields in which a text may be of any length and is read by its beginning at most.
+        self.lengthy = frozenset(row.name for row in self.allowed.values() if _lengthy(row))
         self._bounded = tuple(row for row in self.allowed.values() if row.cap or row.largest)
         self._spelled = {row.name: row.spelled for row in self.allowed.values() if row.spelled}
         self._product = product
@@ -161,6 +163,13 @@ class Table:
             return None
         forms = ", or ".join(" and ".join(f"`{name}`" for name in sorted(form)) for form in self._forms.sets)
         return Denied("invalid_request", f"The body must carry {forms}.", min(given, default=None))
+
+
+def _lengthy(row: Field) -> bool:
+    """Whether nothing in this field has a length that counts, by the schema of its type."""
+    schema = msgspec.json.encode(msgspec.json.schema(row.type, schema_hook=lambda _: {"const": False}))
+    patterns = set(re.findall(rb'"pattern":"(.*?)"', schema))
+    return row.largest is None and b'"maxLength"' not in schema and patterns <= {b"^data:"}
 
 
 def _member(row: Field) -> tuple[str, Any] | tuple[str, Any, None]:

@@ -129,7 +129,8 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
         # A large read is for bodies: many small requests at once would take up far more than their bytes.
-        return self._server.buffer if self._reading is not None else self._server.buffer[:SMALL_READ]
+        size = SMALL_READ if self._reading is None else max(1, self._reading.room)
+        return self._server.buffer[:size]
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._deaf:

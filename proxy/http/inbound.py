@@ -135,11 +135,16 @@ class Inbound:
 
     # The request's body, as the connection feeds it.
 
+    @property
+    def room(self) -> int:
+        """How many bytes of the body are taken before somebody reads them."""
+        return max(0, WINDOW - self._held)
+
     def feed(self, part: bytes) -> None:
-        """Take the next bytes of the body; more than a window stops the reading until it is asked for."""
+        """Take the next bytes of the body; a full window stops the reading until it is asked for."""
         self._parts.append(part)
         self._held += len(part)
-        if self._held > WINDOW:
+        if self._held >= WINDOW:
             self._link.pause()
         self._wake()
 
@@ -171,7 +176,7 @@ class Inbound:
         part = self._parts.popleft()
         held = self._held
         self._held -= len(part)
-        if held > WINDOW >= self._held:
+        if held >= WINDOW > self._held:
             self._link.resume()
         return part
 

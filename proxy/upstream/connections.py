@@ -10,6 +10,7 @@ import httptools
 import structlog
 
 from proxy.http.deadline import Deadline
+from proxy.skeleton import Pieces
 
 KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
@@ -119,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
         self._asking = False  # it is the caller who is waited for
 
     async def exchange(
-        self, request: tuple[bytes, bytes | Source], receiver: Receiver, *, first_byte: float, idle: float
+        self, request: tuple[bytes, Pieces | Source], receiver: Receiver, *, first_byte: float, idle: float
     ) -> None:
         """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
@@ -135,13 +136,13 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline.expire_in(first_byte)
         head, body = request
         sending: asyncio.Task[None] | None = None
-        if not isinstance(body, bytes):
+        if not isinstance(body, tuple):
             sending = self._loop.create_task(self._stream(head, body, first_byte))
             sending.add_done_callback(self._streamed)
-        elif len(body) > JOINED:
-            self._transport.writelines((head, body))
+        elif sum(map(len, body)) > JOINED:
+            self._transport.writelines((head, *body))
         else:
-            self._transport.write(head + body)
+            self._transport.write(b"".join((head, *body)))
         try:
             await done
         finally:

@@ -13,6 +13,7 @@ from proxy.errors import Denied
 from proxy.exchange import Exchange
 from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
+from proxy.skeleton import Pieces
 from proxy.upstream import headers
 from proxy.upstream.connections import Address, BrokenError, Connections, Source
 from proxy.usage import Meter, Withheld
@@ -54,7 +55,7 @@ class Relay:
         inbound: Inbound,
         *,
         address: Address,
-        body: bytes | Source,
+        body: Pieces | Source,
         content_type: str,
         grant: str,
         withhold: bool = False,
@@ -69,7 +70,7 @@ class Relay:
             exchange.endpoint,
             address,
             inbound.headers,
-            len(body) if isinstance(body, bytes) else None,
+            sum(map(len, body)) if isinstance(body, tuple) else None,
             grant=grant,
             request_id=exchange.request_id,
             content_type=content_type,

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from proxy import body as body_module
 from tests.fakes.answers import chunk
 from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.raw import RawClient, request
@@ -70,6 +71,47 @@ async def test_all_bodies_together_are_limited(start_edge: StartEdge, *, chunked
         await first.send(half[1900:])
         assert (await first.answer()).status == 200
     assert (await edge.chat(user="x" * 2000)).status == 200
+
+
+@pytest.mark.parametrize("value", [b"1,", b"[],", b'{"a":1},', b'"",'])
+async def test_a_body_of_too_many_values(edge: Edge, value: bytes) -> None:
+    """A million values are enough; more are refused while they come, before they cost a parse."""
+    body = b'{"model":"a/b","messages":[%b' % (value * (body_module.MAX_VALUES + 70_000))
+    async with RawClient.connect(edge.port) as client:
+        await client.send(sent(("Content-Length", str(len(body) + 100_000)), body=body))
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (413, "request_too_large")
+        assert b"values" in answer.raw
+    assert edge.engine.requests == []
+
+
+async def test_what_looks_like_values_in_a_text(edge: Edge) -> None:
+    """In a long text anything may stand, as often as it likes, and all of it reaches the engine."""
+    text = "if (a[i], b[j]) { f(x, y); } " * 300_000
+    assert text.count(",") + text.count("[") > body_module.MAX_VALUES
+    body = {"model": BASE, "messages": [{"role": "user", "content": text}]}
+    assert (await edge.post(CHAT, body)).status == 200
+    assert json.loads(edge.engine.requests[0].body)["messages"] == body["messages"]
+
+
+IMAGE = "data:image/png;base64," + "iVBORw0KGgo/+AbC" * 200_000
+
+
+@pytest.mark.parametrize("size", [0, 1000, 300_000])
+async def test_a_large_body(edge: Edge, size: int) -> None:
+    """An image of megabytes reaches the engine as it was sent, with a length, however it came."""
+    part = {"type": "image_url", "image_url": {"url": IMAGE}}
+    body = {"model": BASE, "messages": [{"role": "user", "content": [part, {"type": "text", "text": "é"}]}]}
+    raw = json.dumps(body).encode()
+    chunks = [chunk(raw[start : start + size]) for start in range(0, len(raw), size)] if size else []
+    async with RawClient.connect(edge.port) as client:
+        whole = sent(CHUNKED, body=b"".join(chunks) + b"0\r\n\r\n") if size else sent(body=raw)
+        await client.send(whole)
+        assert (await client.answer()).status == 200
+    received = edge.engine.requests[0]
+    assert received.header("content-length") == str(len(received.body))
+    read = json.loads(received.body)
+    assert (read["model"], read["messages"]) == (edge.at(BASE), body["messages"])
 
 
 @pytest.mark.parametrize("start", [b"", BODY[:10]])

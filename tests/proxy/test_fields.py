@@ -102,7 +102,7 @@ def test_what_the_proxy_sets(path: str) -> None:
     """The pinned name, the salt and, on responses, `store: false`; nothing else is added."""
     found = parse(path)
     assert isinstance(found, request.InferenceRequest)
-    sent = json.loads(found.encode(model="a/b@sha", cache_salt="5a17"))
+    sent = json.loads(b"".join(found.encode(model="a/b@sha", cache_salt="5a17")))
     ours: dict[str, Any] = {"model": "a/b@sha"}
     ours |= {"cache_salt": "5a17"} if ENDPOINTS[path].salted else {}
     ours |= {"store": False} if path == "/v1/responses" else {}

@@ -50,9 +50,9 @@ async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
         engine.always(raw(whole(200, b"x")))
         pool = Connections(5)
         connection = await pool.take((LOCAL, engine.port))
-        await connection.exchange((GET, b""), Slow(connection), first_byte=5, idle=5)
+        await connection.exchange((GET, ()), Slow(connection), first_byte=5, idle=5)
         assert await pool.take((LOCAL, engine.port)) is connection
-        await connection.exchange((GET, b""), Slow(), first_byte=5, idle=5)
+        await connection.exchange((GET, ()), Slow(), first_byte=5, idle=5)
         pool.close()
 
 
@@ -62,12 +62,12 @@ async def test_a_connection_that_has_ended_is_not_taken() -> None:
         engine.always(raw(whole(200, b"x")))
         pool = Connections(5)
         ended = await pool.take((LOCAL, engine.port))
-        await ended.exchange((GET, b""), Slow(), first_byte=5, idle=5)
+        await ended.exchange((GET, ()), Slow(), first_byte=5, idle=5)
         ended.eof_received()
         ended.close()  # as the transport does then; `connection_lost` follows one turn of the loop later
         taken = await pool.take((LOCAL, engine.port))
         assert taken is not ended
-        await taken.exchange((GET, b""), Slow(), first_byte=5, idle=5)
+        await taken.exchange((GET, ()), Slow(), first_byte=5, idle=5)
         pool.close()
 
 
