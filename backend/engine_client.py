@@ -16,6 +16,7 @@ from wire.seal import control_grant
 KEEP_ALIVE = 4.0
 QUICK = 10.0  # seconds, for what answers at once
 LOAD = 300.0  # seconds, for an adapter
+SLEEP = 300.0  # seconds, for all weights on their way to host memory, or back
 FIRST_TOKEN = 120.0  # seconds; the first request may still compile
 
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, msgspec.DecodeError)
@@ -80,8 +81,16 @@ class EngineClient:
         return msgspec.json.decode(await self._call("GET", "/hubgate/status"), type=Status)
 
     async def drain(self) -> Status:
-        """Let no new request in, for good. Raises `EngineError`."""
+        """Let no new request in, unless it sleeps and is woken up. Raises `EngineError`."""
         return msgspec.json.decode(await self._call("POST", "/hubgate/drain", b""), type=Status)
+
+    async def sleep(self) -> None:
+        """Give up the GPU's memory and all adapters; it must be drained. Raises `EngineError`."""
+        await self._call("POST", "/hubgate/sleep", b"", timeout=SLEEP)
+
+    async def wake(self) -> None:
+        """Take the GPU's memory back, and let requests in. Raises `EngineError`."""
+        await self._call("POST", "/hubgate/wake", b"", timeout=SLEEP)
 
     async def metrics(self) -> str:
         """Its own exposition. Raises `EngineError`."""

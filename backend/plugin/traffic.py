@@ -40,7 +40,7 @@ class Traffic:
         self._counts: dict[str, _Count] = {}
         self._refused: set[str] = set()
         self._sent = 0
-        self.draining = False
+        self.draining = False  # nothing new is let in, until the engine ends or was woken up
 
     def admits(self, model: str) -> bool:
         """Whether a new request for this model may come in."""

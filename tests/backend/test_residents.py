@@ -11,8 +11,8 @@ from backend.engine_client import EngineError, SilentEngineError
 from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse, Status
 from backend.residents import AGAIN, Loaded, Residents
+from backend.room import Errand
 from backend.store import Store
-from backend.supervisor import Errand
 from tests.fakes.clock import Clock
 from wire.control import Evicted, Failed
 from wire.repo import RepoRef
@@ -27,6 +27,7 @@ class Recorder:
     def __init__(self) -> None:
         self.id = "gpu-0/0"
         self.client = self
+        self.state = "ready"
         self.adapters: dict[str, RepoRef] = {}
         self.adapters_lock = asyncio.Lock()
         self.ended = asyncio.Event()
