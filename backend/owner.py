@@ -102,11 +102,11 @@ class Owner:
             await self._come_up(self._engine.client.wake)
 
     async def _until(self, *tasks: asyncio.Task[Any]) -> None:
-        """Wait for one of these tasks. What is not done then is cancelled."""
+        """Wait for one of these tasks; none of them goes on then."""
         try:
             await asyncio.wait([*tasks, *self._over], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancelled(*(task for task in tasks if not task.done()))
+            await _cancelled(*tasks)
         stopped, *exited = self._over
         if stopped.done():
             raise _StopError

@@ -1,4 +1,4 @@
-"""The routes by which the supervisor loads and unloads adapters, with a stand-in for vLLM's models."""
+"""The supervisor's routes, for adapters and for sleep, with stand-ins for vLLM's models and its engine."""
 
 import asyncio
 import importlib
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests.backend.engine_identity import ADAPTER
+from tests.backend.engine_identity import ADAPTER, BASE
 
 
 @dataclass
@@ -55,8 +55,12 @@ class Server:
         self.app = FastAPI()
         self.models = Models()
         self.removed: list[int] = []
+        self.asleep = 0  # the level
+        self.wakes = True
         self.app.state.openai_serving_models = self.models
-        self.app.state.engine_client = SimpleNamespace(remove_lora=self._remove)
+        self.app.state.engine_client = SimpleNamespace(
+            remove_lora=self._remove, sleep=self._sleep, wake_up=self._wake_up
+        )
         routes.attach_router(self.app)
         self.traffic = self.app.state.hubgate_traffic
         transport = httpx.ASGITransport(app=self.app)
@@ -65,6 +69,18 @@ class Server:
     async def _remove(self, number: int) -> bool:
         self.removed.append(number)
         return True
+
+    async def _sleep(self, level: int = 1) -> None:
+        assert not self.models.lora_requests
+        assert not self.traffic.admits(BASE)
+        self.asleep = level
+
+    async def _wake_up(self, tags: list[str] | None = None) -> bool:
+        assert tags is None, "all of it"
+        assert not self.traffic.admits(BASE)
+        if self.wakes:
+            self.asleep = 0
+        return self.wakes
 
     async def post(self, where: str, /, **body: Any) -> tuple[int, Any]:
         response = await self.client.post(where, json=body)
@@ -186,9 +202,57 @@ async def test_unloading_gives_up_on_what_does_not_end(
     assert ADAPTER in server.models.lora_requests
 
 
-async def test_draining_is_for_good(server: Server) -> None:
-    """The status says so."""
+async def test_what_is_drained_lets_nothing_in(server: Server) -> None:
+    """The status says so; asking again changes nothing."""
+    await server.post("/hubgate/drain")
     await server.post("/hubgate/drain")
     answer = (await server.client.get("/hubgate/status")).json()
     assert answer == {"draining": True, "in_flight": 0, "sent": 0, "models": {}}
     assert not server.traffic.admits(ADAPTER)
+
+
+async def test_a_drained_engine_sleeps_without_adapters_and_wakes_up(server: Server) -> None:
+    """At level 1, which keeps the weights; requests are let in again when all of it is awake."""
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    await server.post("/hubgate/drain")
+    assert await server.post("/hubgate/sleep") == (200, {"asleep": True})
+    assert (server.asleep, server.removed, server.models.lora_requests) == (1, [1], {})
+    assert server.traffic.status().models == {}
+    assert not server.traffic.admits(BASE)
+    assert await server.post("/hubgate/wake") == (200, {"asleep": False})
+    assert server.asleep == 0
+    assert server.traffic.admits(BASE)
+
+
+async def test_only_a_drained_engine_sleeps(server: Server) -> None:
+    """VLLM would abort requests in flight; and what was not drained could get new ones meanwhile."""
+    assert (await server.post("/hubgate/sleep"))[0] == 409
+    with server.traffic.request(BASE):
+        await server.post("/hubgate/drain")
+        assert (await server.post("/hubgate/sleep"))[0] == 409
+    assert server.asleep == 0
+    assert (await server.post("/hubgate/sleep"))[0] == 200
+
+
+async def test_what_wakes_up_in_part_lets_nothing_in(server: Server) -> None:
+    """The supervisor ends it."""
+    await server.post("/hubgate/drain")
+    await server.post("/hubgate/sleep")
+    server.wakes = False
+    assert (await server.post("/hubgate/wake"))[0] == 500
+    assert not server.traffic.admits(BASE)
+
+
+async def test_an_engine_whose_adapters_stay_does_not_sleep(server: Server) -> None:
+    """Nor does it forget that they are there."""
+
+    async def fail(_: int) -> bool:
+        raise RuntimeError("the core does not answer")
+
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    await server.post("/hubgate/drain")
+    server.app.state.engine_client.remove_lora = fail
+    with pytest.raises(RuntimeError):
+        await server.post("/hubgate/sleep")
+    assert server.asleep == 0
+    assert ADAPTER in server.models.lora_requests

@@ -54,10 +54,12 @@ def test_a_refused_model_is_refused_alone_and_for_a_while() -> None:
 
 
 def test_a_draining_engine_admits_nothing() -> None:
-    """There is no way back."""
+    """Until it has slept and was woken up."""
     traffic = Traffic(Clock())
     traffic.draining = True
     assert not traffic.admits("a")
+    traffic.draining = False
+    assert traffic.admits("a")
 
 
 def test_a_forgotten_model_leaves_no_trace() -> None:
