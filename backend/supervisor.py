@@ -187,11 +187,10 @@ class Supervisor:
         return self.refusal(base) or self._start(base, slot, errand)
 
     async def _slot(self, base: RepoRef, own: int | None, errand: Errand) -> int | None:
-        """A free slot: that of its engine which sleeps, if it has one, else another."""
+        """A free slot: if it can be had, that in which its engine sleeps."""
         if own is not None and await self._room.make(base, [own], errand) is not None:
             return own
-        others = [slot for slot in self._room.fitting(base) if slot != own]
-        return await self._room.make(base, others, errand)
+        return await self._room.make(base, self._room.fitting(base), errand)
 
     def _start(self, base: RepoRef, slot: int, errand: Errand) -> Engine:
         engine = self._launcher.engine(base, slot, self._room.place(slot), errand.asked_by)
