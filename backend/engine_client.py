@@ -51,6 +51,7 @@ class EngineClient:
         self._url = url
         self._engine = engine
         self._boot = boot
+        self._tasks: tuple[str, ...] = ()  # of its model; the same during a boot
 
     async def is_healthy(self) -> bool:
         """Whether the server is up; it may not be able to answer a request for all that."""
@@ -61,9 +62,17 @@ class EngineClient:
         return True
 
     async def generate(self, model: str, timeout: float = FIRST_TOKEN) -> None:
-        """One token: the proof that the model answers. Raises `EngineError`."""
-        body = msgspec.json.encode({"model": model, "prompt": "Hi", "max_tokens": 1})
-        await self._call("POST", "/v1/completions", body, timeout=timeout)
+        """One token, or one vector: the proof that the model answers. Raises `EngineError`.
+
+        A model that only pools has no completions, but `/pooling` whatever it pools for
+        (vllm/entrypoints/pooling/factories.py, `register_pooling_api_routers`).
+        """
+        self._tasks = self._tasks or (await self.status()).tasks
+        if "generate" in self._tasks:
+            path, question = "/v1/completions", {"model": model, "prompt": "Hi", "max_tokens": 1}
+        else:
+            path, question = "/pooling", {"model": model, "input": "Hi"}
+        await self._call("POST", path, msgspec.json.encode(question), timeout=timeout)
 
     async def load(self, name: str, path: Path) -> bool:
         """Load an adapter; `False` if it was there before. Raises `EngineError`."""

@@ -97,8 +97,10 @@ class AdapterRoutes:
             await asyncio.sleep(POLL)
         return True
 
-    async def _status(self) -> Response:
-        return _answer(200, self._traffic.status())
+    async def _status(self, request: Request) -> Response:
+        # Asked of the core once, and then remembered (vllm/v1/engine/async_llm.py).
+        tasks = await request.app.state.engine_client.get_supported_tasks()
+        return _answer(200, msgspec.structs.replace(self._traffic.status(), tasks=tuple(tasks)))
 
     async def _drain(self) -> Response:
         """Refuse new requests from now on; only a wake-up after a sleep lets them in again."""

@@ -24,6 +24,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     sent: int = 0  # parts of answers that left since it started: it moves while callers are answered
     models: dict[str, ModelUse]
+    tasks: tuple[str, ...] = ()  # what the model can do, see vllm/tasks.py; empty where it was not asked
 
 
 @dataclass(slots=True)

@@ -2,8 +2,9 @@
 
 Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
 `--slow-start`, `--no-adapters`, `--places=N` for adapters, `--no-sleep`, `--no-wake`, and
-`--child`, which leaves a process of its own behind. `--alone` holds its devices as a GPU's memory is
-held, while it is awake: two of them on the same ones cannot be.
+`--child`, which leaves a process of its own behind. `--pooling` is a model that generates nothing.
+`--alone` holds its devices as a GPU's memory is held, while it is awake: two of them on the same
+ones cannot be.
 """
 
 import asyncio
@@ -43,6 +44,7 @@ class FakeEngine:
         self.adapters: dict[str, str] = {}
         self.hung = False
         self.asleep = False
+        self.pools = "pooling" in switches
         self.memory = Memory() if "alone" in switches else None
         sizes = [switch.removeprefix("places=") for switch in switches if switch.startswith("places=")]
         self.places = int(sizes[0]) if sizes else sys.maxsize
@@ -112,12 +114,13 @@ class FakeEngine:
         match request.path:
             case "/health":
                 return web.Response(status=503 if "never-healthy" in self.switches else 200)
-            case "/v1/completions":
+            case "/v1/completions" | "/pooling" if (request.path == "/pooling") == self.pools:
                 return await self.answer(request)
             case "/metrics":
                 return web.Response(text=METRICS.format(self.traffic.status().in_flight))
             case "/hubgate/status":
-                return _json(self.traffic.status())
+                tasks = ("embed",) if self.pools else ("generate",)
+                return _json(msgspec.structs.replace(self.traffic.status(), tasks=tasks))
             case "/hubgate/adapters":
                 return self.load(**await request.json())
             case "/hubgate/adapters/unload":

@@ -59,7 +59,10 @@ class Server:
         self.wakes = True
         self.app.state.openai_serving_models = self.models
         self.app.state.engine_client = SimpleNamespace(
-            remove_lora=self._remove, sleep=self._sleep, wake_up=self._wake_up
+            remove_lora=self._remove,
+            sleep=self._sleep,
+            wake_up=self._wake_up,
+            get_supported_tasks=self._tasks,
         )
         routes.attach_router(self.app)
         self.traffic = self.app.state.hubgate_traffic
@@ -69,6 +72,9 @@ class Server:
     async def _remove(self, number: int) -> bool:
         self.removed.append(number)
         return True
+
+    async def _tasks(self) -> tuple[str, ...]:
+        return ("embed", "token_embed")
 
     async def _sleep(self, level: int = 1) -> None:
         assert not self.models.lora_requests
@@ -207,7 +213,13 @@ async def test_what_is_drained_lets_nothing_in(server: Server) -> None:
     await server.post("/hubgate/drain")
     await server.post("/hubgate/drain")
     answer = (await server.client.get("/hubgate/status")).json()
-    assert answer == {"draining": True, "in_flight": 0, "sent": 0, "models": {}}
+    assert answer == {
+        "draining": True,
+        "in_flight": 0,
+        "sent": 0,
+        "models": {},
+        "tasks": ["embed", "token_embed"],
+    }
     assert not server.traffic.admits(ADAPTER)
 
 

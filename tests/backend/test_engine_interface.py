@@ -36,6 +36,7 @@ def _calls(node: ast.AST) -> set[str]:
         ("sleep", "self, level: int=1, mode: PauseMode='abort'", "None"),
         ("wake_up", "self, tags: list[str] | None=None", "bool"),
         ("remove_lora", "self, lora_id: int", "bool"),
+        ("get_supported_tasks", "self", "tuple[SupportedTask, ...]"),
     ],
 )
 def test_the_engine_client_has_what_the_plugin_calls(name: str, arguments: str, answer: str) -> None:

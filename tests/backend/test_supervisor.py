@@ -71,6 +71,12 @@ async def test_healthy_is_not_ready(tmp_path: Path, hub: DemoHub) -> None:
         assert not sessions(tmp_path) - {0}
 
 
+async def test_a_model_that_only_pools_is_ready(tmp_path: Path, hub: DemoHub) -> None:
+    """It has no token to give; what it can do is asked of the engine."""
+    async with running(tmp_path, hub, engines={"vllm_args": {"pooling": True}}) as backend:
+        assert (await backend.ready(backend.sha(BASE))).engine.state == "ready"
+
+
 async def test_an_engine_that_never_comes_up_is_given_up(tmp_path: Path, hub: DemoHub) -> None:
     """After `start_timeout`, and not before."""
     engines = {"vllm_args": {"never-healthy": True}, "start_timeout": 0.8}
