@@ -58,7 +58,8 @@ class AdapterRoutes:
             if command.name in models.lora_requests:
                 return _answer(200, {"loaded": False})
             wanted = LoadLoRAAdapterRequest(lora_name=command.name, lora_path=command.path)
-            result = await models.load_lora_adapter(wanted)
+            with self._traffic.order():
+                result = await models.load_lora_adapter(wanted)
         if isinstance(result, ErrorResponse):
             return _error(500, result.error.message)
         self._traffic.touch(command.name)
@@ -83,7 +84,8 @@ class AdapterRoutes:
         loaded = state.openai_serving_models.lora_requests
         adapter = loaded.pop(name)
         try:
-            await state.engine_client.remove_lora(adapter.lora_int_id)
+            with self._traffic.order():
+                await state.engine_client.remove_lora(adapter.lora_int_id)
         except BaseException:
             loaded[name] = adapter  # half gone is not gone: the supervisor tries again
             raise

@@ -1,7 +1,7 @@
 """Stands for vLLM: a process that answers as it does, behind the same judge, in a tenth of a second.
 
 Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
-`--slow-start`, `--no-adapters`, `--places=N` for adapters, `--no-sleep`, `--no-wake`, and
+`--slow-start`, `--no-adapters`, `--stuck-adapters`, `--places=N` for adapters, `--no-sleep`, `--no-wake`, and
 `--child`, which leaves a process of its own behind. `--pooling` is a model that generates nothing.
 `--alone` holds its devices as a GPU's memory is held, while it is awake: two of them on the same
 ones cannot be.
@@ -122,6 +122,10 @@ class FakeEngine:
                 tasks = ("embed",) if self.pools else ("generate",)
                 return _json(msgspec.structs.replace(self.traffic.status(), tasks=tasks))
             case "/hubgate/adapters":
+                if "stuck-adapters" in self.switches:
+                    self.hung = True
+                    with self.traffic.order():
+                        await asyncio.Event().wait()
                 return self.load(**await request.json())
             case "/hubgate/adapters/unload":
                 return self.unload(**await request.json())

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -36,9 +36,11 @@ class Models:
     def __init__(self) -> None:
         self.lora_requests: dict[str, Any] = {}
         self.failure: str | None = None
+        self.during: Callable[[], object] = lambda: None
 
     async def load_lora_adapter(self, request: LoadLoRAAdapterRequest) -> ErrorResponse | str:
         await asyncio.sleep(0)
+        self.during()
         if self.failure is not None:
             return ErrorResponse(self.failure)
         assert request.lora_name not in self.lora_requests
@@ -152,6 +154,23 @@ async def test_what_vllm_says_reaches_the_supervisor(server: Server) -> None:
     server.models.failure = "No such file /store/a"
     status, answer = await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
     assert (status, answer["error"]["message"]) == (500, "No such file /store/a")
+
+
+async def test_an_adapter_on_its_way_is_something_in_flight(server: Server) -> None:
+    """So that an engine which hangs over it is not taken for an idle one."""
+    seen: list[int] = []
+    server.models.during = lambda: seen.append(server.traffic.status().in_flight)
+    remove = server.app.state.engine_client.remove_lora
+
+    async def removing(number: int) -> bool:
+        server.models.during()
+        return bool(await remove(number))
+
+    server.app.state.engine_client.remove_lora = removing
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    await server.post("/hubgate/adapters/unload", name=ADAPTER)
+    assert seen == [1, 1]
+    assert server.traffic.status().in_flight == 0
 
 
 async def test_unloading_takes_name_and_weights(server: Server) -> None:

@@ -211,6 +211,16 @@ async def test_a_hung_engine_is_ended_and_comes_back(tmp_path: Path, hub: DemoHu
     assert second.boot != first.engine.boot
 
 
+async def test_an_engine_that_hangs_over_an_adapter_is_ended(tmp_path: Path, hub: DemoHub) -> None:
+    """Nobody else asks it for anything; else its callers would wait for it one after the other."""
+    engines = {"hang_timeout": 0.2, "vllm_args": {"stuck-adapters": True}}
+    async with running(tmp_path, hub, engines=engines) as backend:
+        failed = await backend.failed(backend.sha(BASE), backend.sha("demo/public-lora"))
+        assert (failed.code, bool(failed.retry_after)) == ("engine_failed", True)
+        await backend.until_state("absent")
+        assert 'hubgate_engine_ends_total{reason="hung"} 1.0' in await backend.metrics()
+
+
 async def test_a_busy_engine_is_not_taken_for_a_hung_one(tmp_path: Path, hub: DemoHub) -> None:
     """One answer that takes several times `hang_timeout`, with no byte of it before its end."""
     async with running(tmp_path, hub, engines={"hang_timeout": 0.8}) as backend:
