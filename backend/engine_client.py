@@ -16,6 +16,7 @@ from wire.seal import control_grant
 KEEP_ALIVE = 4.0
 QUICK = 10.0  # seconds, for what answers at once
 LOAD = 300.0  # seconds, for an adapter
+SLEEP = 300.0  # seconds, for all weights on their way to host memory, or back
 FIRST_TOKEN = 120.0  # seconds; the first request may still compile
 
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, msgspec.DecodeError)
@@ -50,6 +51,7 @@ class EngineClient:
         self._url = url
         self._engine = engine
         self._boot = boot
+        self._tasks: tuple[str, ...] = ()  # of its model; the same during a boot
 
     async def is_healthy(self) -> bool:
         """Whether the server is up; it may not be able to answer a request for all that."""
@@ -60,9 +62,17 @@ class EngineClient:
         return True
 
     async def generate(self, model: str, timeout: float = FIRST_TOKEN) -> None:
-        """One token: the proof that the model answers. Raises `EngineError`."""
-        body = msgspec.json.encode({"model": model, "prompt": "Hi", "max_tokens": 1})
-        await self._call("POST", "/v1/completions", body, timeout=timeout)
+        """One token, or one vector: the proof that the model answers. Raises `EngineError`.
+
+        A model that only pools has no completions, but `/pooling` whatever it pools for
+        (vllm/entrypoints/pooling/factories.py, `register_pooling_api_routers`).
+        """
+        self._tasks = self._tasks or (await self.status()).tasks
+        if "generate" in self._tasks:
+            path, question = "/v1/completions", {"model": model, "prompt": "Hi", "max_tokens": 1}
+        else:
+            path, question = "/pooling", {"model": model, "input": "Hi"}
+        await self._call("POST", path, msgspec.json.encode(question), timeout=timeout)
 
     async def load(self, name: str, path: Path) -> bool:
         """Load an adapter; `False` if it was there before. Raises `EngineError`."""
@@ -80,8 +90,16 @@ class EngineClient:
         return msgspec.json.decode(await self._call("GET", "/hubgate/status"), type=Status)
 
     async def drain(self) -> Status:
-        """Let no new request in, for good. Raises `EngineError`."""
+        """Let no new request in, unless it sleeps and is woken up. Raises `EngineError`."""
         return msgspec.json.decode(await self._call("POST", "/hubgate/drain", b""), type=Status)
+
+    async def sleep(self) -> None:
+        """Give up the GPU's memory and all adapters; it must be drained. Raises `EngineError`."""
+        await self._call("POST", "/hubgate/sleep", b"", timeout=SLEEP)
+
+    async def wake(self) -> None:
+        """Take the GPU's memory back, and let requests in. Raises `EngineError`."""
+        await self._call("POST", "/hubgate/wake", b"", timeout=SLEEP)
 
     async def metrics(self) -> str:
         """Its own exposition. Raises `EngineError`."""

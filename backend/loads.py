@@ -20,9 +20,10 @@ from backend.flights import Flights
 from backend.jobs import Failure
 from backend.lora_config import inspect_adapter
 from backend.residents import Residents
+from backend.room import Errand
 from backend.selection import Rejected, select_adapter, select_base
 from backend.store import Store
-from backend.supervisor import Errand, Supervisor
+from backend.supervisor import Supervisor
 from backend.transfer import Kind, Meter, Rules, Want
 from wire.control import Download, Event, Failed, Progress, Ready, Stage
 from wire.repo import InvalidRepoError, RepoRef

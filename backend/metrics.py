@@ -17,11 +17,11 @@ _DROPPED = frozenset({"vllm:lora_requests_info"})
 _NAMING = frozenset({"model_name", "lora_name", "lora_adapter", "adapter_name"})
 # What vLLM counts in each step in which it does something, whatever callers do meanwhile.
 _PROGRESS = ("vllm:generation_tokens_total", "vllm:iteration_tokens_total_sum", "vllm:kv_cache_usage_perc")
-_STATES = ("downloading", "starting", "ready", "draining", "stopping", "failed")
+_STATES = ("downloading", "starting", "ready", "draining", "asleep", "stopping", "failed")
 _RESULTS = frozenset({"ok", "denied", "not_found", "rejected", "hub_unavailable"})
 
 # Why an engine ended: asked for, or a failure.
-End = Literal["idle", "room", "refresh", "shutdown", "not_started", "crashed", "hung"]
+End = Literal["idle", "room", "refresh", "shutdown", "not_started", "not_woken", "crashed", "hung"]
 
 
 class Metrics:
@@ -54,7 +54,7 @@ class Metrics:
         self._seconds.labels(kind).observe(seconds)
 
     def cold_start(self, kind: str, result: str) -> None:
-        """An engine was started (kind base), or an adapter loaded (kind adapter), or not."""
+        """An engine was started (kind base) or woken up (wake), or an adapter loaded (adapter), or not."""
         self._cold.labels(kind, result).inc()
 
     def engine_ended(self, reason: End) -> None:

@@ -52,8 +52,13 @@ def fitting(slots: Sequence[Devices], asked: Need) -> list[int]:
     return [index for _, index in sorted(fit)]
 
 
-def faults(slots: Sequence[Devices], preload: Sequence[Need], on_demand: Sequence[Need]) -> list[str]:
-    """Why some of these models could never run in these slots; empty if nothing speaks against it."""
+def faults(
+    slots: Sequence[Devices], preload: Sequence[Need], on_demand: Sequence[Need], asleep: int = 0
+) -> list[str]:
+    """Why some of these models could never run in these slots; empty if nothing speaks against it.
+
+    `asleep` is how many engines may sleep beside them, each with a little of its devices' memory.
+    """
     every = [*preload, *on_demand]
     found = [
         f"{asked.who} wants {asked.devices} devices at once, and no slot has as many"
@@ -68,6 +73,10 @@ def faults(slots: Sequence[Devices], preload: Sequence[Need], on_demand: Sequenc
             found.append(
                 f"device {device} is shared by {sharing} engines, which want {total:.2f} of its memory "
                 "together: lower gpu-memory-utilization, or give each engine devices of its own"
+            )
+        elif asleep and total > 1 - 1e-9:
+            found.append(
+                f"device {device} has no memory left for engines that sleep: lower gpu-memory-utilization"
             )
     return found
 

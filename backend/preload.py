@@ -89,12 +89,12 @@ class Preloader:
                     yield event
 
     async def _end(self, repo: str) -> AsyncGenerator[RefreshEvent, None]:
-        engine = self._supervisor.running(repo)
-        if engine is None:
+        engines = self._supervisor.running(repo)
+        if not engines:
             yield Failed(code="no_capacity", message=f"{repo} is neither preloaded nor running", repo=repo)
-            return
-        await self._supervisor.end(engine.base, "refresh")
-        yield Refreshed(repo=str(engine.base), before=str(engine.base), engine_ended=True)
+        for engine in engines:
+            await self._supervisor.end(engine.base, "refresh")
+            yield Refreshed(repo=str(engine.base), before=str(engine.base), engine_ended=True)
 
     def _want(self, base: RepoRef) -> None:
         self._wanted[base.id] = base

@@ -10,8 +10,8 @@ from backend.engine import Engine
 from backend.engine_client import EngineError, SilentEngineError
 from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse
+from backend.room import Errand
 from backend.store import Store
-from backend.supervisor import Errand
 from wire.control import Evicted, Failed
 from wire.repo import RepoRef
 
@@ -39,6 +39,9 @@ class Residents:
         """Put an admitted adapter, which the caller holds in the store, into a ready engine."""
         async with engine.adapters_lock:
             name = str(adapter)
+            if engine.state != "ready":  # it made room for another base while we waited for our turn
+                message = f"{adapter.id}: its engine made room for another model"
+                return Failed(code="no_capacity", message=message, repo=name, retry_after=AGAIN)
             if name in engine.adapters:
                 return Loaded(fresh=False)
             if len(engine.adapters) >= self._capacity and not await self._evict_one(engine, errand):

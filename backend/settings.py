@@ -127,6 +127,7 @@ class Engines(Section):
     host: str = "0.0.0.0"
     first_port: Port = 8200
     max_running: Annotated[int, Field(ge=1, le=64)] = 1
+    max_asleep: Annotated[int, Field(ge=0, le=64)] = 0
     devices: tuple[Annotated[str, AfterValidator(_devices)], ...] | None = None
     idle_timeout: Seconds = 1800
     min_residency: Seconds = 60
@@ -149,8 +150,10 @@ class Engines(Section):
             faults.append("preload and on_demand are both empty: nothing could ever run")
         if self.devices is not None and len(self.devices) < self.max_running:
             faults.append("devices names fewer devices than max_running")
-        if self.first_port + self.max_running > 65536:
-            faults.append("first_port leaves no room for max_running ports")
+        if self.first_port + self.places > 65536:
+            faults.append("first_port leaves no room for the ports of max_running and max_asleep engines")
+        if self.max_asleep and not self.on_demand:
+            faults.append("max_asleep is set, but only models on demand ever sleep, and on_demand is empty")
         faults += self._device_faults()
         if faults:
             raise ValueError("; ".join(faults))
@@ -162,7 +165,12 @@ class Engines(Section):
         except ValueError as error:
             return [str(error)]
         slots = [placement.split(devices) for devices in (self.devices or ())[: self.max_running]]
-        return placement.faults(slots, preload, on_demand) if slots else []
+        return placement.faults(slots, preload, on_demand, self.max_asleep) if slots else []
+
+    @property
+    def places(self) -> int:
+        """How many engines there may be, awake and asleep: each has a port of its own."""
+        return self.max_running + self.max_asleep
 
     def args(self, repo: str) -> VllmArgs:
         """All flags of one base model: the common ones, and over them its own."""
@@ -217,7 +225,7 @@ class BackendSettings(Settings):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        ports = range(self.engines.first_port, self.engines.first_port + self.engines.max_running)
+        ports = range(self.engines.first_port, self.engines.first_port + self.engines.places)
         if self.listen.port in ports:
             raise ValueError("listen.port lies among the engines' ports")
         return self

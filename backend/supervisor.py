@@ -1,34 +1,33 @@
 """Which engines run. The only place that starts one, or asks one to end.
 
 All mutable state is in `_engines` and `_penalties`; every change to it happens on the event loop,
-between two awaits, or under `_room`. What one engine goes through stands in `backend.engine`.
+between two awaits, or under `_one`. What one engine goes through stands in `backend.engine`, who
+makes room for whom in `backend.room`.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
-import structlog
-
 from backend.engine import Engine
-from backend.engine_client import EngineError
 from backend.gpus import Turns
 from backend.launcher import Launcher
 from backend.metrics import End, Metrics
-from backend.placement import fitting, need, used
+from backend.owner import Owner
+from backend.placement import need, used
+from backend.room import Errand, Room
 from backend.settings import Engines
 from backend.store import Store
 from wire import control
-from wire.control import Evicted, Failed
+from wire.control import Failed
 from wire.repo import RepoRef
 
 STEADY = 60.0  # seconds; an engine that ran for this long failed for a reason of its own
 LONGEST_BACKOFF = 120.0  # seconds
 REAP = 15.0  # seconds between two looks for idle engines, at most
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +41,6 @@ class Penalty:
         """One failure more: 1, 2, 4, … seconds."""
         wait = min(2.0**self.failures, LONGEST_BACKOFF)
         return Penalty(self.failures + 1, now + wait)
-
-
-@dataclass(slots=True)
-class Errand:
-    """What one caller's load does to engines, for the audit of whoever asked: a pseudonym."""
-
-    asked_by: str
-    started: bool = False
-    evicted: list[Evicted] = field(default_factory=list)
 
 
 class Supervisor:
@@ -71,13 +61,13 @@ class Supervisor:
         self._store = store
         self._metrics = metrics
         self._turns = turns
-        self._slots = turns.slots
         self._clock = clock
         self._engines: dict[RepoRef, Engine] = {}
         self._owners: set[asyncio.Task[None]] = set()
         self._penalties: dict[RepoRef, Penalty] = {}
         self._preloaded: dict[str, RepoRef | None] = {preload.repo: None for preload in config.preload}
-        self._room = asyncio.Lock()
+        self._room = Room(config, turns.slots, self._preloaded, self.engines, clock)
+        self._one = asyncio.Lock()  # one at a time is woken up or started, and has room made for it
         self._closing = False
 
     def engines(self) -> Sequence[Engine]:
@@ -94,10 +84,9 @@ class Supervisor:
         kept_back = ["failed" for base in back if base not in self._engines]
         return [*(engine.state for engine in self.engines()), *kept_back]
 
-    def running(self, repo: str) -> Engine | None:
-        """The engine that has this repo, at whatever commit, and is not about to end."""
-        alive = (e for e in self.engines() if e.base.id == repo and e.state in ("starting", "ready"))
-        return next(alive, None)
+    def running(self, repo: str) -> list[Engine]:
+        """The engines that have this repo, at whatever commit, and are not about to end."""
+        return [e for e in self.engines() if e.base.id == repo and not e.stop_asked.is_set()]
 
     def describe(self) -> tuple[control.Engine, ...]:
         """The engines as proxies see them."""
@@ -114,6 +103,8 @@ class Supervisor:
 
     def refusal(self, base: RepoRef) -> Failed | None:
         """Why this base model is not run here; `None` if it may be."""
+        if self._closing:
+            return _failed("no_capacity", base, "this backend is shutting down")
         if base in self._engines or any(fnmatchcase(base.id, one.repo) for one in self._config.on_demand):
             return None
         if base.id not in self._preloaded:
@@ -125,17 +116,16 @@ class Supervisor:
 
     async def ready(self, base: RepoRef, errand: Errand) -> Engine | Failed:
         """An engine that answers for `base`, which lies in the store and is held by the caller."""
-        engine: Engine | Failed | None = self._engines.get(base)
-        if not isinstance(engine, Engine) or engine.state not in ("starting", "ready"):
-            async with self._room:
-                engine = await self._start(base, errand)
-        if isinstance(engine, Failed):
-            return engine
-        await engine.settled.wait()
-        if engine.state == "ready":
-            return engine
-        why = f": {engine.failure}" if engine.failure else ""
-        return _failed("engine_failed", base, f"the engine for this model did not start{why}", 30)
+        engine = await self._up(base, errand)
+        while isinstance(engine, Engine):
+            await engine.settled.wait()
+            if engine.state == "ready":
+                return engine
+            if engine.end != "not_woken":
+                why = f": {engine.failure}" if engine.failure else ""
+                return _failed("engine_failed", base, f"the engine for this model did not start{why}", 30)
+            engine = await self._up(base, errand)  # what could not be woken up is gone: a new one
+        return engine
 
     async def ended(self, base: RepoRef) -> None:
         """Wait until the engine of this base model, if it has one, is gone."""
@@ -152,10 +142,8 @@ class Supervisor:
         """Forever: end engines that nobody has used for `idle_timeout`."""
         while True:
             await asyncio.sleep(min(REAP, self._config.idle_timeout / 2))
-            for engine in self._movable():
-                idle = await self._idle(engine)
-                if idle is not None and idle >= self._config.idle_timeout:
-                    engine.stop("idle")
+            async for engine in self._room.idle_for(self._config.idle_timeout):
+                engine.stop("idle")
 
     async def close(self) -> None:
         """End all engines at once and wait until no process of them is left."""
@@ -164,60 +152,75 @@ class Supervisor:
             engine.stop("shutdown")
         await asyncio.gather(*self._owners)
 
-    async def _start(self, base: RepoRef, errand: Errand) -> Engine | Failed:
+    async def _up(self, base: RepoRef, errand: Errand) -> Engine | Failed:
+        """One that is ready or about to be."""
         engine = self._engines.get(base)
-        if engine is not None and engine.state in ("starting", "ready"):
-            return engine  # somebody else started it while we waited for our turn
+        if engine is not None and engine.is_up:
+            return engine
+        async with self._one:
+            return await self._have(base, errand)
+
+    async def _have(self, base: RepoRef, errand: Errand) -> Engine | Failed:
+        """One that others started meanwhile, that is woken up, or that is new."""
+        engine = self._engines.get(base)
         if engine is not None:
-            await engine.ended.wait()
+            if engine.is_up:
+                return engine
+            await engine.vacated.wait()
+            if not engine.is_asleep:
+                await engine.ended.wait()
         if refusal := self.refusal(base):  # it may have been refreshed while we waited
             return refusal
-        if self._closing:
-            return _failed("no_capacity", base, "this backend is shutting down")
         penalty = self._penalties.get(base)
         if penalty is not None and penalty.until > self._clock():
             wait = int(penalty.until - self._clock()) + 1
             return _failed("engine_failed", base, "the engine for this model failed and is kept back", wait)
-        slot = await self._slot(base, errand)
+        own = engine.slot if engine is not None and engine.is_asleep else None
+        slot = await self._slot(base, own, errand)
         if slot is None:
             return _failed("no_capacity", base, "all engines are busy with other models", 30)
-        engine = self._launcher.engine(base, slot, errand.asked_by)
+        if engine is not None and engine.is_asleep and slot == own and not self._closing:
+            engine.wake(errand.asked_by)
+            errand.started = True
+            return engine
+        await self.end(base, "room")  # one that sleeps in another slot, which is busy
+        return self.refusal(base) or self._start(base, slot, errand)
+
+    async def _slot(self, base: RepoRef, own: int | None, errand: Errand) -> int | None:
+        """A free slot: if it can be had, that in which its engine sleeps."""
+        if own is not None and await self._room.make(base, [own], errand) is not None:
+            return own
+        return await self._room.make(base, self._room.fitting(base), errand)
+
+    def _start(self, base: RepoRef, slot: int, errand: Errand) -> Engine:
+        engine = self._launcher.engine(base, slot, self._room.place(slot), errand.asked_by)
         path = self._store.hold(base)
         self._engines[base] = engine
         errand.started = True
-        owner = asyncio.create_task(self._own(engine, path))
-        self._owners.add(owner)
-        owner.add_done_callback(self._owners.discard)
+        task = asyncio.create_task(self._own(engine, path))
+        self._owners.add(task)
+        task.add_done_callback(self._owners.discard)
         return engine
 
     async def _own(self, engine: Engine, path: Path) -> None:
         """The owner task: from the wait for its GPU until nothing of its process is left."""
         asked = need(str(engine.base), self._config.args(engine.base.id))
-        devices = used(self._slots[engine.slot], asked)
-        ends: list[Callable[[], None]] = []
-
-        async def prepare() -> None:
-            ends.append(await self._turns.take(devices, asked.share))
-
-        settling = asyncio.create_task(self._settle(engine, ends))
+        devices = used(self._turns.slots[engine.slot], asked)
+        owner = Owner(
+            engine,
+            self._metrics,
+            take_turn=partial(self._turns.take, devices, asked.share),
+            start=partial(self._launcher.start, engine, path),
+            release=self._store.release,
+        )
         try:
-            await engine.run(prepare, lambda: self._launcher.start(engine, path))
+            await owner.run()
         finally:
             self._judge(engine)
-            for adapter in engine.adapters.values():
-                self._store.release(adapter)
-            engine.adapters.clear()
+            owner.forget_adapters()
             self._store.release(engine.base)
             if self._engines.get(engine.base) is engine:
                 del self._engines[engine.base]
-        await settling
-
-    async def _settle(self, engine: Engine, ends: list[Callable[[], None]]) -> None:
-        """Its GPU's turn is over as soon as it holds its memory, or never will."""
-        await engine.settled.wait()
-        for end_turn in ends:
-            end_turn()
-        self._metrics.cold_start("base", "ok" if engine.ready_since else "failed")
 
     def _judge(self, engine: Engine) -> None:
         """Whether the base model is kept back for a while, now that its engine has ended."""
@@ -226,57 +229,8 @@ class Supervisor:
         steady = engine.ready_since and now - engine.ready_since > STEADY
         if engine.state != "failed" or steady:
             self._penalties.pop(engine.base, None)
-        if engine.state == "failed":
+        if engine.state == "failed" and engine.end != "not_woken":  # it may still start
             self._penalties[engine.base] = self._penalties.get(engine.base, Penalty(0, 0)).after(now)
-
-    async def _slot(self, base: RepoRef, errand: Errand) -> int | None:
-        """A free slot with devices enough; if need be, one whose idle engine is ended for it."""
-        fit = fitting(self._slots, need(str(base), self._config.args(base.id)))
-        taken = {engine.slot for engine in self.engines()}
-        free = [slot for slot in fit if slot not in taken]
-        if free and len(self._slots) - len(taken) > self._reserved(base):
-            return free[0]
-        candidates = []
-        for engine in self._movable():
-            idle = await self._idle(engine) if engine.slot in fit else None
-            if idle is not None and self._clock() - engine.ready_since >= self._config.min_residency:
-                candidates.append((idle, engine.slot, engine))
-        if not candidates:
-            return None
-        _, slot, engine = max(candidates)
-        errand.evicted.append(Evicted(repo=str(engine.base), kind="base"))
-        log.info(
-            "engine.evicted",
-            engine=engine.id,
-            base=str(engine.base),
-            room_for=str(base),
-            asked_by=errand.asked_by,
-        )
-        engine.stop("room")
-        await engine.ended.wait()
-        return slot
-
-    def _reserved(self, base: RepoRef) -> int:
-        """Slots that are kept for preloaded models which have no engine at this moment."""
-        waiting = [repo for repo, pin in self._preloaded.items() if pin is None or pin not in self._engines]
-        wanted = self._preloaded.get(base.id, base)
-        return len([repo for repo in waiting if repo != base.id or wanted not in (None, base)])
-
-    def _movable(self) -> list[Engine]:
-        pinned = set(self._preloaded.values())
-        return [e for e in self.engines() if e.state == "ready" and e.base not in pinned]
-
-    async def _idle(self, engine: Engine) -> float | None:
-        """Seconds since its last request; `None` while it has any, or does not say."""
-        try:
-            status = await engine.client.status()
-        except EngineError as error:
-            log.warning("engine.status_failed", engine=engine.id, error=str(error))
-            return None
-        if status.in_flight:
-            return None
-        age = self._clock() - engine.ready_since
-        return min([age, *(use.idle for use in status.models.values())])
 
 
 def _failed(code: control.FailureCode, base: RepoRef, message: str, retry_after: int | None = None) -> Failed:

@@ -1,8 +1,9 @@
 """Tells an engine that hangs from one that is merely busy.
 
 Busy is what makes progress: bytes of answers that left the gate, or tokens that vLLM counted. Only
-when there was neither for a whole `hang_timeout`, while requests are in flight, is it asked for one
-token; if that does not come either, it hangs. An idle engine is not asked: its next request is.
+when there was neither for a whole `hang_timeout`, while requests are in flight or an adapter is on its
+way in or out, is it asked for one token; if that does not come either, it hangs. An idle engine is not
+asked: its next request is.
 """
 
 import asyncio

@@ -13,7 +13,9 @@ PROTOCOL = 1
 GRANT_HEADER = "X-Hubgate-Grant"
 REQUEST_ID_HEADER = "X-Request-Id"
 
-EngineState = Literal["absent", "downloading", "starting", "ready", "draining", "stopping", "failed"]
+EngineState = Literal[
+    "absent", "downloading", "starting", "ready", "draining", "asleep", "stopping", "failed"
+]  # fmt: skip
 
 Stage = Literal["queued", "downloading", "starting", "loading"]
 
@@ -90,7 +92,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     engine: Engine
     downloads: tuple[Download, ...] = ()
     loaded: bool = False  # whether this call put the adapter into the engine
-    started: bool = False  # whether this call started the engine
+    started: bool = False  # whether this call started the engine, or woke it up
     evicted: tuple[Evicted, ...] = ()
 
 

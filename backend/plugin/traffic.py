@@ -21,9 +21,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /hubgate/status`. Models that were never asked for are absent."""
 
     draining: bool
-    in_flight: int
+    in_flight: int  # requests, and adapters that are put in or taken out
     sent: int = 0  # parts of answers that left since it started: it moves while callers are answered
     models: dict[str, ModelUse]
+    tasks: tuple[str, ...] = ()  # what the model can do, see vllm/tasks.py; empty where it was not asked
 
 
 @dataclass(slots=True)
@@ -40,7 +41,8 @@ class Traffic:
         self._counts: dict[str, _Count] = {}
         self._refused: set[str] = set()
         self._sent = 0
-        self.draining = False
+        self._orders = 0
+        self.draining = False  # nothing new is let in, until the engine ends or was woken up
 
     def admits(self, model: str) -> bool:
         """Whether a new request for this model may come in."""
@@ -56,6 +58,15 @@ class Traffic:
         finally:
             count.in_flight -= 1
             count.last = self._clock()
+
+    @contextmanager
+    def order(self) -> Iterator[None]:
+        """An adapter is put in or taken out: the engine is busy with it, and may hang over it."""
+        self._orders += 1
+        try:
+            yield
+        finally:
+            self._orders -= 1
 
     def counting(self, send: Send) -> Send:
         """The same `send` (ASGI), with each part of the answer counted once it has left."""
@@ -93,5 +104,5 @@ class Traffic:
             name: ModelUse(in_flight=count.in_flight, idle=0 if count.in_flight else now - count.last)
             for name, count in self._counts.items()
         }
-        total = sum(count.in_flight for count in self._counts.values())
+        total = self._orders + sum(count.in_flight for count in self._counts.values())
         return Status(draining=self.draining, in_flight=total, sent=self._sent, models=models)

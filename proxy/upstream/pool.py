@@ -61,10 +61,10 @@ class Upstream:
         return int(any(engine.base == str(access.base) for engine in self._engines.values()))
 
     def running(self, base_id: str) -> str | None:
-        """The sha at which a base is running here."""
+        """The sha at which a base is running here, or would be in a moment."""
         for engine in self._engines.values():
             repo, _, sha = engine.base.partition("@")
-            if repo == base_id and engine.state in ("starting", "ready"):
+            if repo == base_id and engine.state in ("starting", "ready", "asleep"):
                 return sha
         return None
 

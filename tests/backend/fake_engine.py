@@ -1,11 +1,14 @@
 """Stands for vLLM: a process that answers as it does, behind the same judge, in a tenth of a second.
 
 Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
-`--slow-start`, `--no-adapters`, `--places=N` for adapters, and
-`--child`, which leaves a process of its own behind.
+`--slow-start`, `--no-adapters`, `--stuck-adapters`, `--places=N` for adapters, `--no-sleep`, `--no-wake`, and
+`--child`, which leaves a process of its own behind. `--pooling` is a model that generates nothing.
+`--alone` holds its devices as a GPU's memory is held, while it is awake: two of them on the same
+ones cannot be.
 """
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -25,7 +28,7 @@ from wire.control import GRANT_HEADER
 from wire.keyfile import KeyFile
 from wire.keys import load_verifying
 
-METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0.0\n"
+METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running {:.1f}\n"
 
 
 class FakeEngine:
@@ -40,6 +43,9 @@ class FakeEngine:
         self.traffic = Traffic(time.monotonic)
         self.adapters: dict[str, str] = {}
         self.hung = False
+        self.asleep = False
+        self.pools = "pooling" in switches
+        self.memory = Memory() if "alone" in switches else None
         sizes = [switch.removeprefix("places=") for switch in switches if switch.startswith("places=")]
         self.places = int(sizes[0]) if sizes else sys.maxsize
 
@@ -61,10 +67,10 @@ class FakeEngine:
         self.hung = self.hung or body.get("prompt") == "hang"
         if self.hung:
             await asyncio.Event().wait()
-        if "no-first-token" in self.switches:
+        if "no-first-token" in self.switches or self.asleep:
             return web.Response(status=500, text="EngineDeadError")
         await asyncio.sleep(body.get("max_tokens", 0) / 100)
-        return web.json_response({"model": body["model"], "environ": dict(os.environ)})
+        return web.json_response({"model": body["model"], "environ": dict(os.environ), "pid": os.getpid()})
 
     def load(self, name: str, path: str) -> web.Response:
         """As vLLM: only what is there, and no more than there are places for."""
@@ -83,25 +89,77 @@ class FakeEngine:
         gone = path is not None and not weights(path).is_file()
         return _json({"unloaded": path is not None}, 500 if gone else 200)
 
+    def sleep(self) -> web.Response:
+        """As the plugin: only what is drained."""
+        idle = self.traffic.draining and not self.traffic.status().in_flight
+        if "no-sleep" in self.switches or not idle:
+            return _json({"asleep": False}, 500)
+        for name in list(self.adapters):
+            self.unload(name)
+        self.asleep = True
+        if self.memory is not None:
+            self.memory.release()
+        return _json({"asleep": True})
+
+    def wake(self) -> web.Response:
+        """As the plugin: new requests are let in from now on."""
+        if "no-wake" in self.switches or not self.asleep:
+            return _json({"asleep": True}, 500)
+        if self.memory is not None:
+            self.memory.acquire()
+        self.asleep = self.traffic.draining = False
+        return _json({"asleep": False})
+
     async def control(self, request: web.Request) -> web.StreamResponse:
         match request.path:
             case "/health":
                 return web.Response(status=503 if "never-healthy" in self.switches else 200)
-            case "/v1/completions":
+            case "/v1/completions" | "/pooling" if (request.path == "/pooling") == self.pools:
                 return await self.answer(request)
             case "/metrics":
-                return web.Response(text=METRICS)
+                return web.Response(text=METRICS.format(self.traffic.status().in_flight))
             case "/hubgate/status":
-                return _json(self.traffic.status())
-            case "/hubgate/drain":
-                self.traffic.draining = True
-                return _json(self.traffic.status())
+                tasks = ("embed",) if self.pools else ("generate",)
+                return _json(msgspec.structs.replace(self.traffic.status(), tasks=tasks))
             case "/hubgate/adapters":
+                if "stuck-adapters" in self.switches:
+                    self.hung = True
+                    with self.traffic.order():
+                        await asyncio.Event().wait()
                 return self.load(**await request.json())
             case "/hubgate/adapters/unload":
                 return self.unload(**await request.json())
+            case path:
+                return self.order(path)
+
+    def order(self, path: str) -> web.Response:
+        """What needs no more words."""
+        match path:
+            case "/hubgate/drain":
+                self.traffic.draining = True
+                return _json(self.traffic.status())
+            case "/hubgate/sleep":
+                return self.sleep()
+            case "/hubgate/wake":
+                return self.wake()
             case _:
                 return web.Response(status=404)
+
+
+class Memory:
+    """Of the devices that this engine was given: one file for each set of them, one lock on it."""
+
+    def __init__(self) -> None:
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self._fd = os.open(Path(os.environ["HOME"], f"gpu-{devices}"), os.O_RDWR | os.O_CREAT)
+        self.acquire()
+
+    def acquire(self) -> None:
+        """Raises `BlockingIOError` if another engine is awake there."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
 
 
 def weights(path: str) -> Path:

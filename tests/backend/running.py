@@ -161,7 +161,7 @@ class Running:
 
 def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -> BackendSettings:
     """A configuration on free ports; `changes` go into the sections."""
-    port = free_ports(4)
+    port = free_ports(8)
     values: dict[str, Any] = {
         "listen": {"host": "127.0.0.1", "port": port},
         "name": "gpu-0",
@@ -191,7 +191,7 @@ async def running(
         Keyring.make(folder / "keys")
     keyring = Keyring(*((folder / "keys" / name) for name in NAMES))
     settings = settings_for(folder, keyring, hub, **changes)
-    checked: Checked = replace(check(settings, {}, lambda: gpus), make_argv=fake_argv)
+    checked: Checked = replace(check(settings, {}, lambda: gpus, lambda: "vllm"), make_argv=fake_argv)
     failures: list[str] = []
     app = build(settings, checked, Background(lambda: failures.append("died")))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)

@@ -1,9 +1,9 @@
-"""The routes by which the supervisor loads and unloads adapters, with a stand-in for vLLM's models."""
+"""The supervisor's routes, for adapters and for sleep, with stand-ins for vLLM's models and its engine."""
 
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests.backend.engine_identity import ADAPTER
+from tests.backend.engine_identity import ADAPTER, BASE
 
 
 @dataclass
@@ -36,9 +36,11 @@ class Models:
     def __init__(self) -> None:
         self.lora_requests: dict[str, Any] = {}
         self.failure: str | None = None
+        self.during: Callable[[], object] = lambda: None
 
     async def load_lora_adapter(self, request: LoadLoRAAdapterRequest) -> ErrorResponse | str:
         await asyncio.sleep(0)
+        self.during()
         if self.failure is not None:
             return ErrorResponse(self.failure)
         assert request.lora_name not in self.lora_requests
@@ -55,8 +57,15 @@ class Server:
         self.app = FastAPI()
         self.models = Models()
         self.removed: list[int] = []
+        self.asleep = 0  # the level
+        self.wakes = True
         self.app.state.openai_serving_models = self.models
-        self.app.state.engine_client = SimpleNamespace(remove_lora=self._remove)
+        self.app.state.engine_client = SimpleNamespace(
+            remove_lora=self._remove,
+            sleep=self._sleep,
+            wake_up=self._wake_up,
+            get_supported_tasks=self._tasks,
+        )
         routes.attach_router(self.app)
         self.traffic = self.app.state.hubgate_traffic
         transport = httpx.ASGITransport(app=self.app)
@@ -65,6 +74,21 @@ class Server:
     async def _remove(self, number: int) -> bool:
         self.removed.append(number)
         return True
+
+    async def _tasks(self) -> tuple[str, ...]:
+        return ("embed", "token_embed")
+
+    async def _sleep(self, level: int = 1) -> None:
+        assert not self.models.lora_requests
+        assert not self.traffic.admits(BASE)
+        self.asleep = level
+
+    async def _wake_up(self, tags: list[str] | None = None) -> bool:
+        assert tags is None, "all of it"
+        assert not self.traffic.admits(BASE)
+        if self.wakes:
+            self.asleep = 0
+        return self.wakes
 
     async def post(self, where: str, /, **body: Any) -> tuple[int, Any]:
         response = await self.client.post(where, json=body)
@@ -132,6 +156,23 @@ async def test_what_vllm_says_reaches_the_supervisor(server: Server) -> None:
     assert (status, answer["error"]["message"]) == (500, "No such file /store/a")
 
 
+async def test_an_adapter_on_its_way_is_something_in_flight(server: Server) -> None:
+    """So that an engine which hangs over it is not taken for an idle one."""
+    seen: list[int] = []
+    server.models.during = lambda: seen.append(server.traffic.status().in_flight)
+    remove = server.app.state.engine_client.remove_lora
+
+    async def removing(number: int) -> bool:
+        server.models.during()
+        return bool(await remove(number))
+
+    server.app.state.engine_client.remove_lora = removing
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    await server.post("/hubgate/adapters/unload", name=ADAPTER)
+    assert seen == [1, 1]
+    assert server.traffic.status().in_flight == 0
+
+
 async def test_unloading_takes_name_and_weights(server: Server) -> None:
     """The route of vLLM itself forgets the name only."""
     await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
@@ -186,9 +227,63 @@ async def test_unloading_gives_up_on_what_does_not_end(
     assert ADAPTER in server.models.lora_requests
 
 
-async def test_draining_is_for_good(server: Server) -> None:
-    """The status says so."""
+async def test_what_is_drained_lets_nothing_in(server: Server) -> None:
+    """The status says so; asking again changes nothing."""
+    await server.post("/hubgate/drain")
     await server.post("/hubgate/drain")
     answer = (await server.client.get("/hubgate/status")).json()
-    assert answer == {"draining": True, "in_flight": 0, "sent": 0, "models": {}}
+    assert answer == {
+        "draining": True,
+        "in_flight": 0,
+        "sent": 0,
+        "models": {},
+        "tasks": ["embed", "token_embed"],
+    }
     assert not server.traffic.admits(ADAPTER)
+
+
+async def test_a_drained_engine_sleeps_without_adapters_and_wakes_up(server: Server) -> None:
+    """At level 1, which keeps the weights; requests are let in again when all of it is awake."""
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    await server.post("/hubgate/drain")
+    assert await server.post("/hubgate/sleep") == (200, {"asleep": True})
+    assert (server.asleep, server.removed, server.models.lora_requests) == (1, [1], {})
+    assert server.traffic.status().models == {}
+    assert not server.traffic.admits(BASE)
+    assert await server.post("/hubgate/wake") == (200, {"asleep": False})
+    assert server.asleep == 0
+    assert server.traffic.admits(BASE)
+
+
+async def test_only_a_drained_engine_sleeps(server: Server) -> None:
+    """VLLM would abort requests in flight; and what was not drained could get new ones meanwhile."""
+    assert (await server.post("/hubgate/sleep"))[0] == 409
+    with server.traffic.request(BASE):
+        await server.post("/hubgate/drain")
+        assert (await server.post("/hubgate/sleep"))[0] == 409
+    assert server.asleep == 0
+    assert (await server.post("/hubgate/sleep"))[0] == 200
+
+
+async def test_what_wakes_up_in_part_lets_nothing_in(server: Server) -> None:
+    """The supervisor ends it."""
+    await server.post("/hubgate/drain")
+    await server.post("/hubgate/sleep")
+    server.wakes = False
+    assert (await server.post("/hubgate/wake"))[0] == 500
+    assert not server.traffic.admits(BASE)
+
+
+async def test_an_engine_whose_adapters_stay_does_not_sleep(server: Server) -> None:
+    """Nor does it forget that they are there."""
+
+    async def fail(_: int) -> bool:
+        raise RuntimeError("the core does not answer")
+
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    await server.post("/hubgate/drain")
+    server.app.state.engine_client.remove_lora = fail
+    with pytest.raises(RuntimeError):
+        await server.post("/hubgate/sleep")
+    assert server.asleep == 0
+    assert ADAPTER in server.models.lora_requests

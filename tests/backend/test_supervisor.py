@@ -18,7 +18,7 @@ from tests.fakes.edge import eventually
 from wire.control import Evicted, Failed
 
 
-def _sessions(tmp_path: Path) -> set[int]:
+def sessions(tmp_path: Path) -> set[int]:
     """The sessions of the engines of this test, by their environment."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
@@ -39,11 +39,11 @@ async def test_an_engine_that_ignores_sigterm_is_gone_all_the_same(
     tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its children, when the backend ends."""
-    monkeypatch.setattr("backend.engine.GRACE", 0.3)
+    monkeypatch.setattr("backend.owner.GRACE", 0.3)
     engines = {"vllm_args": {"ignore-sigterm": True, "child": True}}
     async with running(tmp_path, hub, engines=engines) as backend:
         await backend.ready(backend.sha(BASE))
-        (session,) = _sessions(tmp_path)
+        (session,) = sessions(tmp_path)
         assert len(session_members(session)) == 3
     assert not session_members(session)
 
@@ -68,7 +68,13 @@ async def test_healthy_is_not_ready(tmp_path: Path, hub: DemoHub) -> None:
     """An engine that answers /health and cannot generate is no engine."""
     async with running(tmp_path, hub, engines={"vllm_args": {"no-first-token": True}}) as backend:
         assert (await backend.failed(backend.sha(BASE))).code == "engine_failed"
-        assert not _sessions(tmp_path) - {0}
+        assert not sessions(tmp_path) - {0}
+
+
+async def test_a_model_that_only_pools_is_ready(tmp_path: Path, hub: DemoHub) -> None:
+    """It has no token to give; what it can do is asked of the engine."""
+    async with running(tmp_path, hub, engines={"vllm_args": {"pooling": True}}) as backend:
+        assert (await backend.ready(backend.sha(BASE))).engine.state == "ready"
 
 
 async def test_an_engine_that_never_comes_up_is_given_up(tmp_path: Path, hub: DemoHub) -> None:
@@ -95,7 +101,7 @@ async def test_a_killed_engine_is_seen_and_started_anew(tmp_path: Path, hub: Dem
     async with running(tmp_path, hub) as backend:
         base, adapter = backend.sha(BASE), backend.sha("demo/public-lora")
         first = await backend.ready(base, adapter)
-        (session,) = _sessions(tmp_path)
+        (session,) = sessions(tmp_path)
         program = max(session_members(session))
         os.kill(program, signal.SIGKILL)
         await backend.until_state("absent")
@@ -116,7 +122,7 @@ async def test_a_preloaded_model_stays_and_comes_back_by_itself(
     async with running(tmp_path, hub, engines={"preload": [{"repo": BASE}]}) as backend:
         boot = (await backend.until_state("ready")).engines[0].boot
         assert (await backend.failed(_second(backend))).code == "no_capacity"
-        os.kill(max(session_members(_sessions(tmp_path).pop())), signal.SIGKILL)
+        os.kill(max(session_members(sessions(tmp_path).pop())), signal.SIGKILL)
         await backend.until_state("absent")
         assert (await backend.until_state("ready")).engines[0].boot != boot
 
@@ -131,7 +137,7 @@ async def test_an_idle_engine_makes_room_for_another_base(tmp_path: Path, hub: D
         assert ready.evicted == (Evicted(repo=backend.sha(BASE), kind="base"),)
         assert [engine.base for engine in (await backend.hello()).engines] == [second]
         assert (await backend.use(ready.engine, second))[0] == 200
-        assert len(_sessions(tmp_path)) == 1
+        assert len(sessions(tmp_path)) == 1
 
 
 async def test_a_busy_engine_does_not_make_room(tmp_path: Path, hub: DemoHub) -> None:
@@ -182,7 +188,7 @@ async def test_the_end_of_a_backend_ends_the_loads(tmp_path: Path, hub: DemoHub)
     outcome = await waiting
     assert isinstance(outcome, Failed)
     assert "shutting down" in outcome.message
-    assert not _sessions(tmp_path)
+    assert not sessions(tmp_path)
 
 
 async def test_a_hung_engine_is_ended_and_comes_back(tmp_path: Path, hub: DemoHub) -> None:
@@ -203,6 +209,16 @@ async def test_a_hung_engine_is_ended_and_comes_back(tmp_path: Path, hub: DemoHu
         await eventually(ready)
         (second,) = (await backend.hello()).engines
     assert second.boot != first.engine.boot
+
+
+async def test_an_engine_that_hangs_over_an_adapter_is_ended(tmp_path: Path, hub: DemoHub) -> None:
+    """Nobody else asks it for anything; else its callers would wait for it one after the other."""
+    engines = {"hang_timeout": 0.2, "vllm_args": {"stuck-adapters": True}}
+    async with running(tmp_path, hub, engines=engines) as backend:
+        failed = await backend.failed(backend.sha(BASE), backend.sha("demo/public-lora"))
+        assert (failed.code, bool(failed.retry_after)) == ("engine_failed", True)
+        await backend.until_state("absent")
+        assert 'hubgate_engine_ends_total{reason="hung"} 1.0' in await backend.metrics()
 
 
 async def test_a_busy_engine_is_not_taken_for_a_hung_one(tmp_path: Path, hub: DemoHub) -> None:
@@ -247,7 +263,7 @@ async def test_an_engine_starts_when_its_gpus_memory_is_free(tmp_path: Path, hub
     async with running(tmp_path, hub, gpus, engines={"devices": ["0"]}) as backend:
         waiting = asyncio.create_task(backend.ready(backend.sha(BASE)))
         await backend.until_state("starting")
-        assert not _sessions(tmp_path)
+        assert not sessions(tmp_path)
         gpus.free["0"] = 80
         assert (await waiting).engine.state == "ready"
 
@@ -283,7 +299,7 @@ async def test_engines_that_share_a_gpu_start_one_after_the_other(tmp_path: Path
         stuck = asyncio.create_task(backend.failed(backend.sha(BASE)))
 
         async def first() -> bool:
-            return bool(_sessions(tmp_path))
+            return bool(sessions(tmp_path))
 
         await eventually(first)
         second = asyncio.create_task(backend.ready(_second(backend)))
@@ -292,7 +308,7 @@ async def test_engines_that_share_a_gpu_start_one_after_the_other(tmp_path: Path
             return len((await backend.hello()).engines) == 2
 
         await eventually(both)
-        (session,) = _sessions(tmp_path)
+        (session,) = sessions(tmp_path)
         os.kill(max(session_members(session)), signal.SIGKILL)
         assert "SIGKILL, as when the machine's memory runs out" in (await stuck).message
         assert (await second).engine.state == "ready"

@@ -21,6 +21,15 @@ def test_requests_are_counted_while_they_last() -> None:
     }
 
 
+def test_an_adapter_on_its_way_is_in_flight_and_no_request() -> None:
+    """Also if it fails: the engine is busy with it, for as long as that takes."""
+    traffic = Traffic(Clock())
+    with suppress(RuntimeError), traffic.order():
+        assert (traffic.status().in_flight, traffic.status().models) == (1, {})
+        raise RuntimeError
+    assert traffic.status().in_flight == 0
+
+
 async def test_what_leaves_is_counted() -> None:
     """Part by part, once the connection has taken it: a reader who does not read is no progress."""
     traffic, sent = Traffic(Clock()), []
@@ -54,10 +63,12 @@ def test_a_refused_model_is_refused_alone_and_for_a_while() -> None:
 
 
 def test_a_draining_engine_admits_nothing() -> None:
-    """There is no way back."""
+    """Until it has slept and was woken up."""
     traffic = Traffic(Clock())
     traffic.draining = True
     assert not traffic.admits("a")
+    traffic.draining = False
+    assert traffic.admits("a")
 
 
 def test_a_forgotten_model_leaves_no_trace() -> None:

@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from backend import app as backend_app
-from backend import engine
+from backend import owner
 from backend.command import Launch
 from backend.engine_client import EngineClient
 from backend.fetch import Fetcher
@@ -160,7 +160,7 @@ class Stack:
                 patch.object(pool, "POLL_SECONDS", POLL),
                 patch.object(running, "fake_argv", self._argv),
                 patch.object(backend_app, "Fetcher", partial(Fetcher, patience=_PATIENCE)),
-                patch.object(engine, "GRACE", _GRACE),
+                patch.object(owner, "GRACE", _GRACE),
                 patch.dict(EngineClient._call.__kwdefaults__, timeout=_CALL),
                 patch.dict(os.environ, PYTHONPATH=str(self.folder / "site")),
                 patch.object(tempfile, "tempdir", str(self.folder / "scratch")),

@@ -148,7 +148,7 @@ def test_what_is_left_out(line: dict[str, Any], message: object) -> None:
 def test_the_words_of_version_1() -> None:
     """A word that is added, or spelled anew, breaks the release beside it, and so does a header."""
     assert get_args(control.EngineState) == (
-        "absent", "downloading", "starting", "ready", "draining", "stopping", "failed",
+        "absent", "downloading", "starting", "ready", "draining", "asleep", "stopping", "failed",
     )  # fmt: skip
     assert get_args(control.Stage) == ("queued", "downloading", "starting", "loading")
     assert get_args(control.FailureCode) == (

@@ -61,7 +61,7 @@ async def test_a_base_is_warm_on_a_ready_engine() -> None:
     upstream, _ = await known(engine())
     assert upstream.engine(ON_BASE) == engine()
     assert upstream.engine(Access(BASE.at("c" * 40))) is None
-    for state in ("absent", "downloading", "starting", "draining", "stopping", "failed"):
+    for state in ("absent", "downloading", "starting", "draining", "asleep", "stopping", "failed"):
         upstream, _ = await known(engine(state=state))
         assert upstream.engine(ON_BASE) is None
 
@@ -81,9 +81,11 @@ async def test_warmth_has_three_degrees() -> None:
         assert upstream.warmth(ON_LORA) == warmth
 
 
-@pytest.mark.parametrize(("state", "runs"), [("starting", True), ("ready", True), ("stopping", False)])
+@pytest.mark.parametrize(
+    ("state", "runs"), [("starting", True), ("ready", True), ("asleep", True), ("stopping", False)]
+)
 async def test_a_base_runs_from_its_start_on(state: str, *, runs: bool) -> None:
-    """An unpinned base stays on the commit that is running or about to."""
+    """An unpinned base stays on the commit that is running, about to, or asleep."""
     upstream, _ = await known(engine(state=state))
     assert upstream.running("demo/tiny") == ("a" * 40 if runs else None)
     assert upstream.running("demo/tin") is None
