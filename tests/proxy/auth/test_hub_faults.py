@@ -1,9 +1,10 @@
 """When the Hub is away, slow, hostile or asks for silence: 503, and the token goes nowhere else."""
 
 import pytest
+import structlog
 
 from demo.hub import DemoHub
-from proxy.auth.answers import Overdrawn
+from proxy.auth.answers import Overdrawn, Snapshot
 from proxy.auth.breaker import THRESHOLD
 from proxy.auth.hub import HubClient
 from proxy.auth.questions import MAX_ANSWER
@@ -120,6 +121,50 @@ async def test_redirects_never_leave_the_hub(
     assert len(hub.log) == 0
 
 
+async def test_a_config_that_was_moved_without_a_word_where_is_an_outage(
+    rogue: RawEngine, rogue_client: HubClient
+) -> None:
+    """A redirect that names no target is not followed to anywhere."""
+    rogue.then(raw(whole(200, MODEL)))
+    rogue.always(raw(head(307, [("Content-Length", "0")])))
+    assert code(await rogue_client.snapshot(TOKEN, BASE)) == "hub_unavailable"
+    assert len(rogue.requests) == 2
+
+
+async def test_a_target_is_asked_for_as_the_hub_wrote_it(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A config on another path of the Hub is read there, and no escape in its path or query is rewritten."""
+    target = "/files/a%40b%2fc?cursor=%3a%2B~"
+    rogue.then(
+        raw(whole(200, MODEL)),
+        raw(head(307, [("Location", target), ("Content-Length", "0")])),
+        raw(whole(200, b'{"base_model_name_or_path":"demo/tiny-llama"}')),
+    )
+    found = await rogue_client.snapshot(TOKEN, BASE)
+    assert found == Snapshot(BASE.at("a" * 40), adapter=True, base="demo/tiny-llama")
+    assert rogue.requests[2].target == target
+
+
+@pytest.mark.parametrize(
+    ("link", "targets"),
+    [
+        ('<http://{hub}/next!?cursor=%3d>; rel="next"', ["/next!?cursor=%3d"]),
+        ('</prev>; rel="prev", </next> ; rel="next"', ["/next"]),
+        ('<>; rel="next"', []),
+        ('</prev>; rel="prev"', []),
+    ],
+)
+async def test_a_history_goes_on_where_the_hub_says(
+    rogue: RawEngine, rogue_client: HubClient, link: str, targets: list[str]
+) -> None:
+    """The next page is the one that is linked, to the letter; where none is, the history is over."""
+    said = link.format(hub=f"{LOCAL}:{rogue.port}")
+    rogue.then(raw(head(200, [("Link", said), ("Content-Length", "2")]) + b"[]"))
+    rogue.always(raw(whole(200, b"[]")))
+    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    asked = [request.target for request in rogue.requests]
+    assert asked == [f"/api/models/{BASE.id}/commits/main", *targets]
+
+
 @pytest.mark.parametrize("location", ["http://{sink}/x", "//{sink}/x", "http://[", "/same/again"])
 async def test_an_adapters_config_is_read_from_the_hub_alone(
     rogue: RawEngine, rogue_client: HubClient, hub: DemoHub, location: str
@@ -219,6 +264,21 @@ async def test_a_hub_that_fails_again_and_again_is_not_asked(
     rogue.always(raw(whole(200, b"{}")))
     assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
     assert b"hubgate_hub_up 1.0" in metrics.expose()
+
+
+async def test_the_log_tells_when_a_question_is_no_longer_asked_and_when_again(
+    rogue: RawEngine, rogue_client: HubClient, clock: Clock
+) -> None:
+    """One line when the Hub is given up and one when it is back, each with the kind of question."""
+    with structlog.testing.capture_logs() as lines:
+        rogue.always(dies())
+        for _ in range(THRESHOLD + 5):
+            await rogue_client.auth_check(TOKEN, PUBLIC)
+        assert [(line["log_level"], line["call"]) for line in lines] == [("warning", "auth-check")]
+        clock.advance(2)
+        rogue.always(raw(whole(200, b"{}")))
+        await rogue_client.auth_check(TOKEN, PUBLIC)
+    assert [(line["log_level"], line["call"]) for line in lines[1:]] == [("info", "auth-check")]
 
 
 @pytest.mark.parametrize("answer", [401, 403, 404, 429, 418, 302])
