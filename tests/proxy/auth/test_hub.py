@@ -105,7 +105,7 @@ async def test_snapshots_are_pinned(client: HubClient, hub: DemoHub) -> None:
     """A snapshot names the commit, and an adapter the base of its config at that commit."""
     bob, alice = Secret("hf_demo_bob"), Secret("hf_demo_alice")
     base = await client.snapshot(bob, BASE)
-    assert base == Snapshot(BASE.at(hub.state.sha(BASE.id)), adapter=False)
+    assert base == Snapshot(BASE.at(hub.state.sha(BASE.id)), adapter=False, base="")
     lora = await client.snapshot(alice, PRIVATE.at("v1"))
     assert lora == Snapshot(PRIVATE.at(hub.state.sha(PRIVATE.id, "v1")), adapter=True, base=BASE.id)
     assert code(await client.snapshot(bob, PRIVATE)) == "model_not_found"

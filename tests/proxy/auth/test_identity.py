@@ -266,6 +266,15 @@ async def test_other_credentials_are_not_sent_to_the_hub(make: Make, hub: DemoHu
     assert len(hub.log) == 0
 
 
+@pytest.mark.parametrize("text", ["api_org_abc", "hf_jwt_abc"])
+async def test_tokens_of_nobody_are_known_from_nowhere(make: Make, hub: DemoHub, text: str) -> None:
+    """Their form alone refuses them: the Hub is not asked, and neither a cache nor a key had the answer."""
+    denied, source = await make().resolve(Secret(text), "192.0.2.1")
+    assert isinstance(denied, Denied)
+    assert (denied.code, source) == ("invalid_api_key", "none")
+    assert len(hub.log) == 0
+
+
 async def test_a_local_key_stands_for_its_token(make: Make, hub: DemoHub) -> None:
     """A key of the proxy's own is an identity by its name; the Hub is asked with the token behind it."""
     caller = await resolved(make(LocalKey("ci", ("demo/*",), lambda: BOB)), Secret(KEY))
@@ -290,8 +299,10 @@ async def test_a_local_key_follows_the_rotation_of_its_token(make: Make) -> None
 
 @pytest.mark.parametrize("token", [None, Secret("sk-123"), Secret("hf_a\N{REPLACEMENT CHARACTER}")])
 async def test_a_local_key_without_a_good_token_is_an_outage(make: Make, token: Secret | None) -> None:
-    """A key whose mounted secret is missing or broken is no fault of its caller."""
-    assert await refused(make(LocalKey("ci", ("demo/*",), lambda: token)), Secret(KEY)) == "hub_unavailable"
+    """A key whose mounted secret is missing or broken is no fault of its caller, who may come back soon."""
+    denied, _ = await make(LocalKey("ci", ("demo/*",), lambda: token)).resolve(Secret(KEY), "192.0.2.1")
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("hub_unavailable", 10)
 
 
 WHOAMI = (
