@@ -281,7 +281,16 @@ async def test_the_log_tells_when_a_question_is_no_longer_asked_and_when_again(
     assert [(line["log_level"], line["call"]) for line in lines[1:]] == [("info", "auth-check")]
 
 
-@pytest.mark.parametrize("answer", [401, 403, 404, 429, 418, 302])
+@pytest.mark.parametrize(("status", "kind"), [(499, "Answer"), (500, "hub_unavailable")])
+async def test_an_error_of_the_hubs_own_is_no_answer(
+    rogue: RawEngine, rogue_client: HubClient, status: int, kind: str
+) -> None:
+    """From 500 on nobody has to read what came (RFC 9110, section 15.6)."""
+    rogue.always(raw(whole(status, b"{}")))
+    assert code(await rogue_client._questions.ask("refs", "/refs", TOKEN)) == kind
+
+
+@pytest.mark.parametrize("answer", [401, 403, 404, 429, 418, 302, 499])
 async def test_a_no_is_no_failure(rogue: RawEngine, rogue_client: HubClient, answer: int) -> None:
     """However often the Hub refuses, it is there."""
     rogue.always(raw(head(answer, [("Retry-After", "0"), ("Content-Length", "0")])))
