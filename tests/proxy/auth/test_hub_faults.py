@@ -52,10 +52,11 @@ async def test_a_hub_that_hangs_is_unavailable(hub: DemoHub, make_client: MakeCl
     assert await everything(make_client(hub.endpoint, timeout=0.1)) == {"hub_unavailable"}
 
 
-async def test_no_hub_at_all(rogue: RawEngine, rogue_client: HubClient) -> None:
-    """Nobody listening is an outage."""
+async def test_no_hub_at_all(rogue: RawEngine, rogue_client: HubClient, metrics: Metrics) -> None:
+    """Nobody listening is an outage, and counted as a question without a status."""
     await rogue.down()
     assert await everything(rogue_client) == {"hub_unavailable"}
+    assert b'status="error"' in metrics.expose()
 
 
 @pytest.mark.parametrize(
@@ -279,6 +280,16 @@ async def test_the_log_tells_when_a_question_is_no_longer_asked_and_when_again(
         rogue.always(raw(whole(200, b"{}")))
         await rogue_client.auth_check(TOKEN, PUBLIC)
     assert [(line["log_level"], line["call"]) for line in lines[1:]] == [("info", "auth-check")]
+
+
+async def test_a_hub_below_a_path_is_asked_below_it(rogue: RawEngine, make_client: MakeClient) -> None:
+    """Where the Hub's address has a path, a link of its own leads to the same page, with that path once."""
+    address = f"http://{LOCAL}:{rogue.port}/hub"
+    link = ("Link", f'<{address}/next>; rel="next"')
+    rogue.then(raw(head(200, [link, ("Content-Length", "2")]) + b"[]"))
+    rogue.always(raw(whole(200, b"[]")))
+    assert await make_client(address).in_history(TOKEN, BASE, "a" * 40) is False
+    assert rogue.requests[1].target == "/hub/next"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(499, "Answer"), (500, "hub_unavailable")])
