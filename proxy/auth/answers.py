@@ -84,11 +84,11 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a repo is at one commit: an adapter has the base that its config names."""
+    """What a repo is at one commit: an adapter has the base that its config names, if any."""
 
     repo: RepoRef  # pinned
     adapter: bool
-    base: str | None = None
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class Authorizer:
 
     async def _base_of(self, caller: Caller, adapter: Snapshot) -> RepoRef | Denied:
         """The base that the adapter's own config names, pinned, and checked like any other repo."""
-        named = self._policy.models.base_map.get(adapter.base or "", adapter.base or "")
+        named = self._policy.models.base_map.get(adapter.base, adapter.base)
         try:
             base = RepoRef.parse(named)
         except InvalidRepoError:

@@ -27,7 +27,7 @@ from wire.secret import Secret
 MAX_HOPS = 3
 MAX_PAGES = 50  # of a commit history; 50 commits a page on the Hub
 
-_MOVED = re.compile(r"/api/models/([^/]+/[^/]+)/auth-check")
+_MOVED = re.compile(r"/api/models/(.+)/auth-check")  # what is found is read as a RepoRef
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="next"')  # RFC 8288, section 3
 
 
@@ -139,10 +139,10 @@ class HubClient:
                 return answer
             if answer.redirects:
                 # The Hub serves small files from another path of its own.
-                local = self._questions.same_origin(answer.headers.get("Location", ""))
-                if local is None:
+                target = self._target(answer)
+                if target is None:
                     return unavailable()
-                path = local
+                path = target
                 continue
             if answer.status != 200:
                 return self._refusals.of_repo(answer, pinned)
@@ -150,18 +150,22 @@ class HubClient:
             if isinstance(config, Denied):
                 return Denied("adapter_rejected", f"{pinned.id}: adapter_config.json is not JSON.")
             base = config.get("base_model_name_or_path")
-            return Snapshot(pinned, adapter=True, base=base if isinstance(base, str) and base else None)
+            return Snapshot(pinned, adapter=True, base=base if isinstance(base, str) else "")
         return unavailable()
 
     def _moved(self, answer: Answer) -> Moved | Denied:
-        local = self._questions.same_origin(answer.headers.get("Location", ""))
-        match = _MOVED.fullmatch(local or "")
+        target = self._target(answer)
+        match = _MOVED.fullmatch(target) if target else None
         if match is None:
             return unavailable()
         try:
             return Moved(RepoRef.parse(match.group(1)))
         except InvalidRepoError:
             return unavailable()
+
+    def _target(self, answer: Answer) -> str | None:
+        location = answer.headers.get("Location")
+        return self._questions.same_origin(location) if location else None
 
     def _next_page(self, answer: Answer) -> str | None:
         match = _NEXT.search(answer.headers.get("Link", ""))

@@ -130,9 +130,10 @@ class Identities:
         token = key.read_token()
         if token is None or not bearer.is_hub_token(token):
             return Denied("hub_unavailable", "The token behind this key is not in place.", retry_after=10)
+        subject = f"key:{key.name}"
         identity = Identity(
-            sub=self._hmac(self._sub_key, f"key:{key.name}"),
-            user=f"key:{key.name}",
+            sub=self._hmac(self._sub_key, subject),
+            user=subject,
             orgs=frozenset(),
             kind="key",
             token_name=key.name,
@@ -141,7 +142,7 @@ class Identities:
             created_at=None,
             expires_at=None,
             fingerprint=fingerprint(self._keys, secret),
-            salt=self._hmac(self._salt_key, f"key:{key.name}"),
+            salt=self._hmac(self._salt_key, subject),
             models=key.models,
         )
         return Caller(identity, token, token.digest(self._digest_key))

@@ -87,7 +87,7 @@ class Questions:
             return None
         if (target.scheme, target.netloc) != (hub.scheme, hub.netloc):
             return None
-        path = target.path.removeprefix(hub.path) if hub.path else target.path
+        path = target.path.removeprefix(hub.path)
         return f"{path}?{target.query}" if target.query else path
 
     async def _get(self, call: Call, path: str, token: Secret) -> Answer | Denied:

@@ -8,6 +8,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,9 +17,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tests.mutation.judges import GROUPS, judges
+from tests.mutation.forks import End, Forks, load_libraries
+from tests.mutation.judges import GROUPS, group_of, judges, modules
 from tests.mutation.mutants import Mutant, of_module
-from tests.mutation.trial import Fate, Tests, load_libraries, run
+from tests.mutation.record import FailsAsItIsError, Judge, choose, record
+from tests.mutation.trial import HANGS, HANGS_AGAIN, Fate, Trial, attempt, fate
 
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path(__file__).with_name("survivors.toml")
@@ -32,26 +35,21 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 @click.option("--only", multiple=True, metavar="PATH", help="These modules alone, such as wire/repo.py.")
 @click.option("--share", default=1.0, show_default=True, help="Which share of the mutants to draw.")
 @click.option("--seed", default=1, show_default=True, help="What they are drawn with.")
-@click.option("--quick", is_flag=True, help="Ask the tests of the mutated module itself alone.")
 @click.option("--jobs", default=2, show_default=True, help="How many at once.")
-def main(only: tuple[str, ...], share: float, seed: int, jobs: int, *, quick: bool) -> None:
+def main(only: tuple[str, ...], share: float, seed: int, jobs: int) -> None:
     """Break the code in small ways; end with 1 if a mutant survives without an explanation."""
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    paths = [path for path in _modules() if not only or path in only]
+    paths = [path for path in modules(ROOT) if not only or path in only]
     drawn = random.Random(seed)  # noqa: S311 - a sample, not a secret
-    mutants = {
-        path: [one for one in of_module(ROOT, path) if share >= 1 or drawn.random() < share] for path in paths
-    }
-    whole = share >= 1 and not quick
+    mutants = [one for path in paths for one in of_module(ROOT, path) if share >= 1 or drawn.random() < share]
     load_libraries()
     explained = _explained()
-    tests = {path: judges(ROOT, path)[: 1 if quick else 2] for path in paths}
-    fates = _try_all(mutants, tests, jobs, explained)
+    fates = _try_all(mutants, paths, jobs, explained)
     _show(fates)
     left = {one.name for one, fate in fates if fate == "survived"}
     failed = any(name not in explained for name in left)
-    stale = [name for name in explained if name[0] in paths and name not in left] if whole else []
+    stale = [name for name in explained if name[0] in paths and name not in left] if share >= 1 else []
     for name in stale:
         _tell("Explained, but no survivor", name)
     console.print(f"{len(fates)} mutants in {(time.monotonic() - began) / 60:.0f} minutes")
@@ -66,11 +64,6 @@ def _tell(title: str, name: Name) -> None:
     console.print(f"{title}: [b]{path}[/] {place}\n    {line}\n    {change}", soft_wrap=True)
 
 
-def _modules() -> Iterator[str]:
-    for glob in GROUPS.values():
-        yield from sorted(str(found.relative_to(ROOT)) for found in ROOT.glob(glob) if found.read_text())
-
-
 def _explained() -> dict[Name, str]:
     """The reason for each survivor that is known, by its name."""
     known = tomllib.loads(EXPLAINED.read_text()).get("survivor", [])
@@ -82,28 +75,40 @@ def _explained() -> dict[Name, str]:
 
 
 def _try_all(
-    mutants: dict[str, list[Mutant]], tests: dict[str, Tests], jobs: int, explained: Iterable[Name]
+    mutants: list[Mutant], paths: list[str], jobs: int, explained: Iterable[Name]
 ) -> list[tuple[Mutant, Fate]]:
-
     fates: list[tuple[Mutant, Fate]] = []
+    hung: list[Trial] = []
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as scratch, Progress(*columns, console=console) as progress:
-        bar = progress.add_task("the code as it is", total=sum(map(len, mutants.values())))
+        bar = progress.add_task("the code as it is", total=len(mutants))
 
-        def sound(_: Mutant | None, fate: Fate, said: str) -> None:
-            if fate != "survived":
-                raise click.ClickException(f"the tests fail without a mutant:\n{said}")
+        def tell(trial: Trial, end: End) -> None:
+            found = fate(end)
+            if found is None and trial.hangs == HANGS:
+                hung.append(replace(trial, hangs=HANGS_AGAIN))
+                return
+            fates.append((trial.mutant, found or "timeout"))
+            progress.update(bar, description=trial.mutant.path, completed=len(fates))
+            if found == "survived" and trial.mutant.name not in explained:
+                _tell("Survived, unexplained", trial.mutant.name)
 
-        def tell(mutant: Mutant | None, fate: Fate, _: str) -> None:
-            if mutant is not None:
-                fates.append((mutant, fate))
-                progress.update(bar, description=mutant.path, completed=len(fates))
-                if fate == "survived" and mutant.name not in explained:
-                    _tell("Survived, unexplained", mutant.name)
-
-        run([(None, one) for one in tests.values()], Path(scratch), jobs, sound)
-        run([(one, tests[path]) for path in mutants for one in mutants[path]], Path(scratch), jobs, tell)
+        files = {path: judges(ROOT, group_of(path)) for path in paths}
+        tests = _record(files, Path(scratch), jobs)
+        known = frozenset(test.id for test in tests)
+        trials = (Trial(one, choose(one, tests, files[one.path]), known) for one in mutants)
+        forks = Forks(attempt, tell, scratch=Path(scratch), jobs=jobs)
+        forks.run(trials)
+        forks.run(hung)
     return fates
+
+
+def _record(files: dict[str, list[str]], scratch: Path, jobs: int) -> list[Judge]:
+    asked = dict.fromkeys(file for several in files.values() for file in several)
+    try:
+        return record(ROOT, list(asked), list(files), scratch, jobs)
+    except FailsAsItIsError as error:
+        raise click.ClickException(f"the tests fail without a mutant:\n{error}") from None
 
 
 def _show(fates: list[tuple[Mutant, Fate]]) -> None:

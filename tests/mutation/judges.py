@@ -1,40 +1,48 @@
-"""Which modules are mutated, and which tests judge each: those beside it first, then those of behaviour."""
+"""Which modules are mutated, and which test files judge them: those that enter one of them in this process.
+
+What a test starts as a process of its own runs the code as it is, so such tests would judge nothing.
+"""
 
 from pathlib import Path
 
 GROUPS = {"wire": "wire/*.py", "proxy/policy.py": "proxy/policy.py", "proxy/auth": "proxy/auth/*.py"}
 
-# Modules whose tests do not all stand in a file of their name.
-_OWN = {
-    "wire/keyfile.py": ("tests/wire/test_keyfile.py", "tests/wire/test_keys.py"),
-    "wire/seal.py": ("tests/wire/test_seal.py", "tests/wire/test_replay.py", "tests/wire/test_forgery.py"),
-    "proxy/auth/answers.py": (
-        "tests/proxy/auth/test_answers.py",
-        "tests/proxy/auth/test_hub.py",
-        "tests/proxy/auth/test_hub_faults.py",
+_JUDGES = {
+    "wire": (
+        "tests/wire",
+        "tests/proxy/upstream/test_grants.py",
+        "tests/backend/test_gate.py",
+        "tests/hubgate/test_cli.py",
     ),
-    "proxy/auth/questions.py": ("tests/proxy/auth/test_hub.py", "tests/proxy/auth/test_hub_faults.py"),
-    "proxy/auth/refusals.py": ("tests/proxy/auth/test_refusals.py", "tests/proxy/auth/test_hub.py"),
+    "proxy/policy.py": (
+        "tests/proxy/test_policy.py",
+        "tests/proxy/test_local_keys.py",
+        "tests/proxy/test_tokens.py",
+    ),
+    "proxy/auth": (
+        "tests/proxy/auth",
+        "tests/proxy/test_local_keys.py",
+        "tests/proxy/test_tokens.py",
+        "tests/proxy/test_hub_outage.py",
+    ),
 }
-# Read after a module's own tests and those beside them, since they take longer.
-_BEHAVIOUR = {
-    "wire/keys.py": ("tests/hubgate/test_cli.py",),
-    "wire/repo.py": ("tests/proxy/test_route.py",),
-    "wire/seal.py": ("tests/proxy/upstream/test_grants.py", "tests/backend/test_gate.py"),
-    "proxy/policy.py": ("tests/proxy/test_tokens.py", "tests/proxy/test_local_keys.py"),
-    "proxy/auth/ages.py": ("tests/proxy/test_tokens.py",),
-    "proxy/auth/identity.py": ("tests/proxy/test_local_keys.py", "tests/proxy/test_tokens.py"),
-    "proxy/auth/questions.py": ("tests/proxy/test_hub_outage.py",),
-}
-_ALONE = {"proxy/policy.py", "wire/control.py"}  # of no use to the tests beside theirs
 
 
-def judges(root: Path, path: str) -> tuple[list[str], list[str]]:
-    """The tests that are run first, and those that are run if these let the mutant live."""
-    folder, stem = Path("tests") / Path(path).parent, Path(path).stem
-    own = _OWN.get(path) or sorted(
-        str(found.relative_to(root)) for found in (root / folder).glob(f"test_{stem}*.py")
-    )
-    beside = () if path in _ALONE else (str(folder),)
-    bounds = ["tests/proxy/auth/test_bounds.py"] if path.startswith("proxy/auth/") else []
-    return [*own, *bounds], [*beside, *_BEHAVIOUR.get(path, ())]
+def modules(root: Path) -> list[str]:
+    """All modules that are mutated, by their paths from the root."""
+    found = [path for glob in GROUPS.values() for path in sorted(root.glob(glob)) if path.read_text()]
+    return [str(path.relative_to(root)) for path in found]
+
+
+def group_of(path: str) -> str:
+    """The group that a module belongs to."""
+    return next(group for group, glob in GROUPS.items() if Path(path).match(glob))
+
+
+def judges(root: Path, group: str) -> list[str]:
+    """The files of all tests that may be asked about a module of this group."""
+    found: list[str] = []
+    for judge in _JUDGES[group]:
+        paths = [root / judge] if judge.endswith(".py") else sorted((root / judge).glob("test_*.py"))
+        found += [str(path.relative_to(root)) for path in paths]
+    return found

@@ -1,141 +1,108 @@
-"""Runs tests against mutants, each in a process of its own, forked from one with the libraries loaded."""
+"""Tries one mutant in a process of its own, and says what became of it.
 
-import gc
-import os
+A test that fails is asked once more, alone, and a mutant whose tests hang is tried once more with a longer
+limit, so that neither chance nor a busy machine kills. Endless loops end by the time of the processor.
+"""
+
 import resource
-import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
-from multiprocessing import connection, get_context
-from multiprocessing.process import BaseProcess
+from itertools import groupby
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Literal
 
 import pytest
 
+from tests.mutation.forks import BROKEN, OPTIONS, End
 from tests.mutation.mutants import Mutant
+from tests.mutation.record import Judge
 
 Fate = Literal["killed", "survived", "timeout"]
-Tests = tuple[list[str], ...]  # those of a later list are run if all of the earlier ones pass
-Tell = Callable[[Mutant | None, Fate, str], None]
 
-# Slow to import, and none of them imports anything of ours.
-LIBRARIES = (
-    "aiohttp.web", "anthropic", "click", "huggingface_hub", "hypothesis", "joserfc.jwe", "joserfc.jws",
-    "msgspec.json", "numpy", "openai", "prometheus_client.parser", "psutil", "pydantic_settings",
-    "pytest_aiohttp", "pytest_asyncio", "pytest_timeout", "redis.asyncio", "rich", "safetensors.numpy",
-    "structlog", "uvloop", "xdist", "yaml",
-)  # fmt: skip
-PATIENCE = 150.0  # seconds for all tests of a mutant; pytest-timeout ends a single one sooner
-MEMORY = 8 * 1024**3  # bytes of address space: a mutant that allocates without end is killed too
+HANGS = 10  # seconds of one test; those of the code as it is take at most one or two
+HANGS_AGAIN = 30  # the same, the second time
+LOOPS = 30  # seconds of the processor, beyond three times what the tests take
 
-_OPTIONS = (
-    "-x", "-q", "-n0", "-p", "no:cacheprovider", "-o", "timeout=20",
-    "-W", "ignore::pytest.PytestAssertRewriteWarning",
-)  # fmt: skip
+_HUNG = 1  # exit status where a test hung; pytest's own codes stay inside
+_KILLED = 10
 
 
-@dataclass(eq=False)
-class _Trial:
-    mutant: Mutant | None
-    tests: Tests
-    process: BaseProcess
-    scratch: Path
-    since: float = field(default_factory=time.monotonic)
+@dataclass(frozen=True)
+class Trial:
+    """A mutant, the tests that are asked about it, in order, and the seconds that one of them may hang."""
+
+    mutant: Mutant
+    judges: list[Judge]
+    known: frozenset[str]  # the ids of all tests; where a mutant changes an id, the test is asked as well
+    hangs: int = HANGS
 
 
-def load_libraries() -> None:
-    """Import what every test needs and nothing of ours, once. Starts no thread, for forks follow."""
-    for name in LIBRARIES:
-        import_module(name)
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        pytest.main([*_OPTIONS, "--collect-only", str(Path(__file__).with_name("test_mutants.py"))])
-    ours = [name for name in sys.modules if name.partition(".")[0] in ("proxy", "wire")]
-    if ours:
-        raise RuntimeError(f"loaded before they could be mutated: {ours}")
-    gc.freeze()
+def attempt(trial: Trial, folder: Path) -> int:
+    """In the forked process: the status to end it with."""
+    loops = LOOPS + int(3 * sum(judge.seconds for judge in trial.judges))
+    resource.setrlimit(resource.RLIMIT_CPU, (loops, loops + 5))
+    sys.meta_path.insert(0, _Swap(trial.mutant.path, trial.mutant.compile()))
+    killed = any(
+        _kills(file, [judge.id for judge in judges], trial, folder)
+        for file, judges in groupby(trial.judges, key=lambda judge: judge.file)
+    )
+    return _KILLED if killed else 0
 
 
-def run(
-    work: Iterable[tuple[Mutant | None, tuple[list[str], ...]]],
-    scratch: Path,
-    jobs: int,
-    tell: Tell,
-) -> None:
-    """Try each mutant (`None` is the code as it is) and tell its fate, and what pytest said last."""
-    running = set[_Trial]()
-    try:
-        _run(iter(work), running, scratch, jobs, tell)
-    finally:
-        for trial in running:
-            _fate(trial)
-
-
-def _run(
-    waiting: Iterator[tuple[Mutant | None, Tests]], running: set[_Trial], scratch: Path, jobs: int, tell: Tell
-) -> None:
-    number = 0
+def _kills(file: str, judges: list[str], trial: Trial, folder: Path) -> bool:
+    """Whether one of these tests of the file fails, twice."""
+    wavered: frozenset[str] = frozenset()
     while True:
-        while len(running) < jobs and (item := next(waiting, None)) is not None:
-            number += 1
-            running.add(_start(*item, scratch / str(number)))
-        if not running:
-            return
-        connection.wait([trial.process.sentinel for trial in running], timeout=1)
-        for trial in [trial for trial in running if _is_over(trial)]:
-            running.remove(trial)
-            fate = _fate(trial)
-            tell(trial.mutant, fate, (trial.scratch / "log").read_text(errors="replace")[-4000:])
-            shutil.rmtree(trial.scratch, ignore_errors=True)
+        first = _Asked([judge for judge in judges if judge not in wavered], trial.known | wavered)
+        if first.run(file, trial.hangs, folder):
+            return False
+        if first.failed is None:
+            return True  # the file cannot even be imported
+        wavered |= {first.failed}
+        again = _Asked([first.failed], trial.known | wavered)
+        if not again.run(file, trial.hangs, folder):
+            return True
 
 
-def _start(mutant: Mutant | None, tests: Tests, scratch: Path) -> _Trial:
-    process = get_context("fork").Process(target=_try, args=(mutant, tests, scratch))
-    process.start()
-    return _Trial(mutant, tests, process, scratch)
+def fate(end: End) -> Fate | None:
+    """What became of the mutant; `None` if a test hung, so that only another trial can tell."""
+    if end.status == BROKEN:
+        raise RuntimeError(end.log)
+    fates: dict[int | None, Fate | None] = {
+        0: "survived",
+        _HUNG: None,
+        None: "timeout",
+        -signal.SIGXCPU: "timeout",
+    }
+    return fates.get(end.status, "killed")
 
 
-def _is_over(trial: _Trial) -> bool:
-    return not trial.process.is_alive() or time.monotonic() - trial.since > PATIENCE
+class _Asked:
+    """A plugin of pytest: runs what was chosen, in that order, and remembers the first that fails."""
 
+    def __init__(self, judges: list[str], known: frozenset[str]) -> None:
+        self._order = {judge: n for n, judge in enumerate(judges)}
+        self._known = known
+        self.failed: str | None = None
 
-def _fate(trial: _Trial) -> Fate:
-    process = trial.process
-    late = process.is_alive()
-    if process.pid is not None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with what its tests started
-    process.kill()
-    process.join()
-    if late:
-        return "timeout"
-    return "survived" if process.exitcode == 0 else "killed"
+    def run(self, file: str, hangs: int, folder: Path) -> bool:
+        """Whether nothing failed."""
+        options = (*OPTIONS, "-x", "-o", f"timeout={hangs}", f"--basetemp={folder}/t")
+        code = pytest.main([*options, file], plugins=[self])
+        return code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        asked = [item for item in items if item.nodeid in self._order or item.nodeid not in self._known]
+        items[:] = sorted(asked, key=lambda item: self._order.get(item.nodeid, len(self._order)))
 
-def _try(mutant: Mutant | None, tests: Tests, scratch: Path) -> None:
-    """In the forked process: end with 0 if no test fails."""
-    os.setsid()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    scratch.mkdir()
-    silence = os.open(scratch / "log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    if mutant is not None:
-        sys.meta_path.insert(0, _Swap(mutant.path, mutant.compile()))
-    for n, files in enumerate(tests):
-        if files and (code := pytest.main([*_OPTIONS, f"--basetemp={scratch}/{n}", *files])):
-            sys.stdout.flush()
-            os._exit(int(code))
-    os._exit(0)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed = report.nodeid
 
 
 class _Swap(MetaPathFinder, Loader):

@@ -316,6 +316,12 @@ async def test_a_base_whose_commit_cannot_be_found_is_no_decision(world: World) 
     assert (found.code, source) == ("hub_unavailable", "hub")
 
 
+async def test_an_adapter_without_the_commit_of_its_base_is_no_decision(world: World) -> None:
+    """When the Hub fails at the last question, about the base, there is no leave for the adapter alone."""
+    world.hub.state.set_down("503", paths=f"*/{BASE}/revision/*")
+    assert await world.decide(world.authorizer(), "hf_demo_alice", PRIVATE) == "hub_unavailable"
+
+
 async def test_listings_are_filtered_by_each_callers_own_refusal(world: World) -> None:
     """A repo is left out for whom it is refused to, with the reason, and for nobody else."""
     authorizer = world.authorizer()

@@ -1,10 +1,11 @@
 """The cache of the Hub's answers: one question at a time, and no answer beyond its life."""
 
 import asyncio
+import gc
 
 import pytest
 
-from proxy.auth.cache import JITTER, REFRESH
+from proxy.auth.cache import JITTER, REFRESH, Cache
 from tests.fakes.clock import Clock
 from tests.proxy.auth.asking import TTL, Hub, at_once, cache, turn
 
@@ -130,6 +131,44 @@ async def test_an_outage_in_the_background_takes_nothing_away(outage: object) ->
     await turn()
     clock.advance(TTL * (1 - REFRESH))
     assert await one.get("a", at_once("outage")) == ("outage", "hub")
+
+
+async def test_a_life_of_less_than_a_second_is_one() -> None:
+    """Only an answer that lives for no time at all is kept for nobody."""
+    one = Cache[str, object](capacity=1, ttl=lambda _: 0.5, clock=Clock())
+    assert await one.get("a", at_once("old")) == ("old", "hub")
+    assert await one.get("a", at_once("new")) == ("old", "cache")
+
+
+async def test_an_answer_in_the_background_is_the_newest() -> None:
+    """Where there is no room for all, what was just asked anew outlives what was asked before it."""
+    clock = Clock()
+    one, hub = cache(clock, capacity=2), Hub()
+    await one.get("a", at_once("old"))
+    clock.advance(TTL * REFRESH)
+    await one.get("a", hub)
+    await turn()
+    await one.get("b", at_once("b"))
+    hub.answer("new")
+    await turn()
+    await one.get("c", at_once("c"))
+    assert await one.get("a", at_once("again")) == ("new", "cache")
+
+
+async def test_a_fault_in_the_background_is_not_left_to_the_event_loop() -> None:
+    """Nobody waits for a question ahead of time, so asyncio would log its exception and all in it."""
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    clock = Clock()
+    one, hub = cache(clock), Hub()
+    await one.get("a", at_once("yes"))
+    clock.advance(TTL * REFRESH)
+    await one.get("a", hub)
+    await turn()
+    hub.answer(OSError("gone"))
+    await turn()
+    gc.collect()
+    assert not told
 
 
 async def test_an_outage_is_never_kept() -> None:

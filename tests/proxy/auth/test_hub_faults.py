@@ -1,9 +1,10 @@
 """When the Hub is away, slow, hostile or asks for silence: 503, and the token goes nowhere else."""
 
 import pytest
+import structlog
 
 from demo.hub import DemoHub
-from proxy.auth.answers import Overdrawn
+from proxy.auth.answers import Overdrawn, Snapshot
 from proxy.auth.breaker import THRESHOLD
 from proxy.auth.hub import HubClient
 from proxy.auth.questions import MAX_ANSWER
@@ -51,10 +52,11 @@ async def test_a_hub_that_hangs_is_unavailable(hub: DemoHub, make_client: MakeCl
     assert await everything(make_client(hub.endpoint, timeout=0.1)) == {"hub_unavailable"}
 
 
-async def test_no_hub_at_all(rogue: RawEngine, rogue_client: HubClient) -> None:
-    """Nobody listening is an outage."""
+async def test_no_hub_at_all(rogue: RawEngine, rogue_client: HubClient, metrics: Metrics) -> None:
+    """Nobody listening is an outage, and counted as a question without a status."""
     await rogue.down()
     assert await everything(rogue_client) == {"hub_unavailable"}
+    assert b'status="error"' in metrics.expose()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,50 @@ async def test_redirects_never_leave_the_hub(
     assert await everything(rogue_client) == {"hub_unavailable"}
     assert len(rogue.requests) == 6
     assert len(hub.log) == 0
+
+
+async def test_a_config_that_was_moved_without_a_word_where_is_an_outage(
+    rogue: RawEngine, rogue_client: HubClient
+) -> None:
+    """A redirect that names no target is not followed to anywhere."""
+    rogue.then(raw(whole(200, MODEL)))
+    rogue.always(raw(head(307, [("Content-Length", "0")])))
+    assert code(await rogue_client.snapshot(TOKEN, BASE)) == "hub_unavailable"
+    assert len(rogue.requests) == 2
+
+
+async def test_a_target_is_asked_for_as_the_hub_wrote_it(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """A config on another path of the Hub is read there, and no escape in its path or query is rewritten."""
+    target = "/files/a%40b%2fc?cursor=%3a%2B~"
+    rogue.then(
+        raw(whole(200, MODEL)),
+        raw(head(307, [("Location", target), ("Content-Length", "0")])),
+        raw(whole(200, b'{"base_model_name_or_path":"demo/tiny-llama"}')),
+    )
+    found = await rogue_client.snapshot(TOKEN, BASE)
+    assert found == Snapshot(BASE.at("a" * 40), adapter=True, base="demo/tiny-llama")
+    assert rogue.requests[2].target == target
+
+
+@pytest.mark.parametrize(
+    ("link", "targets"),
+    [
+        ('<http://{hub}/next!?cursor=%3d>; rel="next"', ["/next!?cursor=%3d"]),
+        ('</prev>; rel="prev", </next> ; rel="next"', ["/next"]),
+        ('<>; rel="next"', []),
+        ('</prev>; rel="prev"', []),
+    ],
+)
+async def test_a_history_goes_on_where_the_hub_says(
+    rogue: RawEngine, rogue_client: HubClient, link: str, targets: list[str]
+) -> None:
+    """The next page is the one that is linked, to the letter; where none is, the history is over."""
+    said = link.format(hub=f"{LOCAL}:{rogue.port}")
+    rogue.then(raw(head(200, [("Link", said), ("Content-Length", "2")]) + b"[]"))
+    rogue.always(raw(whole(200, b"[]")))
+    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    asked = [request.target for request in rogue.requests]
+    assert asked == [f"/api/models/{BASE.id}/commits/main", *targets]
 
 
 @pytest.mark.parametrize("location", ["http://{sink}/x", "//{sink}/x", "http://[", "/same/again"])
@@ -221,7 +267,41 @@ async def test_a_hub_that_fails_again_and_again_is_not_asked(
     assert b"hubgate_hub_up 1.0" in metrics.expose()
 
 
-@pytest.mark.parametrize("answer", [401, 403, 404, 429, 418, 302])
+async def test_the_log_tells_when_a_question_is_no_longer_asked_and_when_again(
+    rogue: RawEngine, rogue_client: HubClient, clock: Clock
+) -> None:
+    """One line when the Hub is given up and one when it is back, each with the kind of question."""
+    with structlog.testing.capture_logs() as lines:
+        rogue.always(dies())
+        for _ in range(THRESHOLD + 5):
+            await rogue_client.auth_check(TOKEN, PUBLIC)
+        assert [(line["log_level"], line["call"]) for line in lines] == [("warning", "auth-check")]
+        clock.advance(2)
+        rogue.always(raw(whole(200, b"{}")))
+        await rogue_client.auth_check(TOKEN, PUBLIC)
+    assert [(line["log_level"], line["call"]) for line in lines[1:]] == [("info", "auth-check")]
+
+
+async def test_a_hub_below_a_path_is_asked_below_it(rogue: RawEngine, make_client: MakeClient) -> None:
+    """Where the Hub's address has a path, a link of its own leads to the same page, with that path once."""
+    address = f"http://{LOCAL}:{rogue.port}/hub"
+    link = ("Link", f'<{address}/next>; rel="next"')
+    rogue.then(raw(head(200, [link, ("Content-Length", "2")]) + b"[]"))
+    rogue.always(raw(whole(200, b"[]")))
+    assert await make_client(address).in_history(TOKEN, BASE, "a" * 40) is False
+    assert rogue.requests[1].target == "/hub/next"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(499, "Answer"), (500, "hub_unavailable")])
+async def test_an_error_of_the_hubs_own_is_no_answer(
+    rogue: RawEngine, rogue_client: HubClient, status: int, kind: str
+) -> None:
+    """From 500 on nobody has to read what came (RFC 9110, section 15.6)."""
+    rogue.always(raw(whole(status, b"{}")))
+    assert code(await rogue_client._questions.ask("refs", "/refs", TOKEN)) == kind
+
+
+@pytest.mark.parametrize("answer", [401, 403, 404, 429, 418, 302, 499])
 async def test_a_no_is_no_failure(rogue: RawEngine, rogue_client: HubClient, answer: int) -> None:
     """However often the Hub refuses, it is there."""
     rogue.always(raw(head(answer, [("Retry-After", "0"), ("Content-Length", "0")])))

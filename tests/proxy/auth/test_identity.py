@@ -1,5 +1,6 @@
 """From a credential to an identity: pseudonyms, fingerprints, local keys, and what is cached."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from demo.hub import DemoHub
-from proxy.auth.answers import Auth, WhoAmI
+from proxy.auth.answers import AccessToken, Auth, FineGrained, WhoAmI
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities, LocalKey
@@ -112,6 +113,15 @@ async def test_pseudonyms_survive_a_restart_and_differ_between_proxies(make: Mak
     assert (first.sub, first.salt, first.fingerprint) == (again.sub, again.salt, again.fingerprint)
     other = (await resolved(make(own=Keyring.make(tmp_path / "x").proxy), ALICE)).identity
     assert not {first.sub, first.salt, first.fingerprint} & {other.sub, other.salt, other.fingerprint}
+
+
+def test_pseudonyms_outlive_a_release(make: Make, keys: ProxyKeys) -> None:
+    """An operator blocks by fingerprint and reads an old audit by `sub`: the same pepper gives the same."""
+    facts = WhoAmI(id="1", name="alice", type="user")
+    alice = make(own=replace(keys, pepper=bytes(32)))._identity(facts, ALICE)
+    assert alice.sub == "434c5327dfe18bce41a5e31f9dcf0a61"
+    assert alice.salt == "bb5b8f9391db7d1032d890b8899aca48"
+    assert alice.fingerprint == "e8ad65c448576c5a"
 
 
 async def test_the_salt_can_stand_in_a_request(make: Make) -> None:
@@ -220,10 +230,48 @@ async def test_ten_thousand_random_tokens_hurt_nobody(
     await resolved(identities, ALICE)
 
 
+async def test_a_burst_with_one_good_token_is_one_question(make: Make, hub: DemoHub) -> None:
+    """Whoever comes while the Hub is asked about their token waits for that answer."""
+    identities = make()
+    callers = await asyncio.gather(*(resolved(identities, BOB) for _ in range(20)))
+    assert all(caller == callers[0] for caller in callers)
+    assert len(hub.log) == 1
+
+
+async def test_a_burst_with_one_bad_token_is_one_question(make: Make, hub: DemoHub) -> None:
+    """That the Hub does not know a token holds for everybody who sends it: they share the one answer."""
+    identities, bad = make(), Secret("hf_demo_unknown")
+    codes = await asyncio.gather(*(refused(identities, bad) for _ in range(20)))
+    assert set(codes) == {"invalid_api_key"}
+    assert len(hub.log) == 1
+
+
+async def test_who_asks_too_much_is_refused_alone(make: Make) -> None:
+    """Another client with the same good token, at the same moment, does not share in the refusal."""
+    identities = make()
+    for number in range(100):
+        await identities.resolve(Secret(f"hf_junk_{number}"), "192.0.2.1")
+    (first, _), (second, _) = await asyncio.gather(
+        identities.resolve(BOB, "192.0.2.1"), identities.resolve(BOB, "192.0.2.2")
+    )
+    assert isinstance(first, Denied)
+    assert first.code == "rate_limit_exceeded"
+    assert isinstance(second, Caller)
+
+
 @pytest.mark.parametrize("text", ["sk-123", "Bearer", "hf_", "hf_a.b", "eyJhbGciOi.x.y", KEY])
 async def test_other_credentials_are_not_sent_to_the_hub(make: Make, hub: DemoHub, text: str) -> None:
     """What the Hub could not know asks it nothing."""
     assert await refused(make(), Secret(text)) == "invalid_api_key"
+    assert len(hub.log) == 0
+
+
+@pytest.mark.parametrize("text", ["api_org_abc", "hf_jwt_abc"])
+async def test_tokens_of_nobody_are_known_from_nowhere(make: Make, hub: DemoHub, text: str) -> None:
+    """Their form alone refuses them: the Hub is not asked, and neither a cache nor a key had the answer."""
+    denied, source = await make().resolve(Secret(text), "192.0.2.1")
+    assert isinstance(denied, Denied)
+    assert (denied.code, source) == ("invalid_api_key", "none")
     assert len(hub.log) == 0
 
 
@@ -251,8 +299,10 @@ async def test_a_local_key_follows_the_rotation_of_its_token(make: Make) -> None
 
 @pytest.mark.parametrize("token", [None, Secret("sk-123"), Secret("hf_a\N{REPLACEMENT CHARACTER}")])
 async def test_a_local_key_without_a_good_token_is_an_outage(make: Make, token: Secret | None) -> None:
-    """A key whose mounted secret is missing or broken is no fault of its caller."""
-    assert await refused(make(LocalKey("ci", ("demo/*",), lambda: token)), Secret(KEY)) == "hub_unavailable"
+    """A key whose mounted secret is missing or broken is no fault of its caller, who may come back soon."""
+    denied, _ = await make(LocalKey("ci", ("demo/*",), lambda: token)).resolve(Secret(KEY), "192.0.2.1")
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("hub_unavailable", 10)
 
 
 WHOAMI = (
@@ -308,6 +358,29 @@ async def test_permissions_that_cannot_be_read_count_as_unknown(
     """A permission that is malformed is one that no policy allows."""
     facts = f'"fineGrained":{{"global":[],"scoped":{scoped}}}'
     assert (await resolved(odd(facts), ALICE)).identity.permissions == permissions
+
+
+@pytest.mark.parametrize(
+    ("token", "permissions"),
+    [
+        (AccessToken(role="read"), set()),
+        (AccessToken(role="write"), set()),
+        (AccessToken(role="fineGrained"), {"unknown"}),
+        (AccessToken(role="fineGrained", fine_grained=FineGrained(global_=[])), {"unknown"}),
+        (AccessToken(role="fineGrained", fine_grained=FineGrained(scoped=[])), {"unknown"}),
+        (
+            AccessToken(
+                role="fineGrained",
+                fine_grained=FineGrained(scoped=[{"permissions": ["a"]}], global_=["b"]),
+            ),
+            {"a", "b"},
+        ),
+    ],
+)
+def test_a_fine_grained_token_has_permissions(make: Make, token: AccessToken, permissions: set[str]) -> None:
+    """Those of its scopes and the global ones; a list that is missing may hide any. Other roles have none."""
+    facts = WhoAmI(id="1", name="alice", type="user", auth=Auth(type="access_token", access_token=token))
+    assert make()._identity(facts, ALICE).permissions == permissions
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,13 @@ from tests.fakes.clock import Clock
         ({}, UNSAID),
         ({"Retry-After": "999999999"}, LONGEST),
         ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "9999999999"}, UNSAID),
+        ({"Retry-After": "!7"}, UNSAID),
+        ({"RateLimit": "t=5"}, 5),
+        ({"RateLimit": "t=999999999"}, LONGEST),
+        ({"RateLimit": "t=9999999999"}, UNSAID),
+        ({"RateLimit": "t="}, UNSAID),
+        ({"RateLimit": "t=!5"}, UNSAID),
     ],
 )
 def test_how_long(headers: dict[str, str], seconds: float) -> None:
@@ -32,9 +39,24 @@ def test_each_key_has_its_own() -> None:
     assert silence.wait(b"b") == 0
     clock.advance(6)
     assert silence.wait(b"a") == 1
+    assert silence.wait(b"a") == 1
     clock.advance(1)
     assert silence.wait(b"a") == 0
     assert len(silence) == 0
+
+
+def test_who_never_asked_for_silence_is_spoken_to_at_once() -> None:
+    """Also when the clock has only just begun."""
+    assert Silence(Clock(0)).wait(b"a") == 0
+
+
+def test_a_new_silence_is_remembered_longer_than_older_ones() -> None:
+    """An account that asks again is not the oldest any more."""
+    silence = Silence(Clock())
+    for number in (*range(ACCOUNTS), 0, ACCOUNTS):
+        silence.keep(b"%d" % number, {})
+    assert silence.wait(b"0") == UNSAID
+    assert silence.wait(b"1") == 0
 
 
 def test_memory_is_bounded() -> None:

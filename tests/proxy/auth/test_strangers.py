@@ -29,7 +29,7 @@ async def test_refusals_use_up_a_clients_minute() -> None:
     clock.advance(WINDOW - 1)
     assert await strangers.begin("a") == 1
     clock.advance(1)
-    assert await ask(strangers, "a")
+    assert [await ask(strangers, "a") for _ in range(LIMIT + 1)] == [True] * LIMIT + [False]
 
 
 async def test_good_tokens_cost_nothing() -> None:
@@ -94,12 +94,39 @@ async def test_even_a_crowd_of_newcomers_is_bounded() -> None:
     assert asked == LIMIT * NEWCOMERS
 
 
+async def test_the_minute_of_all_clients_ends_as_well() -> None:
+    """When a crowd of newcomers used up the minute, the next one is told how long, and heard after it."""
+    clock = Clock()
+    strangers = Strangers(LIMIT, clock)
+    for number in range(LIMIT * NEWCOMERS):
+        await ask(strangers, f"client {number}")
+    clock.advance(WINDOW - 7)
+    assert await strangers.begin("new") == 7
+    clock.advance(7)
+    assert await ask(strangers, "new")
+
+
 async def test_memory_is_bounded() -> None:
     """Addresses are forgotten, the longest silent first."""
     strangers = Strangers(LIMIT, Clock())
     for number in range(CLIENTS + 10):
         await ask(strangers, str(number), refused=False)
     assert len(strangers._counts) == CLIENTS
+
+
+async def test_who_goes_on_trying_is_not_forgotten() -> None:
+    """Where memory is short, the client who was silent longest is forgotten, not the one who asks most."""
+    strangers = Strangers(LIMIT, Clock())
+    for client in ("silent", "busy"):
+        while await ask(strangers, client):
+            pass
+    for number in range(CLIENTS - 2):
+        await ask(strangers, str(number), refused=False)
+    assert not await ask(strangers, "busy")
+    for client in ("new", "newer"):
+        await ask(strangers, client, refused=False)
+    assert not await ask(strangers, "busy")
+    assert await ask(strangers, "silent")
 
 
 async def test_who_is_forgotten_meanwhile_leaves_nothing_behind() -> None:
