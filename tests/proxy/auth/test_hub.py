@@ -1,5 +1,8 @@
 """What each answer of the Hub means: docs/hub.md's table, row by row, against the demo Hub."""
 
+import re
+import time
+
 import pytest
 
 from demo.hub import DemoHub
@@ -165,13 +168,17 @@ async def test_refs_are_branches_and_tags(client: HubClient) -> None:
 
 
 async def test_questions_are_counted(client: HubClient, metrics: Metrics) -> None:
-    """Each question is counted by its kind and the status of its answer."""
+    """Each question is counted by its kind and the status of its answer, and its seconds are summed up."""
+    began = time.perf_counter()
     await client.whoami(Secret("hf_demo_alice"))
     await client.auth_check(Secret("hf_demo_bob"), PRIVATE)
     text = metrics.expose()
     assert b'hubgate_hub_requests_total{call="whoami",status="200"} 1.0' in text
     assert b'hubgate_hub_requests_total{call="auth-check",status="404"} 1.0' in text
     assert b'hubgate_hub_request_seconds_count{call="whoami"} 1.0' in text
+    spent = re.search(rb'hubgate_hub_request_seconds_sum{call="whoami"} (\S+)', text)
+    assert spent is not None
+    assert 0 < float(spent[1]) < time.perf_counter() - began
 
 
 async def test_the_callers_token_is_the_only_one(
