@@ -5,7 +5,7 @@ is forgotten as well, so that a token revoked there is refused from the next req
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -23,11 +23,15 @@ log = structlog.get_logger("reload")
 class Reloader:
     """Swaps policies in one step between two requests; a faulty file changes nothing."""
 
-    settings: ProxySettings
+    started: ProxySettings  # what the process was started with; but for LIVE, that is in force
     caller_policy: CallerPolicy
     model_policy: ModelPolicy
     limits: Limits
     forget: Callable[[], None]
+    _read: ProxySettings = field(init=False)  # the last good ones
+
+    def __post_init__(self) -> None:
+        self._read = self.started
 
     def reload(self, read: Callable[[], ProxySettings]) -> None:
         """Take over what `read` gives; log what needs a restart, or every fault."""
@@ -36,14 +40,21 @@ class Reloader:
         except ConfigError as error:
             log.error("configuration not reloaded", faults=error.faults)  # noqa: TRY400 - faults say it all
             return
-        old = self.settings
-        changed = [name for name in type(new).model_fields if getattr(new, name) != getattr(old, name)]
+        changed = _different(self._read, new)
         self.caller_policy.replace(new.callers, new.tokens)
         self.model_policy.replace(new.models)
         self.limits.replace(new.limits)
         self.forget()
-        waiting = [name for name in changed if name not in LIVE]
-        if (new.limits.storage, new.limits.storage_file) != (old.limits.storage, old.limits.storage_file):
+        waiting = [name for name in _different(self.started, new) if name not in LIVE]
+        if _storage(new) != _storage(self.started):
             waiting.append("limits.storage")
         log.info("configuration reloaded", changed=changed, need_restart=waiting)
-        self.settings = new
+        self._read = new
+
+
+def _different(old: ProxySettings, new: ProxySettings) -> list[str]:
+    return [name for name in type(new).model_fields if getattr(new, name) != getattr(old, name)]
+
+
+def _storage(settings: ProxySettings) -> tuple[object, ...]:
+    return settings.limits.storage, settings.limits.storage_file
