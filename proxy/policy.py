@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from fnmatch import translate
-from functools import lru_cache
+from functools import cache
 
 from proxy.auth.identity import Identity
 from proxy.errors import Denied
@@ -46,16 +46,11 @@ class CallerPolicy:
             return None  # the operator made this key, bound to models of their choice
         return self._listed(identity) or self._strong(identity) or self._old(identity, now)
 
-    def over_age(self, identity: Identity, now: float) -> bool:
-        """Whether the token is older than `max_age_days`."""
-        age = identity.age_days(now)
-        return age is not None and age > self._tokens.max_age_days
-
     def notice(self, identity: Identity, now: float) -> str | None:
-        """What to tell the owner of a token that is over age and still accepted (`when_old: warn`)."""
-        if not self.over_age(identity, now):
+        """What to tell the owner of a token that is over age and may still be accepted (`when_old: warn`)."""
+        age = identity.age_days(now)
+        if age is None or age <= self._tokens.max_age_days:
             return None
-        age = identity.age_days(now) or 0
         return f"token is {int(age)} days old; make a new one, {self._tokens.max_age_days} days is the limit"
 
     def _blocked(self, identity: Identity) -> bool:
@@ -138,7 +133,7 @@ class ModelPolicy:
         return None if allowed else Denied("model_not_allowed", f"{repo.id} is not served here.", "model")
 
 
-@lru_cache(maxsize=1024)
+@cache  # what is asked for are the operator's own lists
 def _globs(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     # fnmatch's `*` would cross the slash, so that `acme/*` and `*/x` mean more than they say; the
     # one slash of a repo id makes that harmless.

@@ -26,8 +26,8 @@ class RepoRef:
     org: str
     name: str
     revision: str | None = None
-    id: str = field(init=False, repr=False, compare=False)  # `org/name`, without the revision
-    _text: str = field(init=False, repr=False, compare=False)
+    id: str = field(init=False, repr=False)  # `org/name`, without the revision
+    _text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Made once, since each request asks for them a dozen times.

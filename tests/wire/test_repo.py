@@ -218,3 +218,8 @@ def _is_read(text: str) -> bool:
     except InvalidRepoError:
         return False
     return True
+
+
+def test_a_debugger_shows_what_it_was_made_of() -> None:
+    """And not what was derived from that."""
+    assert repr(RepoRef.parse("demo/tiny@v1")) == "RepoRef(org='demo', name='tiny', revision='v1')"
