@@ -60,8 +60,8 @@ class Revisions:
 
     async def snapshot(self, token: Secret, repo: RepoRef) -> Snapshot | Denied:
         """What the repo is at its revision, once that revision is known to be an allowed one."""
-        if repo.revision not in (None, "main"):
-            held = await self._held(token, repo)
+        if repo.revision is not None and repo.revision != "main":
+            held = await self._held(token, repo, repo.revision)
             if isinstance(held, Denied):
                 return held
             if not held:
@@ -74,13 +74,14 @@ class Revisions:
     def _allows(self, *kinds: str) -> bool:
         return not self._allowed().isdisjoint({*kinds, "any"})
 
-    async def _held(self, token: Secret, repo: RepoRef) -> bool | Denied:
-        held, _ = await self._lineages.get(str(repo), lambda: self._ask(token, repo), shareable=shareable)
+    async def _held(self, token: Secret, repo: RepoRef, revision: str) -> bool | Denied:
+        held, _ = await self._lineages.get(
+            str(repo), lambda: self._ask(token, repo, revision), shareable=shareable
+        )
         return held
 
-    async def _ask(self, token: Secret, repo: RepoRef) -> bool | Denied:
+    async def _ask(self, token: Secret, repo: RepoRef, revision: str) -> bool | Denied:
         """Whether the revision is an allowed ref, or a commit in the history of one."""
-        revision = repo.revision or "main"
         if is_sha(revision) and self._allows("main"):
             held = await self._hub.in_history(token, repo.at("main"), revision)
             if held:  # True, or a Denied that ends it here
@@ -99,11 +100,12 @@ class Revisions:
             return any(ref.name == revision for ref in (*tags, *branches))
         if any(ref.target_commit == revision for ref in (*tags, *branches)):
             return True
+        held: bool | Denied = False
         for ref in branches:
             held = await self._hub.in_history(token, repo.at(ref.name), revision)
             if held:
-                return held
-        return False
+                break
+        return held
 
 
 def _not_allowed(repo: RepoRef) -> Denied:

@@ -413,3 +413,13 @@ async def test_an_endless_history_holds_nothing(rogue: RawEngine, rogue_client: 
     rogue.always(raw(link))
     assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
     assert len(rogue.requests) == 50
+
+
+@pytest.mark.parametrize(("status", "told"), [(403, "access_denied"), (404, "model_not_found")])
+async def test_a_config_that_is_withheld_is_a_refusal(
+    rogue: RawEngine, rogue_client: HubClient, status: int, told: str
+) -> None:
+    """A repo whose list of files can be read, and its adapter_config.json cannot."""
+    rogue.then(raw(whole(200, MODEL)), raw(head(status, [("Content-Length", "0")])))
+    assert code(await rogue_client.snapshot(TOKEN, BASE)) == told
+    assert len(rogue.requests) == 2

@@ -234,3 +234,13 @@ async def test_what_is_forgotten_is_asked_again(world: World) -> None:
     revisions.forget_all()
     assert not isinstance(await revisions.snapshot(ALICE, tag), Denied)
     assert world.hub.log.paths() == [*asked, *asked]
+
+
+@pytest.mark.parametrize(("revision", "question"), [("v1", "refs"), ("first", "commits/main")])
+async def test_an_outage_is_no_verdict(world: World, revision: str, question: str) -> None:
+    """Where the Hub does not say whether a revision is an allowed one, that is what the caller is told."""
+    asked = {"first": world.first}.get(revision, revision)
+    world.hub.state.set_down("503", paths=f"*/{question}")
+    assert await world.verdict(asked, "any") == "hub_unavailable"
+    world.hub.state.set_down(None)
+    assert await world.verdict(asked, "any") == world.first
