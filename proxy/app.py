@@ -35,6 +35,7 @@ from proxy.errors import Denied
 from proxy.gateway import Gateway
 from proxy.http.server import Server
 from proxy.limits import Limits
+from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.models import Listing
 from proxy.policy import CallerPolicy, ModelPolicy
@@ -172,6 +173,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         authorizer=authorizer,
         listing=Listing(authorizer, policy),
         pool=pool,
+        loading=Loading(audit, settings.cold_start.heartbeat_after),
         grants=grants,
         relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
         audit=audit,

@@ -43,16 +43,18 @@ class Audit:
         self._healthy = True
         self._wake = threading.Event()
         self._closing = False
+        self._writing = False  # whether the thread is there to do it
         self._file, head, self._end = trail.open_to_append(path, key)
         self._chain = Chain(key, head)
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._writer = threading.Thread(target=self._write_on, name="audit", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._writing = True
+        self._writer.start()
 
     def admits(self) -> bool:
         """Whether a request may be taken: its record will find room and a healthy disk."""
-        room = self._healthy and self._thread.is_alive() and len(self._queue) < MAX_QUEUED
+        room = self._healthy and self._writing and len(self._queue) < MAX_QUEUED
         return room or not self._required
 
     def record(self, event: str, fields: Fields) -> None:
@@ -75,8 +77,14 @@ class Audit:
         """Write what is queued and end the thread. Blocks for at most a few seconds."""
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout=5)
+        self._writer.join(timeout=5)
         self._file.close()
+
+    def _write_on(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._writing = False
 
     def _run(self) -> None:
         pause = threading.Event()

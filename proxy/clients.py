@@ -35,10 +35,15 @@ class Clients:
                 address = further
                 if not self._trusts(further):
                     break
-        return str(address)
+        return _shown(address)
 
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+@lru_cache(maxsize=4096)
+def _shown(address: IPv4Address | IPv6Address) -> str:
+    return str(address)
 
 
 @lru_cache(maxsize=4096)

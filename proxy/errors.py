@@ -3,10 +3,11 @@
 A refusal is a value, `Denied`, that functions return. Nothing is raised to say no.
 """
 
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import msgspec
+
+from proxy.value import Value
 
 Dialect = Literal["openai", "responses", "anthropic"]
 
@@ -98,15 +99,15 @@ MAX_RETRY_AFTER: Final = 120  # seconds
 LAST: Final = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(Value):
     """A refusal, with a reason that a machine (`code`) and a person (`message`) can read."""
 
     code: Code
     message: str
     param: str | None = None
     retry_after: float | None = None  # seconds
-    headers: tuple[tuple[str, str], ...] = field(default=())
+    headers: tuple[tuple[str, str], ...] = ()
+    own: bool = False  # whether it comes of this caller's own account, so that it says nothing to others
 
     @property
     def status(self) -> int:

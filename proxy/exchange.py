@@ -3,10 +3,7 @@
 import random
 import re
 import time
-from dataclasses import dataclass, field
 from typing import Literal
-
-import msgspec
 
 from proxy import errors
 from proxy.auth.authorization import Access
@@ -14,6 +11,7 @@ from proxy.auth.identity import Identity
 from proxy.errors import Denied, Dialect
 from proxy.http.inbound import Headers
 from proxy.limits import Permit
+from proxy.record import Record
 
 # What a request is at; in `body`, `load` and `upstream` it waits for somebody else.
 Phase = Literal["own", "auth", "limits", "body", "load", "upstream"]
@@ -22,70 +20,37 @@ _PHASES: tuple[Phase, ...] = ("own", "auth", "limits", "body", "load", "upstream
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
 
 
-class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What the audit tells of a request; what is `None` is left out."""
-
-    request_id: str
-    client: str
-    endpoint: str
-    user: str | None = None
-    token_name: str | None = None
-    role: str | None = None
-    token_age_days: float | None = None
-    fingerprint: str | None = None
-    sub: str | None = None
-    model: str | None = None
-    repo: str | None = None
-    sha: str | None = None
-    base: str | None = None
-    decision: Literal["granted", "denied"] | None = None
-    reason: str
-    status: int
-    upstream: str | None = None
-    stream: bool
-    temperature: Literal["cold", "warm"] | None = None
-    bytes_in: int
-    bytes_out: int
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    tokens_estimated: bool | None = None
-    seconds: dict[str, float]
-
-
-@dataclass(slots=True)
 class Exchange:
     """One request and what became of it. Times in seconds."""
 
-    request_id: str
-    client: str
-    endpoint: str = "other"
-    dialect: Dialect = "openai"
-    started: float = field(default_factory=time.perf_counter)
-    phase: Phase = "own"
-    spent: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(_PHASES, 0.0))
-    _since: float = 0.0  # when the phase began
-    hub_wait: float = 0.0
-    first_byte: float | None = None
-    identity: Identity | None = None
-    model: str | None = None  # as asked for, once it is known to be a repo's name
-    access: Access | None = None
-    audited: bool = False  # whether anything was decided that the audit must tell
-    permit: Permit | None = None
-    notice: str | None = None  # what the caller should know of their token
-    buffered: int = 0  # bytes of the body that are held in memory
-    cold: bool = False
-    stream: bool = False
-    upstream: str | None = None
-    status: int = 500
-    code: str = "internal_error"
-    bytes_in: int = 0
-    bytes_out: int = 0
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    estimated: bool = False  # whether those are a guess, since the answer was cut short
-
-    def __post_init__(self) -> None:
-        self._since = self.started
+    def __init__(self, request_id: str, client: str) -> None:
+        self.request_id = request_id
+        self.client = client
+        self.endpoint = "other"
+        self.dialect: Dialect = "openai"
+        self.started = time.perf_counter()
+        self.phase: Phase = "own"
+        self.spent: dict[Phase, float] = dict.fromkeys(_PHASES, 0.0)
+        self._since = self.started  # when the phase began
+        self.hub_wait = 0.0
+        self.first_byte: float | None = None
+        self.identity: Identity | None = None
+        self.model: str | None = None  # as asked for, once it is known to be a repo's name
+        self.access: Access | None = None
+        self.audited = False  # whether anything was decided that the audit must tell
+        self.permit: Permit | None = None
+        self.notice: str | None = None  # what the caller should know of their token
+        self.buffered = 0  # bytes of the body that are held in memory
+        self.cold = False
+        self.stream = False
+        self.upstream: str | None = None
+        self.status = 500
+        self.code: str = "internal_error"
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.estimated = False  # whether those are a guess, since the answer was cut short
 
     def enter(self, phase: Phase) -> float:
         """Go on to another phase; gives the time that this stay in the last one took."""
@@ -143,7 +108,7 @@ class Exchange:
             *notice,
         )
 
-    def record(self, now: float) -> "Record":
+    def record(self, now: float) -> Record:
         """The audit record at `now`, seconds since the epoch."""
         record = Record(
             request_id=self.request_id,
@@ -180,11 +145,16 @@ class Exchange:
         return record
 
     def _seconds(self) -> dict[str, float]:
-        told = {"total": round(self.elapsed, 4)}
+        told = {"total": _short(self.elapsed)}
         for phase, spent in self.spent.items():
             if spent and phase != "own":
-                told[phase] = round(spent, 4)
+                told[phase] = _short(spent)
         return told
+
+
+def _short(seconds: float) -> float:
+    """To a tenth of a millisecond; `round` takes ten times as long."""
+    return int(seconds * 1e4 + 0.5) / 1e4
 
 
 def request_id(inbound: str | None) -> str:

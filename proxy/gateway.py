@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,15 @@ from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
 from proxy.auth.authorization import Access, Authorizer
-from proxy.auth.identity import Caller, Identities, Identity
+from proxy.auth.identity import Caller, Identities
 from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.drain import Drain
 from proxy.errors import Code, Denied
 from proxy.exchange import Exchange, request_id
-from proxy.heartbeat import Heartbeat
 from proxy.http.inbound import Inbound, Response
 from proxy.limits import Limits
+from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.models import Listing, card
 from proxy.policy import CallerPolicy
@@ -31,7 +30,7 @@ from proxy.upstream.control import ControlError
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
 from proxy.upstream.relay import Relay, Stale, break_off
-from wire.control import Download, Engine, Failed, Progress, Ready
+from wire.control import Engine, Failed
 
 log = structlog.get_logger("gateway")
 
@@ -47,7 +46,7 @@ _FAULTS: Mapping[Code, str] = {
 Answer = Response | Denied | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Gateway:
     """Authenticates, authorizes and relays; owns nothing but the order in which that happens."""
 
@@ -62,6 +61,7 @@ class Gateway:
     authorizer: Authorizer
     listing: Listing
     pool: Pool
+    loading: Loading
     grants: Grants
     relay: Relay
     audit: Audit
@@ -257,7 +257,7 @@ class Gateway:
         try:
             exchange.enter("load")
             async with asyncio.timeout(cold_start.timeout if exchange.stream else cold_start.plain_wait):
-                ended = await self._load(exchange, inbound, caller, access, upstream)
+                ended = await self.loading.load(exchange, inbound, caller, access, upstream)
         except TimeoutError:
             return Denied(
                 "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
@@ -295,50 +295,11 @@ class Gateway:
             self.metrics.authentications.labels(refused.code, source).inc()
         return refused or known
 
-    async def _load(
-        self, exchange: Exchange, inbound: Inbound, caller: Caller, access: Access, upstream: Upstream
-    ) -> Ready | Failed:
-        heartbeat = Heartbeat(exchange, inbound, self.settings.cold_start.heartbeat_after)
-        events = upstream.ensure(access, caller, exchange.request_id)
-        async with aclosing(events):
-            with heartbeat if exchange.stream else nullcontext():
-                async for event in events:
-                    if isinstance(event, Progress):
-                        heartbeat.progress(event)
-                        continue
-                    self._audit_load(exchange, caller.identity, access, event)
-                    return event
-        raise ControlError("ensure ended without a result")
-
     def _json(self, exchange: Exchange, body: dict[str, Any] | Denied) -> Answer:
         if isinstance(body, Denied):
             return body
         exchange.answered(200)
         return Response(200, msgspec.json.encode(body), (_JSON, *exchange.headers()))
-
-    def _audit_load(
-        self, exchange: Exchange, identity: Identity, access: Access, event: Ready | Failed
-    ) -> None:
-        """The audit of what a load fetched and loaded, under the name of who asked for it."""
-        who = {
-            "request_id": exchange.request_id,
-            "user": identity.user,
-            "fingerprint": identity.fingerprint,
-            "upstream": exchange.upstream,
-        }
-        for download in event.downloads:
-            self.audit.record("download.done", {**who, "result": "ok", **_describe(download)})
-        if isinstance(event, Failed):
-            failure = {"result": event.code, "repo": event.repo or access.model, "reason": event.message}
-            engine = event.code in ("engine_failed", "no_capacity") or event.stage in ("starting", "loading")
-            self.audit.record("engine.state" if engine else "download.done", {**who, **failure})
-        elif event.loaded:
-            self.audit.record("adapter.loaded", {**who, "repo": access.model, "base": str(access.base)})
-        if isinstance(event, Ready) and event.started:
-            self.audit.record("engine.state", {**who, "result": "ready", "repo": str(access.base)})
-        for gone in event.evicted:
-            kind = "adapter.evicted" if gone.kind == "adapter" else "engine.state"
-            self.audit.record(kind, {**who, "result": "evicted", "repo": gone.repo, "for": access.model})
 
     def _finish(self, exchange: Exchange) -> None:
         """Step 9: whatever happened, it is told, counted and its place given back."""
@@ -374,9 +335,3 @@ def _refuse(exchange: Exchange, denied: Denied) -> Response:
         (*own, *rates, *errors.headers(denied)),
         close=denied.code in ("request_timeout", "request_too_large", "draining"),
     )
-
-
-def _describe(download: Download) -> dict[str, Any]:
-    fetched = {"bytes": download.bytes, "seconds": round(download.seconds, 3)}
-    made_room = {"evicted": list(download.evicted)} if download.evicted else {}
-    return {"repo": download.repo, "kind": download.kind, **fetched, **made_room}

@@ -14,13 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from proxy import settings
 from proxy.allowances import Allowance, Allowances
 from proxy.auth.identity import Identity
 from proxy.counters import Count, Counters
 from proxy.errors import Denied
+from proxy.value import Value
 
 MINUTE: Final = 60  # seconds
 HOUR: Final = 3600
@@ -28,7 +27,7 @@ HOUR: Final = 3600
 Headers = tuple[tuple[str, str], ...]
 
 
-class Permit(msgspec.Struct, frozen=True):
+class Permit(Value):
     """A place among the requests under way; the headers tell the caller what is left."""
 
     sub: str

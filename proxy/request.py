@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any, ClassVar, Final, Never
+from typing import Any, Final, Never
 
 import msgspec
 
@@ -11,13 +11,14 @@ from proxy.endpoints import Endpoint
 from proxy.errors import Denied
 from proxy.fields.table import Table
 from proxy.skeleton import Pieces, Skeleton
+from proxy.value import Value
 
 JsonObject = dict[str, Any]
 
 _DIGITS: Final = bytes(ord("0") if 48 <= byte <= 57 else byte for byte in range(256))  # every digit to 0
 
 
-class InferenceRequest(msgspec.Struct, frozen=True):
+class InferenceRequest(Value):
     """A body that passed the allow-list; `model` is the name as the caller wrote it.
 
     Of the body there is nothing but what is sent on: a parsed one can take twenty times its bytes.
@@ -29,8 +30,14 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     withholds_usage: bool  # whether the engine is asked for an event of usage that the caller did not ask for
     fields: Pieces  # the JSON of all others but those that `encode` sets
 
-    content_type: ClassVar[str] = "application/json"
-    spent: ClassVar[bool] = False  # it can be sent again
+    @property
+    def content_type(self) -> str:
+        return "application/json"
+
+    @property
+    def spent(self) -> bool:
+        """It can be sent again."""
+        return False
 
     def encode(self, *, model: str, cache_salt: str) -> Pieces:
         """The bytes for the engine: what was parsed and checked, under the pinned name, salted.

@@ -9,40 +9,13 @@ from typing import Final
 
 import msgspec
 
+from proxy.upstream.answers import Body, Chunk, Usage
+
 MAX_PLAIN: Final = 4 * 1024 * 1024  # bytes of a plain answer, or of one event, that are kept
 TAIL: Final = 8 * 1024  # bytes of a stream that are kept; more if its last event is larger
 
 _END: Final = b"\n\n"
 _USAGE: Final = b'"usage"'  # without which an event is not about usage
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one answer; OpenAI's names for them, or those of Anthropic and of the Responses API."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    @property
-    def prompt(self) -> int:
-        return self.prompt_tokens or self.input_tokens
-
-    @property
-    def completion(self) -> int:
-        return self.completion_tokens or self.output_tokens
-
-
-class _Inner(msgspec.Struct):
-    usage: Usage | None = None
-
-
-class _Body(_Inner):
-    response: _Inner | None = None  # of `response.completed`
-
-
-class _Event(_Body):
-    choices: list[msgspec.Raw] | None = None
 
 
 class Meter:
@@ -140,7 +113,7 @@ def _only_usage(event: bytes) -> bool:
     for line in event.split(b"\n"):
         if line.startswith(b"data:"):
             try:
-                found = msgspec.json.decode(line[5:], type=_Event)
+                found = msgspec.json.decode(line[5:], type=Chunk)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return False
             return found.choices == [] and found.usage is not None
@@ -153,7 +126,7 @@ def _events(data: bytes) -> list[bytes]:
 
 def _decode(data: bytes) -> Usage | None:
     try:
-        body = msgspec.json.decode(data, type=_Body)
+        body = msgspec.json.decode(data, type=Body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if body.usage is None and body.response is not None:

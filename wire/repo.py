@@ -19,7 +19,7 @@ class InvalidRepoError(ValueError):
     """The text is no `org/name[@revision]`. The message never repeats the text."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, order=True)
 class RepoRef:
     """A Hub model repository, `org/name`, and which revision of it; `None` is the default branch."""
 

@@ -1,12 +1,12 @@
 """What the Hub can say: the parts of its answers that decisions rest on, as values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from proxy.errors import Denied
+from proxy.value import Value
 from wire.repo import RepoRef
 
 
@@ -70,20 +70,17 @@ class Refs(msgspec.Struct):
     tags: list[Ref] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(Value):
     """The Hub lets this token read the repo."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Value):
     """The repo was renamed; nothing is decided yet for its new name."""
 
     target: RepoRef
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Value):
     """What a repo is at one commit: an adapter has the base that its config names, if any."""
 
     repo: RepoRef  # pinned
@@ -91,13 +88,7 @@ class Snapshot:
     base: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Overdrawn(Denied):
-    """The Hub listens to this account no more for a while: an outage for its own tokens alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Value):
     """One answer, read to its end."""
 
     status: int
@@ -127,10 +118,14 @@ class Answer:
             return unavailable()
 
 
-def unavailable(retry_after: float = 5, kind: type[Denied] = Denied) -> Denied:
-    """The Hub gives no answer: never a no, and kept by nobody. Seconds."""
-    return kind(
+def unavailable(retry_after: float = 5, *, own: bool = False) -> Denied:
+    """The Hub gives no answer for so many seconds: never a no, and kept by nobody.
+
+    It may be that it listens to this account no more: an outage for its `own` tokens alone.
+    """
+    return Denied(
         "hub_unavailable",
         "The Hub cannot be asked right now, so access cannot be checked.",
         retry_after=max(1, retry_after),
+        own=own,
     )

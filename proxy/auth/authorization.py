@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import msgspec
-
 from proxy.auth.answers import Allowed, Moved, Snapshot
 from proxy.auth.cache import Cache, Source
 from proxy.auth.hub import MAX_HOPS, HubClient
@@ -11,12 +9,13 @@ from proxy.auth.identity import Caller, Identities
 from proxy.auth.revisions import Revisions
 from proxy.errors import Denied
 from proxy.policy import ModelPolicy
+from proxy.value import Value
 from wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 
 
-class Access(msgspec.Struct, frozen=True):
+class Access(Value):
     """Leave for one caller to use a base, or an adapter on its base, each pinned to a commit."""
 
     base: RepoRef
@@ -105,11 +104,10 @@ class Authorizer:
         return Denied("hub_unavailable", "The Hub moves this model in circles.", retry_after=60), source
 
     async def _ask(self, caller: Caller, repo: RepoRef) -> tuple[Allowed | Moved | Denied, Source]:
-        name = repo.at(None)
         # whoami tells no role of an OAuth token, so that each repo's own check has to show it.
         reader = caller.identity.kind == "oauth"
-        key = (caller.digest, name.id, reader)
-        return await self._accesses.get(key, lambda: self._check(caller, name, reader=reader))
+        key = (caller.digest, repo.id, reader)
+        return await self._accesses.get(key, lambda: self._check(caller, repo.at(None), reader=reader))
 
     async def _check(self, caller: Caller, repo: RepoRef, *, reader: bool) -> Allowed | Moved | Denied:
         answer = await self._hub.auth_check(caller.token, repo)

@@ -4,9 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-import msgspec
-
 from proxy.errors import Denied, Dialect
+from proxy.value import Value
 from wire.secret import Secret
 
 MAX_LENGTH = 512
@@ -21,7 +20,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)
 _HUB = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re.ASCII)
 
 
-class Credential(msgspec.Struct, frozen=True):
+class Credential(Value):
     """What a caller presented; `doubled` when the scheme stood twice, as in `Bearer Bearer hf_…`."""
 
     secret: Secret

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -15,11 +14,11 @@ JITTER = 0.1  # a life is shortened by up to this share, so that entries do not 
 REFRESH = 0.8  # share of a life after which a hit asks anew, ahead of expiry
 
 
-@dataclass(slots=True)
 class _Entry(Generic[Value]):
-    value: Value
-    refresh_at: float
-    expires_at: float
+    def __init__(self, value: Value, refresh_at: float, expires_at: float) -> None:
+        self.value = value
+        self.refresh_at = refresh_at
+        self.expires_at = expires_at
 
 
 def _always(_: object) -> bool:

@@ -2,11 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
-
-import msgspec
 
 from proxy.auth import bearer
 from proxy.auth.answers import WhoAmI
@@ -15,6 +12,7 @@ from proxy.auth.hub import HubClient
 from proxy.auth.refusals import Refusals
 from proxy.auth.strangers import Strangers
 from proxy.errors import Denied
+from proxy.value import Value
 from wire.keys import ProxyKeys
 from wire.secret import Secret
 
@@ -24,8 +22,7 @@ Known = Source | Literal["key", "none"]  # where an identity is known from
 UNKNOWN = "unknown"  # stands for permissions that whoami does not name where it should
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Value):
     """A caller as the Hub (or a local key) names them. Holds no credential."""
 
     sub: str  # pseudonym: HMAC of `user:<Hub id>` or `key:<name>`
@@ -46,7 +43,7 @@ class Identity:
         return None if self.created_at is None else (now - self.created_at) / 86400
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(Value):
     """One request's identity, with the token that the Hub is asked with on its behalf."""
 
     identity: Identity
@@ -54,8 +51,7 @@ class Caller(msgspec.Struct, frozen=True):
     digest: bytes  # HMAC of that token: what caches are keyed with
 
 
-@dataclass(frozen=True, slots=True)
-class LocalKey:
+class LocalKey(Value):
     """An API key of the proxy's own: its token is read anew for each use, since it may rotate."""
 
     name: str
@@ -157,7 +153,7 @@ class Identities:
             facts = await self._hub.whoami(secret)
             refused = isinstance(facts, Denied) and facts.status == 401
         finally:
-            await self._strangers.end(leave, refused=refused)
+            self._strangers.end(leave, refused=refused)
         return facts if isinstance(facts, Denied) else self._identity(facts, secret)
 
     def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:

@@ -13,7 +13,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from proxy.auth.answers import Answer, Overdrawn, unavailable
+from proxy.auth.answers import Answer, unavailable
 from proxy.auth.breaker import Breaker, Why
 from proxy.auth.silence import Silence
 from proxy.errors import Denied
@@ -119,7 +119,7 @@ class Questions:
 
 
 def _silent(scope: bytes, seconds: float) -> Denied:
-    return unavailable(seconds, Denied if scope == _EVERYBODY else Overdrawn)
+    return unavailable(seconds, own=scope != _EVERYBODY)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -7,7 +7,7 @@ only after a caller's own auth-check passed, and with that caller's token.
 from collections.abc import Callable
 from typing import TypeVar
 
-from proxy.auth.answers import Overdrawn, Refs, Snapshot
+from proxy.auth.answers import Refs, Snapshot
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.errors import Denied
@@ -21,7 +21,7 @@ Factory = Callable[[], "Cache[str, Snapshot | Denied]"]
 def shareable(fact: object) -> bool:
     """A refusal that came of one caller's token or budget is theirs alone; an outage is everybody's."""
     if isinstance(fact, Denied):
-        return fact.code == "hub_unavailable" and not isinstance(fact, Overdrawn)
+        return fact.code == "hub_unavailable" and not fact.own
     return True
 
 

@@ -47,7 +47,7 @@ class Strangers:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._crowd = _Count(clock())
         self._newcomers = _Count(clock())
-        self._answered = asyncio.Condition()
+        self._answered = asyncio.Event()  # some question
 
     async def begin(self, client: str) -> Leave | float:
         """Ask for leave to ask the Hub, or get the seconds to wait. Each leave has its `end`.
@@ -55,30 +55,29 @@ class Strangers:
         Where the questions under way could use up the budget if all were refused, it waits for their
         answers: a burst of good tokens passes, a burst of junk ends at the budget.
         """
-        async with self._answered:
-            while True:
-                mine = self._count(group(client))
-                self._turn(mine)
-                new = mine.refused == mine.asking == 0
-                shared, times = (self._newcomers, NEWCOMERS) if new else (self._crowd, CROWD)
-                self._turn(shared)
-                budgets = ((mine, self._per_minute), (shared, self._per_minute * times))
-                for count, most in budgets:
-                    if count.refused >= most:
-                        return count.since + WINDOW - self._clock()
-                if all(count.refused + count.asking < most for count, most in budgets):
-                    mine.asking += 1
-                    shared.asking += 1
-                    return Leave(mine, shared)
-                await self._answered.wait()
+        while True:
+            mine = self._count(group(client))
+            self._turn(mine)
+            new = mine.refused == mine.asking == 0
+            shared, times = (self._newcomers, NEWCOMERS) if new else (self._crowd, CROWD)
+            self._turn(shared)
+            budgets = ((mine, self._per_minute), (shared, self._per_minute * times))
+            for count, most in budgets:
+                if count.refused >= most:
+                    return count.since + WINDOW - self._clock()
+            if all(count.refused + count.asking < most for count, most in budgets):
+                mine.asking += 1
+                shared.asking += 1
+                return Leave(mine, shared)
+            await self._answered.wait()
 
-    async def end(self, leave: Leave, *, refused: bool) -> None:
+    def end(self, leave: Leave, *, refused: bool) -> None:
         """Say how the question ended."""
-        async with self._answered:
-            for count in (leave.mine, leave.shared):
-                count.asking -= 1
-                count.refused += refused
-            self._answered.notify_all()
+        for count in (leave.mine, leave.shared):
+            count.asking -= 1
+            count.refused += refused
+        self._answered.set()
+        self._answered = asyncio.Event()  # of the next one
 
     def _turn(self, count: _Count) -> None:
         if self._clock() - count.since >= WINDOW:

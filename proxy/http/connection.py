@@ -59,8 +59,11 @@ class Server(Protocol):
     def refuse(self, code: Code) -> Response: ...
 
 
-class Connection(asyncio.BufferedProtocol):
-    """At most one request is with the handler; those that were sent behind it wait."""
+class Connection:
+    """A buffered protocol (asyncio's), by its methods: at most one request is with the handler.
+
+    Those that were sent behind it wait.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server

@@ -3,9 +3,10 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
+
+from proxy.value import Value
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -58,8 +59,7 @@ class Link(Flow, Protocol):
     def cut(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Value):
     """A whole answer, to be sent in one piece."""
 
     status: int

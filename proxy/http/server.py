@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Final
+from typing import Final, cast
 
 from proxy.errors import Code
 from proxy.http.connection import LINGER, Connection
@@ -44,7 +44,11 @@ class Server:
         """Accept connections from now on; gives the port. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: Connection(self), host, port, ssl=tls, backlog=BACKLOG
+            lambda: cast("asyncio.BufferedProtocol", Connection(self)),  # by its methods
+            host,
+            port,
+            ssl=tls,
+            backlog=BACKLOG,
         )
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound

@@ -71,8 +71,10 @@ class Connections:
             if connection.idle_since + KEEPALIVE > loop.time() and not connection.closing:
                 return connection
             connection.close()
+        made = Connection(self, address)
+        protocol = cast("asyncio.BufferedProtocol", made)  # by its methods; what is compiled has no such base
         async with asyncio.timeout(self._connect_timeout):
-            _, made = await loop.create_connection(lambda: Connection(self, address), *address)
+            await loop.create_connection(lambda: protocol, *address)
         return made
 
     def give_back(self, connection: "Connection") -> None:
@@ -94,8 +96,8 @@ class Connections:
                 connection.close()
 
 
-class Connection(asyncio.BufferedProtocol):
-    """One connection to one engine; carries one request at a time."""
+class Connection:
+    """One connection to one engine, a buffered protocol; carries one request at a time."""
 
     def __init__(self, pool: Connections, address: Address) -> None:
         self.address = address
@@ -154,9 +156,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.resume_reading()  # the caller may still be slow, but not the next one
                 self.idle_since = self._loop.time()
                 self._pool.give_back(self)
-            if sending is not None and unsent:
+            if sending is not None:
                 sending.cancel()
-                await asyncio.wait([sending])
 
     async def _stream(self, head: bytes, source: Source, patience: float) -> None:
         """Send a body as it comes, in chunks, no faster than the engine takes it.

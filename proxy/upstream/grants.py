@@ -7,8 +7,8 @@ as it takes the clock to come there again.
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from proxy.value import Value
 from wire.control import Engine
 from wire.keys import ProxyKeys
 from wire.seal import LIFETIME, Grant, control_grant, sign_grant
@@ -16,8 +16,7 @@ from wire.seal import LIFETIME, Grant, control_grant, sign_grant
 CAPACITY = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
+class _Signed(Value):
     value: str
     reusable_from: float
     reusable_until: float
@@ -29,13 +28,13 @@ class Grants:
     def __init__(self, keys: Callable[[], ProxyKeys], now: Callable[[], float]) -> None:
         self._keys = keys
         self._now = now
-        self._signed: OrderedDict[tuple[str, str, str, str], _Signed] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str, str], _Signed] = OrderedDict()
 
     def use(self, sub: str, model: str, engine: Engine) -> str:
         """The `X-Hubgate-Grant` of a forwarded request."""
         now = self._now()
         key = (sub, model, engine.id, engine.boot)
-        signed = self._signed.get(key)
+        signed = self._known.get(key)
         if signed is not None and signed.reusable_from <= now < signed.reusable_until:
             return signed.value
         grant = Grant(
@@ -49,10 +48,10 @@ class Grants:
             exp=int(now) + LIFETIME,
         )
         signed = _Signed(sign_grant(grant, self._keys().signing), now, now + LIFETIME / 2)
-        self._signed[key] = signed
-        self._signed.move_to_end(key)
-        while len(self._signed) > CAPACITY:
-            self._signed.popitem(last=False)
+        self._known[key] = signed
+        self._known.move_to_end(key)
+        while len(self._known) > CAPACITY:
+            self._known.popitem(last=False)
         return signed.value
 
     def control(self, aud: str, boot: str) -> tuple[str, str]:

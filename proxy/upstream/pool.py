@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from urllib.parse import urlsplit
 
 import structlog
@@ -13,7 +12,7 @@ from proxy.errors import Code, Denied
 from proxy.metrics import Metrics
 from proxy.upstream import affinity
 from proxy.upstream.control import Control, ControlError
-from wire.control import Engine, Event, Failed, FailureCode, Hello, Ready
+from wire.control import Engine, Event, Failed, FailureCode
 
 POLL_SECONDS = 1.0
 
@@ -32,7 +31,7 @@ _CODES: dict[FailureCode, Code] = {
 
 
 class Upstream:
-    """One backend as this proxy sees it. Its poller and `ensure` are the only writers of `_engines`."""
+    """One backend as this proxy sees it: its last hello, and what was found since."""
 
     def __init__(self, name: str, url: str, control: Control) -> None:
         self.name = name
@@ -84,20 +83,19 @@ class Upstream:
             self._boot = None
             self._engines.clear()
             raise
-        self._learn(hello)
-
-    async def ensure(self, access: Access, caller: Caller, request_id: str) -> AsyncGenerator[Event]:
-        """Make the model warm, with the caller's own token. Raises `ControlError`."""
-        await self.refresh()  # the token is sealed for one boot; a backend may just have restarted
-        async with aclosing(self._control.ensure(access, caller, self._boot or "", request_id)) as events:
-            async for event in events:
-                if isinstance(event, Ready):
-                    self._engines[event.engine.id] = event.engine
-                yield event
-
-    def _learn(self, hello: Hello) -> None:
         self._boot = hello.boot
         self._engines = {engine.id: engine for engine in hello.engines}
+
+    def ensure(self, access: Access, caller: Caller, request_id: str) -> AsyncGenerator[Event]:
+        """Make the model warm, with the caller's own token; see `Control.ensure`.
+
+        The token is sealed for one boot, and a backend may just have restarted: `refresh` first.
+        """
+        return self._control.ensure(access, caller, self._boot or "", request_id)
+
+    def found(self, engine: Engine) -> None:
+        """Remember an engine that `ensure` ended with."""
+        self._engines[engine.id] = engine
 
 
 class Pool:

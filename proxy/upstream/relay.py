@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -15,8 +14,10 @@ from proxy.http.inbound import Flow, Inbound
 from proxy.metrics import Metrics
 from proxy.skeleton import Pieces
 from proxy.upstream import headers
+from proxy.upstream.answers import Refusal
 from proxy.upstream.connections import Address, BrokenError, Connections, Source
 from proxy.usage import Meter, Withheld
+from proxy.value import Value
 
 BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
@@ -25,20 +26,11 @@ MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
 _PATH = re.compile(r"(?:file://|(?<![\w/.]))/(?:[\w.@-]+/)+[\w.@-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Value):
     """The engine is not what the proxy knew: gone, restarted, or without this model.
 
     Nothing of the request was accepted, so it may be sent again after a new `ensure`, if it is still there.
     """
-
-
-class _EngineError(msgspec.Struct):
-    message: str = ""
-
-
-class _EngineErrorBody(msgspec.Struct):
-    error: _EngineError | None = None  # FastAPI's own 404 has none: the model has no such route
 
 
 class Relay:
@@ -183,7 +175,7 @@ class _Answer:
         if self.status not in (400, 404, 413, 422):
             return _broken()
         try:
-            error = msgspec.json.decode(bytes(self._refused), type=_EngineErrorBody).error
+            error = msgspec.json.decode(bytes(self._refused), type=Refusal).error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _broken()
         if error is not None:

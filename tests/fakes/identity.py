@@ -1,7 +1,8 @@
 """Identities and callers for tests below the network."""
 
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from proxy.auth.identity import Caller, Identity
 from tests.fakes.clock import START
@@ -26,7 +27,7 @@ ALICE = Identity(
 
 def identity(**changes: Any) -> Identity:
     """Alice with a good read token, but for what is given."""
-    return replace(ALICE, **changes)
+    return msgspec.structs.replace(ALICE, **changes)
 
 
 def caller(token: str = "hf_alice", **changes: Any) -> Caller:

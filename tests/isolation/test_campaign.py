@@ -38,6 +38,7 @@ async def test_a_long_campaign(
     _check(await campaign.run(tmp_path, seed, 25_000), record_property)
 
 
+@pytest.mark.inside
 @pytest.mark.parametrize(
     "bug",
     [

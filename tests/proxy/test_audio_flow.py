@@ -122,6 +122,7 @@ class Held:
         patch.setattr(connections.Connection, "pause_writing", paused)
 
 
+@pytest.mark.inside
 async def test_a_large_file_is_held_by_nobody(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that does not read stops the caller; when it reads, all 30 MB arrive, a window at a time."""
     size, piece = 30_000_000, b"x" * 50_000

@@ -164,6 +164,7 @@ CLASSES: dict[int, type[anthropic.APIStatusError]] = {
 }
 
 
+@pytest.mark.inside
 @pytest.mark.parametrize("code", get_args(Code))
 async def test_every_code_as_anthropics_sdk_reads_it(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, code: Code

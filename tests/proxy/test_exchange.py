@@ -20,7 +20,9 @@ LORA = RepoRef.parse(f"alice/lora@{'b' * 40}")
 
 
 def exchange() -> Exchange:
-    return Exchange("req-1", "127.0.0.1", endpoint="/v1/completions")
+    made = Exchange("req-1", "127.0.0.1")
+    made.endpoint = "/v1/completions"
+    return made
 
 
 @pytest.mark.parametrize("inbound", ["abcdefgh", "req-0123456789", "A.b_c-d9", "x" * 128])

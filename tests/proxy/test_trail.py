@@ -142,6 +142,7 @@ async def test_random_names_make_no_series(edge: Edge) -> None:
     assert await series(0) == await series(100)
 
 
+@pytest.mark.inside
 @pytest.mark.parametrize("endpoint", ["chat", "models"])
 async def test_no_request_without_an_audit(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, endpoint: str
@@ -159,6 +160,7 @@ async def test_no_request_without_an_audit(
     assert (await edge.chat()).status == 200
 
 
+@pytest.mark.inside
 async def test_a_full_disk(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first request whose record cannot be written is the last one; when there is room they go on."""
 

@@ -106,6 +106,7 @@ async def looks(edge: Edge, name: str) -> RawAnswer:
     return await edge.ask("GET", f"/v1/models/{name}", BOB, [("X-Request-Id", "the-same-id")])
 
 
+@pytest.mark.inside
 @pytest.mark.parametrize("ask", [asks, looks])
 @pytest.mark.parametrize("suffix", ["", "@" + "a" * 40])
 @pytest.mark.parametrize("loaded", [False, True])

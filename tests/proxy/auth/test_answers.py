@@ -5,8 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.auth.answers import Answer, Auth, FineGrained, ModelInfo, Overdrawn, Refs, WhoAmI, unavailable
-from proxy.errors import Denied
+from proxy.auth.answers import Answer, Auth, FineGrained, ModelInfo, Refs, WhoAmI, unavailable
 
 WHO: dict[str, Any] = {
     "id": "1",
@@ -89,9 +88,9 @@ def test_nonsense_is_an_outage(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("asked", "told"), [(None, 5), (7, 7), (1, 1), (0.2, 1), (0, 1)])
-@pytest.mark.parametrize("kind", [Denied, Overdrawn])
-def test_when_to_come_again(asked: float | None, told: float, kind: type[Denied]) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_when_to_come_again(asked: float | None, told: float, *, own: bool) -> None:
     """As long as is known, 5 s where nothing is, and never less than 1 s."""
-    found = unavailable(kind=kind) if asked is None else unavailable(asked, kind)
-    assert type(found) is kind
+    found = unavailable(own=own) if asked is None else unavailable(asked, own=own)
+    assert found.own is own
     assert (found.code, found.retry_after, found.param) == ("hub_unavailable", told, None)

@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from demo.hub import DemoHub
-from proxy.auth.answers import Overdrawn, Snapshot
+from proxy.auth.answers import Snapshot
 from proxy.auth.breaker import THRESHOLD
 from proxy.auth.hub import HubClient
 from proxy.auth.questions import MAX_ANSWER
@@ -238,9 +238,11 @@ async def test_another_429_silences_that_token_alone(rogue: RawEngine, rogue_cli
     rogue.then(raw(head(429, [("Retry-After", "7"), ("Content-Length", "0")])))
     rogue.always(raw(whole(200, b"{}")))
     first = await rogue_client.auth_check(TOKEN, PUBLIC)
-    assert isinstance(first, Overdrawn)
+    assert isinstance(first, Denied)
+    assert first.own
     again = await rogue_client.refs(TOKEN, PUBLIC)
-    assert isinstance(again, Overdrawn)
+    assert isinstance(again, Denied)
+    assert again.own
     assert len(rogue.requests) == 1
     assert code(await rogue_client.auth_check(OTHER, PUBLIC)) == "Allowed"
 

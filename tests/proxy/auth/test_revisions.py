@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from demo.hub import DemoHub
-from proxy.auth.answers import Overdrawn, Snapshot, unavailable
+from proxy.auth.answers import Snapshot, unavailable
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.revisions import Revisions, shareable
@@ -205,7 +205,7 @@ async def test_a_fact_has_a_life(world: World, clock: Clock) -> None:
         (False, True),
         (Snapshot(RepoRef("a", "b"), adapter=False), True),
         (unavailable(), True),
-        (unavailable(kind=Overdrawn), False),
+        (unavailable(own=True), False),
         (Denied("model_not_found", ""), False),
         (Denied("invalid_api_key", ""), False),
     ],

@@ -17,7 +17,7 @@ async def ask(strangers: Strangers, client: str, *, refused: bool = True) -> boo
     leave = await strangers.begin(client)
     if not isinstance(leave, Leave):
         return False
-    await strangers.end(leave, refused=refused)
+    strangers.end(leave, refused=refused)
     return True
 
 
@@ -53,7 +53,7 @@ async def test_a_burst_waits_for_its_first_answers(refused: bool, let_through: i
         most = max(most, open_questions)
         await asyncio.sleep(0)
         open_questions -= 1
-        await strangers.end(leave, refused=refused)
+        strangers.end(leave, refused=refused)
         return True
 
     assert sum(await asyncio.gather(*(one() for _ in range(LIMIT * 10)))) == let_through
@@ -135,7 +135,7 @@ async def test_who_is_forgotten_meanwhile_leaves_nothing_behind() -> None:
     leave = await strangers.begin("a")
     assert isinstance(leave, Leave)
     strangers._counts.clear()
-    await strangers.end(leave, refused=True)
+    strangers.end(leave, refused=True)
     assert not strangers._counts
     assert strangers._newcomers.asking == 0
 

@@ -88,6 +88,7 @@ async def ask(edge: Edge, caller: socket.socket, asked: bytes) -> None:
     await edge.engine.received(1)
 
 
+@pytest.mark.inside
 async def test_row_39_who_never_reads_is_left(start_edge: StartEdge) -> None:
     """A connection whose last answer nobody takes is closed after a while, and does not stay for ever."""
     with watching() as watch, patch.object(callers, "STALLED", 0.05), socket.socket() as caller:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
-from weakref import WeakSet
 
 from proxy import app
 from proxy.http import connection as callers
@@ -24,48 +23,57 @@ class Watch:
     """
 
     open: set[callers.Connection] = field(default_factory=set)
-    seen: "WeakSet[callers.Connection]" = field(default_factory=WeakSet)
-    taken: "WeakSet[engines.Connection]" = field(default_factory=WeakSet)
-    idle: "WeakSet[engines.Connection]" = field(default_factory=WeakSet)
+    engaged: set[engines.Connection] = field(default_factory=set)  # open to engines
+    pools: list[engines.Connections] = field(default_factory=list)
+
+    @property
+    def idle(self) -> set[engines.Connection]:
+        """Those of the engines' that are open and wait for a request."""
+        return {one for pool in self.pools for idle in pool._idle.values() for one in idle}
 
     def left(self) -> tuple[int, int, int]:
         """Callers' connections that are open; those that are referred to; engines' that are, and not idle."""
-        if self.seen and not self.open:
-            gc.collect()
-        return len(self.open), len(self.seen), len(set(self.taken) - set(self.idle))
+        if self.open:
+            return len(self.open), len(self.open), len(self.engaged - self.idle)
+        gc.collect()
+        referred = sum(type(thing) is callers.Connection for thing in gc.get_objects())
+        return 0, referred, len(self.engaged - self.idle)
 
 
 @contextmanager
 def watching() -> Iterator[Watch]:
     """Watch the proxies that are started in here."""
     watch = Watch()
+    made, lost = engines.Connection.connection_made, engines.Connection.connection_lost
 
     class Watched(Server):
         def opened(self, connection: callers.Connection) -> None:
             super().opened(connection)
             watch.open.add(connection)
-            watch.seen.add(connection)
 
         def closed(self, connection: callers.Connection) -> None:
             super().closed(connection)
             watch.open.discard(connection)
 
-    class Pool(engines.Connections):
-        async def take(self, address: engines.Address) -> engines.Connection:
-            connection = await super().take(address)
-            watch.taken.add(connection)
-            watch.idle.discard(connection)
-            return connection
+    def pool(connect_timeout: float) -> engines.Connections:
+        watch.pools.append(engines.Connections(connect_timeout))
+        return watch.pools[-1]
 
-        def give_back(self, connection: engines.Connection) -> None:
-            super().give_back(connection)
-            watch.idle.add(connection)
+    def connected(connection: engines.Connection, transport: asyncio.BaseTransport) -> None:
+        watch.engaged.add(connection)
+        made(connection, transport)
 
-        def lost(self, connection: engines.Connection) -> None:
-            super().lost(connection)
-            watch.idle.discard(connection)
+    def ended(connection: engines.Connection, exc: Exception | None) -> None:
+        watch.engaged.discard(connection)
+        lost(connection, exc)
 
-    with patch.object(app, "Server", Watched), patch.object(app, "Connections", Pool):
+    # What the loop calls by name can be replaced in what is compiled as well.
+    with (
+        patch.object(app, "Server", Watched),
+        patch.object(app, "Connections", pool),
+        patch.object(engines.Connection, "connection_made", connected),
+        patch.object(engines.Connection, "connection_lost", ended),
+    ):
         yield watch
 
 

@@ -79,7 +79,7 @@ def test_memory_is_bounded(made: Grants, monkeypatch: pytest.MonkeyPatch) -> Non
     first = made.use("0", "a/b@c", ENGINE)
     for sub in ("1", "2", "3"):
         made.use(sub, "a/b@c", ENGINE)
-    assert len(made._signed) == 3
+    assert len(made._known) == 3
     assert made.use("0", "a/b@c", ENGINE) != first
 
 

@@ -1,16 +1,22 @@
 """What a proxy knows of its backends, and which one it leases."""
 
 from collections.abc import AsyncGenerator
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import pytest
 
+from proxy.audit import Audit
 from proxy.auth.authorization import Access
 from proxy.auth.identity import Caller
 from proxy.errors import STATUS, Denied
+from proxy.exchange import Exchange
+from proxy.http.inbound import Inbound, Link
+from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.upstream.control import Control, ControlError
 from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
+from tests.fakes.clock import Clock
 from tests.fakes.identity import caller
 from wire.control import PROTOCOL, Engine, Event, Failed, FailureCode, Hello, Progress, Ready
 from wire.repo import RepoRef
@@ -23,6 +29,13 @@ ON_BASE, ON_LORA = Access(BASE), Access(BASE, LORA)
 def engine(number: int = 1, **changes: Any) -> Engine:
     facts: dict[str, Any] = {"id": f"e-{number}", "boot": "b", "port": 8200 + number, "base": str(BASE)}
     return Engine(**{**facts, "state": "ready", **changes})
+
+
+def _inbound() -> Inbound:
+    link = cast("Link", None)  # nothing is answered here
+    return Inbound(
+        link, method="POST", target="/", version="1.1", headers=(), peer="127.0.0.1", keep_alive=True
+    )
 
 
 class Told(Control):
@@ -130,22 +143,27 @@ async def test_a_lost_engine_is_cold_until_told_anew() -> None:
 
 
 async def test_ensure_learns_the_engine() -> None:
-    """A load is asked for under the present boot, and its engine is known as warm afterwards."""
+    """A load is asked for under the present boot, and the engine that it ends with is known as warm."""
     upstream, told = await known()
     held = engine(adapters=(str(LORA),))
     told.events = [Progress(stage="queued", repo=str(LORA)), Ready(engine=held)]
     events = [event async for event in upstream.ensure(ON_LORA, caller(), "req-1")]
     assert events == told.events
+    upstream.found(held)
     assert told.sealed_for == ["boot-1"]
     assert upstream.engine(ON_LORA) == held
 
 
-async def test_nothing_is_sealed_for_a_backend_that_is_down() -> None:
-    """Without a fresh hello there is no boot to seal a token for."""
+async def test_nothing_is_sealed_for_a_backend_that_is_down(tmp_path: Path) -> None:
+    """A load begins with a fresh hello: without it there is no boot to seal a token for."""
     upstream, told = await known()
     told.down = True
+    audit = Audit(tmp_path / "audit.jsonl", b"k" * 32, Metrics(), required=True, now=Clock())
+    audit.start()
+    exchange, inbound = Exchange("req-1", ""), _inbound()
     with pytest.raises(ControlError):
-        await anext(upstream.ensure(ON_LORA, caller(), "req-1"))
+        await Loading(audit, 10.0).load(exchange, inbound, caller(), ON_LORA, upstream)
+    audit.close()
     assert told.sealed_for == []
 
 

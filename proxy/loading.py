@@ -1,0 +1,71 @@
+"""Has a cold model loaded while its caller waits, and tells both of them and the audit what becomes of it."""
+
+from contextlib import aclosing, nullcontext
+from typing import Any
+
+from proxy.audit import Audit
+from proxy.auth.authorization import Access
+from proxy.auth.identity import Caller, Identity
+from proxy.exchange import Exchange
+from proxy.heartbeat import Heartbeat
+from proxy.http.inbound import Inbound
+from proxy.upstream.control import ControlError
+from proxy.upstream.pool import Upstream
+from wire.control import Download, Failed, Progress, Ready
+
+
+class Loading:
+    """One load after the other, each for one caller; that several wait for one is the backend's business."""
+
+    def __init__(self, audit: Audit, heartbeat_after: float) -> None:
+        self._audit = audit
+        self._heartbeat_after = heartbeat_after  # seconds
+
+    async def load(
+        self, exchange: Exchange, inbound: Inbound, caller: Caller, access: Access, upstream: Upstream
+    ) -> Ready | Failed:
+        """Wait until the model is warm, or why it is not. Raises `ControlError`.
+
+        A caller who streams is told meanwhile that it goes on.
+        """
+        heartbeat = Heartbeat(exchange, inbound, self._heartbeat_after)
+        with heartbeat if exchange.stream else nullcontext():
+            await upstream.refresh()
+            async with aclosing(upstream.ensure(access, caller, exchange.request_id)) as events:
+                async for event in events:
+                    if isinstance(event, Progress):
+                        heartbeat.progress(event)
+                        continue
+                    if isinstance(event, Ready):
+                        upstream.found(event.engine)
+                    self._tell(exchange, caller.identity, access, event)
+                    return event
+        raise ControlError("ensure ended without a result")
+
+    def _tell(self, exchange: Exchange, identity: Identity, access: Access, event: Ready | Failed) -> None:
+        """The audit of what a load fetched and loaded, under the name of who asked for it."""
+        who = {
+            "request_id": exchange.request_id,
+            "user": identity.user,
+            "fingerprint": identity.fingerprint,
+            "upstream": exchange.upstream,
+        }
+        for download in event.downloads:
+            self._audit.record("download.done", {**who, "result": "ok", **_describe(download)})
+        if isinstance(event, Failed):
+            failure = {"result": event.code, "repo": event.repo or access.model, "reason": event.message}
+            engine = event.code in ("engine_failed", "no_capacity") or event.stage in ("starting", "loading")
+            self._audit.record("engine.state" if engine else "download.done", {**who, **failure})
+        elif event.loaded:
+            self._audit.record("adapter.loaded", {**who, "repo": access.model, "base": str(access.base)})
+        if isinstance(event, Ready) and event.started:
+            self._audit.record("engine.state", {**who, "result": "ready", "repo": str(access.base)})
+        for gone in event.evicted:
+            kind = "adapter.evicted" if gone.kind == "adapter" else "engine.state"
+            self._audit.record(kind, {**who, "result": "evicted", "repo": gone.repo, "for": access.model})
+
+
+def _describe(download: Download) -> dict[str, Any]:
+    fetched = {"bytes": download.bytes, "seconds": round(download.seconds, 3)}
+    made_room = {"evicted": list(download.evicted)} if download.evicted else {}
+    return {"repo": download.repo, "kind": download.kind, **fetched, **made_room}

@@ -1,0 +1,50 @@
+"""What is read of an engine's answers, as msgspec decodes it."""
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer; OpenAI's names for them, or those of Anthropic and of the Responses API."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def prompt(self) -> int:
+        return self.prompt_tokens or self.input_tokens
+
+    @property
+    def completion(self) -> int:
+        return self.completion_tokens or self.output_tokens
+
+
+class Metered(msgspec.Struct):
+    """Whatever tells a usage."""
+
+    usage: Usage | None = None
+
+
+class Body(Metered):
+    """A whole answer, or an event that is one."""
+
+    response: Metered | None = None  # of `response.completed`
+
+
+class Chunk(Body):
+    """An event of a stream; without choices it is there for its usage alone."""
+
+    choices: list[msgspec.Raw] | None = None
+
+
+class Fault(msgspec.Struct):
+    """What an engine says of its refusal."""
+
+    message: str = ""
+
+
+class Refusal(msgspec.Struct):
+    """The body of an answer that is no 200; FastAPI's own 404 has no `error`: there is no such route."""
+
+    error: Fault | None = None

@@ -1,0 +1,60 @@
+"""What mypyc compiles (setup.py) does the same as when it is interpreted."""
+
+import ast
+import re
+import sysconfig
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = re.findall(r'^    "((?:proxy|wire)/[\w/]+)\.py",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
+
+
+def waits_in_handlers(tree: ast.Module) -> Iterator[int]:
+    """The lines at which a coroutine is suspended while it handles an exception."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try | ast.TryStar):
+            for handler in (*node.handlers, *node.finalbody):
+                for inner in ast.walk(handler):
+                    if isinstance(inner, ast.Await | ast.AsyncFor | ast.AsyncWith):
+                        yield inner.lineno
+        elif isinstance(node, ast.AsyncWith):
+            # Its end may come with an exception. A timeout's never waits; in a group's body nothing raises.
+            harmless = ("asyncio.timeout(", "asyncio.TaskGroup()")
+            if not all(ast.unparse(item.context_expr).startswith(harmless) for item in node.items):
+                yield node.lineno
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_coroutine_waits_while_it_handles_an_exception(module: str) -> None:
+    """Mypyc keeps that exception for the thread, not for the coroutine: another one would take it away.
+
+    A cancellation that is lost like that lets a request go on whose caller has left.
+    """
+    assert list(waits_in_handlers(ast.parse((ROOT / module).with_suffix(".py").read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "try: ...\nfinally: await x",
+        "try: ...\nexcept E:\n  async with asyncio.timeout(1): await x",
+        "async with aclosing(x): ...",
+    ],
+)
+def test_the_rule_sees(source: str) -> None:
+    """What it forbids is found."""
+    body = "\n".join(f"  {line}" for line in source.splitlines())
+    assert list(waits_in_handlers(ast.parse(f"async def f():\n{body}")))
+
+
+def test_what_is_tested_is_what_is_shipped() -> None:
+    """Where the modules were compiled, all of them were, and they are what is imported here."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    built = [module for module in MODULES if (ROOT / f"{module}{suffix}").exists()]
+    assert built in ([], MODULES)
+    for module in built:
+        assert (import_module(module.replace("/", ".")).__file__ or "").endswith(suffix)
