@@ -76,7 +76,8 @@ $(VENV)/.ready: setup.cfg requirements/cpu.txt requirements/bootstrap.txt
 	@echo "[3/4] vLLM and everything else, by hash"
 	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt
 	@echo "[4/4] hubgate itself"
-	@$(UV) pip install --python $(BIN)/python --no-deps --editable .
+	@$(UV) pip install --python $(BIN)/python --no-deps --editable . \
+	    --config-settings editable_mode=compat  # as a path: what is compiled lies beside the packages as well
 	@touch $@
 
 # Where there is no compiler, or no Python.h, everything runs interpreted.
