@@ -29,6 +29,7 @@ from wire.control import GRANT_HEADER, Engine
 
 PATIENCE: Final = 420.0  # seconds until vLLM has to answer
 SECONDS: Final = 5.0  # of each round on each side
+_NO_LIMITS: Final = "proxy: {limits: {requests_per_minute: 1000000000, tokens_per_minute: 1000000000}}"
 GRACE: Final = 40.0  # seconds in which backend and vLLM end in order
 
 
@@ -66,7 +67,9 @@ async def measure(rounds: int, tell: Callable[[str], None]) -> Added:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="hubgate-bench-")))
         layout = Layout(folder / "run")
         port, backend, engine, hub = (free_port() for _ in range(4))
-        command = (sys.executable, "-m", "demo.run", "--dir", str(layout.root))
+        settings = folder / "settings.yaml"
+        settings.write_text(_NO_LIMITS)
+        command = (sys.executable, "-m", "demo.run", "--dir", str(layout.root), "--settings", str(settings))
         ports = ("--port", port, "--backend-port", backend, "--engine-port", engine, "--hub-port", hub)
         arguments = (*command, *(str(one) for one in ports))
         tell("starting vLLM on the CPU")
