@@ -20,7 +20,7 @@ help: ## show this list
 
 setup: $(VENV)/.ready ## make .venv with everything that is locked in requirements/
 
-compiled: $(COMPILED) ## compile the path of a request with mypyc (setup.py): half the time for each
+compiled: $(COMPILED) ## compile the path of a request with mypyc (setup.py): 1.6 times as many per second
 
 interpreted: ## take the compiled modules away: what is edited takes effect at once
 	@rm -f $(COMPILED) hubgate__mypyc.*.so && find proxy wire -name '*.so' -delete
@@ -33,11 +33,10 @@ run: compiled ## start demo Hub, backend (vLLM on the CPU) and proxy; Ctrl-C sto
 
 test: compiled debian ## run the tests, the end-to-end ones on a real vLLM included
 	@$(BIN)/python -m pytest $(ARGS)
-	@INTERPRETED=1 $(BIN)/python -m pytest -m "inside and not long" $(ARGS)
+	@INTERPRETED=1 $(BIN)/python -m pytest -m "inside and not long" $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of them
 
 test-long: compiled debian ## campaigns and soaks
 	@$(BIN)/python -m pytest -m long $(ARGS)
-	@INTERPRETED=1 $(BIN)/python -m pytest -m "inside and long" $(ARGS)
 
 mutants: setup interpreted ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
 	@$(BIN)/python -m tests.mutation $(ARGS)
@@ -87,7 +86,7 @@ $(COMPILED): $(VENV)/.ready setup.py $(shell find proxy wire runtime -name '*.py
 	 then echo "compiling the path of a request: about a minute"; \
 	    HUBGATE_COMPILE=1 $(BIN)/python setup.py build_ext --inplace --force >build/compiled.log 2>&1 \
 	      || { cat build/compiled.log >&2; exit 1; }; \
-	 else echo "no C compiler or no Python.h here (Debian: gcc, python3-dev): what follows runs at half the speed"; fi
+	 else echo "no C compiler or no Python.h here (Debian: gcc, python3-dev): what follows runs interpreted, 1.6 times slower"; fi
 	@touch $@
 
 bench/.venv/.ready: bench/requirements.txt bench/debian.txt

@@ -56,6 +56,7 @@ def test_what_is_tested_is_what_is_shipped() -> None:
     """Where the modules were compiled, all of them were, and are what is imported, unless asked not to."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     built = [module for module in MODULES if (ROOT / f"{module}{suffix}").exists()]
+    assert MODULES
     assert built in ([], MODULES)
     wanted = ".py" if "INTERPRETED" in os.environ else suffix
     for module in built:

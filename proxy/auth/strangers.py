@@ -47,7 +47,7 @@ class Strangers:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._crowd = _Count(clock())
         self._newcomers = _Count(clock())
-        self._answered = asyncio.Event()  # some question
+        self._answered = asyncio.Event()  # set by the next answer, and then replaced
 
     async def begin(self, client: str) -> Leave | float:
         """Ask for leave to ask the Hub, or get the seconds to wait. Each leave has its `end`.
@@ -77,7 +77,7 @@ class Strangers:
             count.asking -= 1
             count.refused += refused
         self._answered.set()
-        self._answered = asyncio.Event()  # of the next one
+        self._answered = asyncio.Event()
 
     def _turn(self, count: _Count) -> None:
         if self._clock() - count.since >= WINDOW:
