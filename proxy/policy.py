@@ -30,17 +30,27 @@ class CallerPolicy:
     """Decides, on every request and from cached facts, whether this identity may call at all."""
 
     def __init__(self, callers: Callers, tokens: Tokens, advice: str) -> None:
-        self._callers = callers
-        self._tokens = tokens
         self._advice = advice  # what to make instead of a token that is refused
+        self.replace(callers, tokens)
 
     def replace(self, callers: Callers, tokens: Tokens) -> None:
         """Decide by other rules from the next request on."""
-        self._callers, self._tokens = callers, tokens
+        block = callers.block
+        self._blocked_users = block.users
+        self._blocked_orgs = block.orgs
+        self._blocked_fingerprints = block.fingerprints
+        self._anyone = callers.anyone
+        self._users = callers.users
+        self._orgs = callers.orgs
+        self._roles = frozenset[str](tokens.roles)
+        self._permissions = READ_PERMISSIONS | tokens.extra_permissions
+        self._max_age_days = tokens.max_age_days
+        self._when_old = tokens.when_old
+        self._oauth = tokens.oauth
 
     def check(self, identity: Identity, now: float) -> Denied | None:
         """`None` if the caller is listed and their token is good enough."""
-        if self._blocked(identity):
+        if self._is_blocked(identity):
             return Denied("caller_not_allowed", "The operator of this service has locked you out.")
         if identity.kind == "key":
             return None  # the operator made this key, bound to models of their choice
@@ -49,36 +59,35 @@ class CallerPolicy:
     def notice(self, identity: Identity, now: float) -> str | None:
         """What to tell the owner of a token that is over age and may still be accepted (`when_old: warn`)."""
         age = identity.age_days(now)
-        if age is None or age <= self._tokens.max_age_days:
+        if age is None or age <= self._max_age_days:
             return None
-        return f"token is {int(age)} days old; make a new one, {self._tokens.max_age_days} days is the limit"
+        return f"token is {int(age)} days old; make a new one, {self._max_age_days} days is the limit"
 
-    def _blocked(self, identity: Identity) -> bool:
-        block = self._callers.block
+    def _is_blocked(self, identity: Identity) -> bool:
         return (
-            identity.user in block.users
-            or identity.fingerprint in block.fingerprints
-            or not block.orgs.isdisjoint(identity.orgs)
+            identity.user in self._blocked_users
+            or identity.fingerprint in self._blocked_fingerprints
+            or not self._blocked_orgs.isdisjoint(identity.orgs)
         )
 
     def _listed(self, identity: Identity) -> Denied | None:
-        callers = self._callers
-        if callers.anyone or identity.user in callers.users or identity.orgs & callers.orgs:
+        if self._anyone or identity.user in self._users or identity.orgs & self._orgs:
             return None
         return Denied("caller_not_allowed", f"The operator of this service has not listed {identity.user}.")
 
     def _strong(self, identity: Identity) -> Denied | None:
         if identity.kind == "oauth":
-            return self._oauth()
+            return self._oauth_accepted()
         if identity.kind != "access_token":
             return Denied("insufficient_scope", f"This kind of token is not accepted here. {self._advice}")
-        if identity.role not in self._tokens.roles:
+        if identity.role not in self._roles:
             role = identity.role or "unknown"
             return Denied(
                 "insufficient_scope", f"Your token's role is {role}, which is too strong here. {self._advice}"
             )
-        extra = identity.permissions - READ_PERMISSIONS - self._tokens.extra_permissions
-        if identity.role == "fineGrained" and extra and "write" not in self._tokens.roles:
+        if identity.role != "fineGrained" or "write" in self._roles:
+            return None
+        if extra := identity.permissions - self._permissions:
             names = ", ".join(sorted(extra)[:5])
             return Denied(
                 "insufficient_scope",
@@ -86,8 +95,8 @@ class CallerPolicy:
             )
         return None
 
-    def _oauth(self) -> Denied | None:
-        if self._tokens.oauth == "deny":
+    def _oauth_accepted(self) -> Denied | None:
+        if self._oauth == "deny":
             return Denied("insufficient_scope", f"OAuth tokens are not accepted here. {self._advice}")
         return None
 
@@ -103,8 +112,8 @@ class CallerPolicy:
             return Denied(
                 "token_too_old", f"The Hub gives no believable creation date for your token. {self._advice}"
             )
-        if age > self._tokens.max_age_days and self._tokens.when_old == "deny":
-            limit = self._tokens.max_age_days
+        limit = self._max_age_days
+        if age > limit and self._when_old == "deny":
             return Denied(
                 "token_too_old",
                 f"Your token is {int(age)} days old; here {limit} days is the limit. {self._advice}",

@@ -1,39 +1,39 @@
 """The one grammar for names of Hub repositories and their revisions."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 # The Hub's own rule (huggingface_hub/utils/_validators.py) says: at most 96 characters, letters,
 # digits and `-_.`, no `--` or `..`, no `-` or `.` at either end. Theirs also lets non-ASCII letters
 # and a trailing newline through, which reach other routes; ours is ASCII and matches in full.
-_SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+_SEGMENT: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_REPO: Final = re.compile(f"({_SEGMENT})/({_SEGMENT})", re.ASCII)
 # git-check-ref-format(1), narrowed to what branches, tags, `refs/pr/N` and shas need.
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", re.ASCII)
-_SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}", re.ASCII)
+_SHA: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
-MAX_LENGTH = 96 + 1 + 96 + 1 + 255
+MAX_LENGTH: Final = 96 + 1 + 96 + 1 + 255
 
 
 class InvalidRepoError(ValueError):
     """The text is no `org/name[@revision]`. The message never repeats the text."""
 
 
-@dataclass(frozen=True, order=True)
 class RepoRef:
-    """A Hub model repository, `org/name`, and which revision of it; `None` is the default branch."""
+    """A Hub model repository, `org/name`, and which revision of it; `None` is the default branch.
 
-    org: str
-    name: str
-    revision: str | None = None
-    id: str = field(init=False, repr=False)  # `org/name`, without the revision
-    _text: str = field(init=False, repr=False)
+    A value, and immutable by the type checker's word: one is made for each request, and several are
+    compared, so that its texts are made once and nothing about it is generic.
+    """
 
-    def __post_init__(self) -> None:
-        # Made once, since each request asks for them a dozen times.
-        repo = f"{self.org}/{self.name}"
-        object.__setattr__(self, "id", repo)
-        object.__setattr__(self, "_text", repo if self.revision is None else f"{repo}@{self.revision}")
+    __slots__ = ("_text", "id", "name", "org", "revision")
+
+    def __init__(self, org: str, name: str, revision: str | None = None) -> None:
+        self.org: Final = org
+        self.name: Final = name
+        self.revision: Final = revision
+        self.id: Final = f"{org}/{name}"  # without the revision
+        self._text: Final = self.id if revision is None else f"{self.id}@{revision}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -45,12 +45,12 @@ class RepoRef:
         if len(text) > MAX_LENGTH:
             raise InvalidRepoError(f"a model name is at most {MAX_LENGTH} characters long")
         repo, at, revision = text.partition("@")
-        org, slash, name = repo.partition("/")
-        if not slash or not _is_segment(org) or not _is_segment(name):
+        named = _REPO.fullmatch(repo)
+        if named is None or not _is_unambiguous(repo):
             raise InvalidRepoError("a model is named org/name or org/name@revision, as on the Hub")
         if at and not _is_revision(revision):
             raise InvalidRepoError("the revision after '@' is not a branch, a tag or a commit sha")
-        return cls(org, name, revision if at else None)
+        return cls(named[1], named[2], revision if at else None)
 
     @property
     def pinned(self) -> bool:
@@ -64,18 +64,25 @@ class RepoRef:
     def __str__(self) -> str:
         return self._text
 
+    def __repr__(self) -> str:
+        return f"RepoRef({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RepoRef) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
 
 def is_sha(text: str) -> bool:
     """Whether the text is a full git commit sha: 40 lower-case hex digits."""
     return _SHA.fullmatch(text) is not None
 
 
-def _is_segment(text: str) -> bool:
+def _is_unambiguous(repo: str) -> bool:
+    """Whether neither segment of an `org/name` has what the Hub reserves."""
     return (
-        _SEGMENT.fullmatch(text) is not None
-        and "--" not in text
-        and ".." not in text
-        and not text.endswith(".git")
+        "--" not in repo and ".." not in repo and ".git/" not in repo and not repo.endswith(".git")
     )
 
 

@@ -1,5 +1,6 @@
 """A string that cannot be printed by accident."""
 
+import hashlib
 import hmac
 from typing import Never
 
@@ -21,7 +22,14 @@ class Secret:
         return self._value
 
     def digest(self, key: bytes) -> bytes:
-        """32 bytes of HMAC-SHA256 over the whole secret: what caches are keyed with."""
+        """32 bytes of keyed BLAKE2b (RFC 7693) over the whole secret: what caches are keyed with.
+
+        A third of an HMAC's time, and asked for by each request; it means nothing outside of this process.
+        """
+        return hashlib.blake2b(self._value.encode(), key=key, digest_size=32).digest()
+
+    def hmac(self, key: bytes) -> bytes:
+        """32 bytes of HMAC-SHA256 over the whole secret: what names are derived from."""
         return hmac.digest(key, self._value.encode(), "sha256")
 
     def __repr__(self) -> str:

@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from proxy.errors import Denied, Dialect
 from proxy.value import Value
 from wire.secret import Secret
 
-MAX_LENGTH = 512
+MAX_LENGTH: Final = 512
 
 # Why a credential cannot be a person's token, by its form alone.
 Unsuitable = Literal["organization", "exchanged", "other"]
 
 # RFC 6750, section 2.1: b64token. Anything else in a header value makes HTTP libraries quote it.
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)
 # The Hub's token formats: user tokens (hf_…), OAuth tokens (hf_oauth_…), those that a CI job gets for
 # its own identity (hf_jwt_…, huggingface_hub/_oidc.py), and the old ones of organizations (api_org_…).
-_HUB = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re.ASCII)
+_HUB: Final = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re.ASCII)
+# A user who writes the scheme into the SDK's api_key sends it twice.
+_BEARER: Final = re.compile(r"bearer +(bearer +)?([^ ]+)", re.ASCII | re.IGNORECASE)
 
 
 class Credential(Value):
@@ -33,10 +35,14 @@ def parse(headers: Sequence[tuple[str, str]], dialect: Dialect, advice: str) -> 
     Exactly one is accepted: one `Authorization: Bearer …` (RFC 6750; the scheme is
     case-insensitive, RFC 9110 section 11.1) or, in Anthropic's dialect, one `x-api-key`.
     """
-    bearers = [value for name, value in headers if name.lower() == "authorization"]
-    api_keys = [value for name, value in headers if name.lower() == "x-api-key"]
-    if dialect != "anthropic":
-        api_keys = []
+    bearers: list[str] = []
+    api_keys: list[str] = []
+    for name, value in headers:
+        match name.lower():
+            case "authorization":
+                bearers.append(value)
+            case "x-api-key" if dialect == "anthropic":
+                api_keys.append(value)
     if len(bearers) + len(api_keys) > 1:
         return Denied("invalid_request", "The request carries more than one credential; send exactly one.")
     if api_keys:
@@ -66,12 +72,8 @@ def is_well_formed(secret: Secret) -> bool:
 
 
 def _bearer(value: str, advice: str) -> Credential | Denied:
-    # A user who writes the scheme into the SDK's api_key sends it twice.
-    words = value.strip(" \t").split(" ")
-    schemes = [word for word in words[:-1] if word]
-    if not schemes or len(schemes) > 2 or any(word.lower() != "bearer" for word in schemes):
-        return _missing(advice)
-    return _credential(words[-1], advice, doubled=len(schemes) == 2)
+    found = _BEARER.fullmatch(value.strip(" \t"))
+    return _missing(advice) if found is None else _credential(found[2], advice, doubled=found[1] is not None)
 
 
 def _credential(text: str, advice: str, *, doubled: bool) -> Credential | Denied:

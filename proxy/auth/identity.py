@@ -48,7 +48,7 @@ class Caller(Value):
 
     identity: Identity
     token: Secret
-    digest: bytes  # HMAC of that token: what caches are keyed with
+    digest: bytes  # of that token: what caches are keyed with
 
 
 class LocalKey(Value):
@@ -61,7 +61,7 @@ class LocalKey(Value):
 
 def fingerprint(keys: ProxyKeys, secret: Secret) -> str:
     """What tells a token apart in the audit and in `callers.block`; the same on every proxy of these keys."""
-    return secret.digest(keys.derive("fingerprint")).hex()[:16]
+    return secret.hmac(keys.derive("fingerprint")).hex()[:16]
 
 
 class Identities:
@@ -178,7 +178,7 @@ class Identities:
 
     @staticmethod
     def _hmac(key: bytes, text: str) -> str:
-        return Secret(text).digest(key).hex()[:32]
+        return Secret(text).hmac(key).hex()[:32]
 
 
 def _is_about_the_token(answer: Identity | Denied) -> bool:

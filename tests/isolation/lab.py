@@ -154,4 +154,4 @@ def _counted(quiet: Quiet) -> Any:
 def _subs(ring: Keyring) -> dict[str, str]:
     """The pseudonyms that DESIGN names: an HMAC of `user:<Hub id>`, never the name."""
     key = ring.proxy.derive("sub")
-    return {user: Secret(f"user:{hub_id('user', user)}").digest(key).hex()[:32] for user in cast.USERS}
+    return {user: Secret(f"user:{hub_id('user', user)}").hmac(key).hex()[:32] for user in cast.USERS}

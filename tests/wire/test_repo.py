@@ -221,5 +221,12 @@ def _is_read(text: str) -> bool:
 
 
 def test_a_debugger_shows_what_it_was_made_of() -> None:
-    """And not what was derived from that."""
-    assert repr(RepoRef.parse("demo/tiny@v1")) == "RepoRef(org='demo', name='tiny', revision='v1')"
+    assert repr(RepoRef.parse("demo/tiny@v1")) == "RepoRef('demo/tiny@v1')"
+
+
+def test_a_reference_equals_nothing_but_the_same_repo_at_the_same_revision() -> None:
+    pinned = RepoRef("demo", "tiny", "v1")
+    assert pinned == RepoRef.parse("demo/tiny@v1")
+    assert hash(pinned) == hash(RepoRef.parse("demo/tiny@v1"))
+    others = [RepoRef("demo", "tiny"), RepoRef("demo", "tiny", "v2"), RepoRef("demo", "tin"), "demo/tiny@v1"]
+    assert [other for other in others if pinned == other] == []

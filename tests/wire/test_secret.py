@@ -83,14 +83,23 @@ def test_equality_is_that_of_the_text(one: str, other: str) -> None:
     assert (Secret(one) == one) is False
 
 
+@pytest.mark.parametrize("digest", [Secret.digest, Secret.hmac])
 @given(st.text("ab_", min_size=1, max_size=64), st.binary(min_size=32, max_size=32))
-def test_digests_rest_on_the_whole_secret(text: str, key: bytes) -> None:
+def test_digests_rest_on_the_whole_secret(
+    digest: Callable[[Secret, bytes], bytes], text: str, key: bytes
+) -> None:
     """Tokens that differ in their last character alone have different digests (CVE-2026-35030)."""
-    digest = Secret(text).digest(key)
-    assert len(digest) == 32
-    assert digest != Secret(text + "a").digest(key)
-    assert digest != Secret(text[:-1] + "c").digest(key)
-    assert digest != Secret(text).digest(bytes(32 - len(key)) + key[::-1] + b"x")
+    found = digest(Secret(text), key)
+    assert len(found) == 32
+    assert found != digest(Secret(text + "a"), key)
+    assert found != digest(Secret(text[:-1] + "c"), key)
+    assert found != digest(Secret(text), bytes(32 - len(key)) + key[::-1] + b"x")
+
+
+def test_what_names_are_derived_from_is_an_hmac() -> None:
+    """RFC 4231, test case 2: names must be the same on every proxy, and in every version of it."""
+    expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert Secret("what do ya want for nothing?").hmac(b"Jefe").hex() == expected
 
 
 def test_what_is_shown_instead() -> None:
