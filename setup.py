@@ -29,6 +29,7 @@ COMPILED = (
     "proxy/http/connection.py",
     "proxy/http/deadline.py",
     "proxy/http/inbound.py",
+    "proxy/http/server.py",
     "proxy/limits.py",
     "proxy/models.py",
     "proxy/policy.py",
@@ -43,6 +44,7 @@ COMPILED = (
     "proxy/upstream/relay.py",
     "proxy/usage.py",
     "wire/repo.py",
+    "wire/secret.py",
 )
 
 if "HUBGATE_COMPILE" in os.environ:

@@ -81,9 +81,7 @@ def is_sha(text: str) -> bool:
 
 def _is_unambiguous(repo: str) -> bool:
     """Whether neither segment of an `org/name` has what the Hub reserves."""
-    return (
-        "--" not in repo and ".." not in repo and ".git/" not in repo and not repo.endswith(".git")
-    )
+    return "--" not in repo and ".." not in repo and ".git/" not in repo and not repo.endswith(".git")
 
 
 def _is_revision(text: str) -> bool:

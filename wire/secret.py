@@ -35,7 +35,8 @@ class Secret:
     def __repr__(self) -> str:
         return "***"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return "***"
 
     def __format__(self, spec: str) -> str:
         return "***"
@@ -45,7 +46,8 @@ class Secret:
             return NotImplemented
         return hmac.compare_digest(self._value.encode(), other._value.encode())
 
-    __hash__ = None  # type: ignore[assignment]  # a dict of secrets would keep them; key by digest()
+    def __hash__(self) -> Never:
+        raise TypeError("a Secret is never a key: a dict of secrets would keep them; use digest()")
 
     def __reduce__(self) -> Never:
         raise TypeError("a Secret is never pickled")

@@ -90,7 +90,8 @@ class Connection:
         # What is being answered.
         self._waiting: deque[Inbound | Code] = deque()
         self._current: Inbound | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # from the first request on, one for all of them
+        self._turn: asyncio.Future[None] | None = None  # what it waits for between two
         self._source: Flow | None = None
         self._choked = False  # the caller does not read as fast as we write
         self._paused = False
@@ -109,10 +110,10 @@ class Connection:
 
     def end(self) -> asyncio.Task[None] | None:
         """Close now: what was answered is still sent, what is under way is cut. Gives its task, if any."""
-        if self._task is None and not self._lingering:
+        if self.idle and not self._lingering:
             self._close()
-        else:
-            self._transport.abort()
+            return None
+        self._transport.abort()
         return self._task
 
     def abort(self) -> None:
@@ -141,7 +142,7 @@ class Connection:
 
     def eof_received(self) -> None:
         """The caller left; an answer under way is for nobody."""
-        self._transport.abort() if self._task is not None else self._close()
+        self._close() if self.idle else self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -149,7 +150,7 @@ class Connection:
         self._deadline.cancel()
         self._deaf = True
         self._waiting.clear()
-        if self._task is not None:
+        if self._task is not None and (self._turn is not None or not self.idle):
             self._task.cancel()
 
     def pause_writing(self) -> None:
@@ -258,7 +259,6 @@ class Connection:
     def finished(self, *, keep: bool) -> None:
         self._source = None
         self._current = None
-        self._task = None
         self.resume()
         if self._transport.is_closing():
             return
@@ -368,15 +368,26 @@ class Connection:
 
     def _start(self, request: Inbound) -> None:
         self._current = request
-        self._task = self._loop.create_task(self._answer(request))
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer())
+        elif self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
 
-    async def _answer(self, request: Inbound) -> None:
-        try:
-            await self._server.handle(request)
-        except Exception as error:  # noqa: BLE001 - its text may quote the request
-            log.error("the gateway itself failed", error=type(error).__name__)  # noqa: TRY400
-        if self._current is request:  # without a whole answer
-            self.cut()
+    async def _answer(self) -> None:
+        """Have one request after the other handled, until one is cut or the connection is gone."""
+        while not self._transport.is_closing():
+            request = self._current
+            if request is None:
+                self._turn = self._loop.create_future()
+                await self._turn
+                self._turn = None
+                continue
+            try:
+                await self._server.handle(request)
+            except Exception as error:  # noqa: BLE001 - its text may quote the request
+                log.error("the gateway itself failed", error=type(error).__name__)  # noqa: TRY400
+            if self._current is request:  # without a whole answer
+                self.cut()
 
     def _leave(self) -> None:
         """Close after a last answer; not before the caller could read it (RFC 9112, section 9.6)."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from proxy.errors import Code
 from proxy.http.connection import LINGER, Connection
@@ -37,20 +37,24 @@ class Server:
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._listener: asyncio.Server | None = None
-        self._date = (0, "")
+        self._listener: asyncio.AbstractServer | None = None
+        self._second = 0  # since the epoch
+        self._date = ""
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Accept connections from now on; gives the port. Raises `OSError`."""
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: cast("asyncio.BufferedProtocol", Connection(self)),  # by its methods
-            host,
-            port,
-            ssl=tls,
-            backlog=BACKLOG,
+        listener: Any = (
+            await loop.create_server(  # uvloop's `sockets` is no tuple, which a compiled cast minds
+                lambda: cast("asyncio.BufferedProtocol", Connection(self)),  # by its methods
+                host,
+                port,
+                ssl=tls,
+                backlog=BACKLOG,
+            )
         )
-        bound: int = self._listener.sockets[0].getsockname()[1]
+        self._listener = listener
+        bound: int = listener.sockets[0].getsockname()[1]
         return bound
 
     def stop(self) -> None:
@@ -74,9 +78,9 @@ class Server:
     def date(self) -> str:
         """Of the `Date` header (RFC 9110, section 5.6.7), made once a second."""
         now = int(time.time())
-        if self._date[0] != now:
-            self._date = (now, formatdate(now, usegmt=True))
-        return self._date[1]
+        if self._second != now:
+            self._second, self._date = now, formatdate(now, usegmt=True)
+        return self._date
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
