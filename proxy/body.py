@@ -29,14 +29,19 @@ class Bodies:
         self._idle = idle
         self._held = 0
 
-    async def read(self, inbound: Inbound) -> bytes | Skeleton | Denied:
-        """Read one JSON body. What is returned counts as held until `release`d."""
+    def take(self, inbound: Inbound) -> bytes | Denied | None:
+        """Take one JSON body, if all of it is here; `None`: it is welcome, `read` it.
+
+        What is small comes with its head. What is returned counts as held until `release`d.
+        """
         refused = self.refusal(inbound, "application/json") or self._no_room(inbound)
         if refused is not None:
             return refused
         whole = inbound.read_whole()
-        if whole is not None:  # as almost always: what is small comes with its head
-            return self._hold(whole)
+        return None if whole is None else self._hold(whole)
+
+    async def read(self, inbound: Inbound) -> Skeleton | Denied:
+        """Read one JSON body that is still coming. What is returned counts as held until `release`d."""
         self.invite(inbound)
         body = Skeleton()
         try:
@@ -90,13 +95,15 @@ class Bodies:
 
     def refusal(self, inbound: Inbound, media_type: str) -> Denied | None:
         """Why the body is not read at all, from the headers alone."""
-        named = inbound.headers
-        if any(name == "expect" and value.lower() != "100-continue" for name, value in named):
-            return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
-        if any(name == "content-encoding" and value.lower() != "identity" for name, value in named):
-            return Denied("unsupported_media_type", "Send the body without compression.")
-        media = [value.partition(";")[0].strip().lower() for name, value in named if name == "content-type"]
-        if media != [media_type]:
+        media = ""
+        for name, value in inbound.headers:
+            if name == "expect" and value.lower() != "100-continue":
+                return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
+            if name == "content-encoding" and value.lower() != "identity":
+                return Denied("unsupported_media_type", "Send the body without compression.")
+            if name == "content-type":  # which stands once at most, by the connection's word
+                media = value
+        if media != media_type and media.partition(";")[0].strip().lower() != media_type:
             what = "JSON" if media_type == "application/json" else "a form"
             return Denied("unsupported_media_type", f"Send {what}, with Content-Type: {media_type}.")
         return self.too_large() if _length(inbound) > self._limits.max_body_bytes else None

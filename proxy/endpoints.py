@@ -57,6 +57,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
         Endpoint("/health", method="GET", kind="health"),
     )
 }
+_ROUTES: Final = {path: Route(endpoint) for path, endpoint in ENDPOINTS.items()}
 
 
 def route(method: str, target: str) -> Route | Denied:
@@ -65,10 +66,11 @@ def route(method: str, target: str) -> Route | Denied:
     The one exception is the model in `/v1/models/{model}`, whose slash the OpenAI SDK encodes.
     """
     path = target.partition("?")[0]
+    found: Route
     if path.startswith("/v1/models/"):
         found = Route(_MODEL, unquote(path.removeprefix("/v1/models/")))
-    elif path in ENDPOINTS:
-        found = Route(ENDPOINTS[path])
+    elif (known := _ROUTES.get(path)) is not None:
+        found = known
     else:
         return Denied("unknown_endpoint", "There is no such endpoint here; see the list in the README.")
     if method != found.endpoint.method and (method, found.endpoint.method) != ("HEAD", "GET"):

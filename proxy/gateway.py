@@ -25,6 +25,7 @@ from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.models import Listing, card
 from proxy.policy import CallerPolicy
+from proxy.skeleton import Skeleton
 from proxy.upload import Upload
 from proxy.upstream.control import ControlError
 from proxy.upstream.grants import Grants
@@ -211,9 +212,11 @@ class Gateway:
             if not isinstance(form, Denied):
                 exchange.stream = form.stream
             return form
-        exchange.enter("body")
-        raw = await self.bodies.read(inbound)
-        exchange.enter("own")
+        raw: bytes | Skeleton | Denied | None = self.bodies.take(inbound)
+        if raw is None:
+            exchange.enter("body")
+            raw = await self.bodies.read(inbound)
+            exchange.enter("own")
         if isinstance(raw, Denied):
             return raw
         exchange.bytes_in = exchange.buffered = len(raw)

@@ -28,7 +28,7 @@ class InferenceRequest(Value):
     model: str
     stream: bool
     withholds_usage: bool  # whether the engine is asked for an event of usage that the caller did not ask for
-    fields: Pieces  # the JSON of all others but those that `encode` sets
+    rest: Pieces  # the JSON of all fields but those that `encode` sets, behind its opening brace
 
     @property
     def content_type(self) -> str:
@@ -44,9 +44,9 @@ class InferenceRequest(Value):
 
         In the pieces that are there: in one it would be a copy for each attempt.
         """
-        ours = {"model": model, "cache_salt": cache_salt} if self.endpoint.salted else {"model": model}
-        opening, (first, *others) = msgspec.json.encode(ours), self.fields
-        return (opening[:-1] + b",", memoryview(first)[1:], *others)  # no endpoint takes a model alone
+        # Neither name nor salt has a character that JSON escapes; and no endpoint takes a model alone.
+        salt = f'"cache_salt":"{cache_salt}",' if self.endpoint.salted else ""
+        return (f'{{"model":"{model}",{salt}'.encode(), *self.rest)
 
 
 class _DuplicateKeyError(ValueError):
@@ -80,8 +80,8 @@ def _parse_skeleton(
     if skeleton.marks(measured) or skeleton.names(body):
         return None
     found = _accepted(endpoint, body)
-    fields = skeleton.restored(b"".join(found.fields))
-    return None if fields is None else msgspec.structs.replace(found, fields=fields)
+    rest = skeleton.restored(b"".join(found.rest))
+    return None if rest is None else msgspec.structs.replace(found, rest=rest)
 
 
 def _read(endpoint: Endpoint, table: Table, raw: bytes, limits: settings.Request) -> JsonObject | Denied:
@@ -100,7 +100,7 @@ def _accepted(endpoint: Endpoint, body: JsonObject) -> InferenceRequest:
         body["stream_options"] = {**options, "include_usage": True}
     body.pop("cache_salt", None)
     body.update(endpoint.sends)
-    return InferenceRequest(endpoint, model, stream, withholds, (msgspec.json.encode(body),))
+    return InferenceRequest(endpoint, model, stream, withholds, (memoryview(msgspec.json.encode(body))[1:],))
 
 
 def _decode(raw: bytes) -> JsonObject | Denied:

@@ -93,7 +93,10 @@ class Authorizer:
             refused = self._policy.check(caller.identity, repo) or self._revisions.refuse(repo)
             if refused is not None:
                 return refused, source
-            answer, source = await self._ask(caller, repo)
+            key = self._key(caller, repo)
+            answer = self._accesses.fresh(key)
+            if answer is None:
+                answer, source = await self._ask(caller, repo, key)
             match answer:
                 case Allowed():
                     return repo, source
@@ -103,11 +106,14 @@ class Authorizer:
                     return answer, source
         return Denied("hub_unavailable", "The Hub moves this model in circles.", retry_after=60), source
 
-    async def _ask(self, caller: Caller, repo: RepoRef) -> tuple[Allowed | Moved | Denied, Source]:
+    def _key(self, caller: Caller, repo: RepoRef) -> AccessKey:
         # whoami tells no role of an OAuth token, so that each repo's own check has to show it.
-        reader = caller.identity.kind == "oauth"
-        key = (caller.digest, repo.id, reader)
-        return await self._accesses.get(key, lambda: self._check(caller, repo.at(None), reader=reader))
+        return caller.digest, repo.id, caller.identity.kind == "oauth"
+
+    async def _ask(
+        self, caller: Caller, repo: RepoRef, key: AccessKey
+    ) -> tuple[Allowed | Moved | Denied, Source]:
+        return await self._accesses.get(key, lambda: self._check(caller, repo.at(None), reader=key[2]))
 
     async def _check(self, caller: Caller, repo: RepoRef, *, reader: bool) -> Allowed | Moved | Denied:
         answer = await self._hub.auth_check(caller.token, repo)

@@ -4,14 +4,14 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 Source = Literal["cache", "hub"]
 
-JITTER = 0.1  # a life is shortened by up to this share, so that entries do not expire together
-REFRESH = 0.8  # share of a life after which a hit asks anew, ahead of expiry
+JITTER: Final = 0.1  # a life is shortened by up to this share, so that entries do not expire together
+REFRESH: Final = 0.8  # share of a life after which a hit asks anew, ahead of expiry
 
 
 class _Entry(Generic[Value]):
@@ -46,6 +46,17 @@ class Cache(Generic[Key, Value]):
         self._chance = chance
         self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
         self._flights: dict[Key, asyncio.Task[Value]] = {}
+
+    def fresh(self, key: Key) -> Value | None:
+        """The value, if it is there and not yet to be asked for anew; `get` it otherwise.
+
+        It is what nearly every request finds, and no coroutine is made for it.
+        """
+        entry = self._entries.get(key)
+        if entry is None or self._clock() >= entry.refresh_at:
+            return None
+        self._entries.move_to_end(key)
+        return entry.value
 
     async def get(
         self,

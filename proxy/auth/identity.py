@@ -96,9 +96,12 @@ class Identities:
         if unsuitable is not None:
             return self._refusals.of_kind(unsuitable), "none"
         digest = secret.digest(self._digest_key)
-        identity, source = await self._cache.get(
-            digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
-        )
+        source: Source = "cache"
+        identity = self._cache.fresh(digest)
+        if identity is None:
+            identity, source = await self._cache.get(
+                digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
+            )
         if isinstance(identity, Denied):
             return identity, source
         return Caller(identity, secret, digest), source

@@ -66,18 +66,22 @@ class Revisions:
                 return held
             if not held:
                 return _not_allowed(repo)
-        found, _ = await self._snapshots.get(
-            str(repo), lambda: self._hub.snapshot(token, repo), shareable=shareable
-        )
+        found = self._snapshots.fresh(str(repo))
+        if found is None:
+            found, _ = await self._snapshots.get(
+                str(repo), lambda: self._hub.snapshot(token, repo), shareable=shareable
+            )
         return found
 
     def _allows(self, *kinds: str) -> bool:
         return not self._allowed().isdisjoint({*kinds, "any"})
 
     async def _held(self, token: Secret, repo: RepoRef, revision: str) -> bool | Denied:
-        held, _ = await self._lineages.get(
-            str(repo), lambda: self._ask(token, repo, revision), shareable=shareable
-        )
+        held = self._lineages.fresh(str(repo))
+        if held is None:
+            held, _ = await self._lineages.get(
+                str(repo), lambda: self._ask(token, repo, revision), shareable=shareable
+            )
         return held
 
     async def _ask(self, token: Secret, repo: RepoRef, revision: str) -> bool | Denied:

@@ -75,7 +75,7 @@ def apart(path: str, raw: bytes) -> int:
     """How many bytes of a good body no parser had to read."""
     found = request.parse(ENDPOINTS[path], fed(raw), LIMITS)
     assert isinstance(found, InferenceRequest)
-    return sum(len(part) for part in found.fields if isinstance(part, memoryview))
+    return sum(len(part) for part in found.rest if isinstance(part, memoryview))
 
 
 def user(*parts: Any) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def test_little_of_a_large_body_is_parsed_and_none_of_it_copied() -> None:
     assert b'"data:;base64,QUJDQUJD' in text  # policy reads how it begins
     found = request.parse(ENDPOINTS[CHAT], body, LIMITS)
     assert isinstance(found, InferenceRequest)
-    views = [field for field in found.fields if isinstance(field, memoryview)]
+    views = [field for field in found.rest if isinstance(field, memoryview)]
     assert len(views) >= len(parts) - 2
     assert {id(view.obj) for view in views} <= set(map(id, parts))
 
@@ -291,7 +291,7 @@ def held(found: InferenceRequest | Denied) -> int:
     """The bytes that an accepted body keeps from being given back."""
     assert isinstance(found, InferenceRequest)
     kept = {
-        id(one): one for one in (part.obj if isinstance(part, memoryview) else part for part in found.fields)
+        id(one): one for one in (part.obj if isinstance(part, memoryview) else part for part in found.rest)
     }
     return sum(memoryview(one).nbytes for one in kept.values())
 
