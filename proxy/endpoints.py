@@ -1,6 +1,7 @@
 """The table of endpoints: what is not in it is 404 for everybody, and reaches nothing."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
@@ -12,12 +13,12 @@ from proxy.fields.pooling import EMBEDDINGS, RERANK, SCORE
 from proxy.fields.responses import RESPONSES
 from proxy.fields.table import Table
 from proxy.fields.tokens import DETOKENIZE, TOKENIZE
-from proxy.value import Value
 
 Kind = Literal["inference", "multipart", "models", "model", "health"]
 
 
-class Endpoint(Value):
+@dataclass(frozen=True)
+class Endpoint:
     """A public path, the fields of its body, and the dialect of its errors and events."""
 
     path: str
@@ -27,10 +28,11 @@ class Endpoint(Value):
     kind: Kind = "inference"
     salted: bool = False  # whether the engine's request model has `cache_salt`
     metered: bool = False  # whether a stream tells its usage only if `stream_options` asks for it
-    sends: Mapping[str, Any] = {}  # what is set whatever the caller says
+    sends: Mapping[str, Any] = field(default_factory=dict)  # what is set whatever the caller says
 
 
-class Route(Value):
+@dataclass(frozen=True)
+class Route:
     """Where a request goes; `argument` is the model's name in `/v1/models/{org}/{name}`."""
 
     endpoint: Endpoint

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import translate
 from functools import cache
+from typing import Final
 
 from proxy.auth.identity import Identity
 from proxy.errors import Denied
@@ -12,7 +13,7 @@ from wire.repo import RepoRef
 
 # The read permissions of a fine-grained token (Hub documentation, "User access tokens"; the names
 # as whoami gives them). Everything that is not listed counts as a write.
-READ_PERMISSIONS = frozenset(
+READ_PERMISSIONS: Final = frozenset(
     {
         "repo.content.read",
         "repo.access.read",
@@ -23,7 +24,7 @@ READ_PERMISSIONS = frozenset(
     }
 )
 
-CLOCK_LEEWAY_DAYS = 5 / 60 / 24  # five minutes
+CLOCK_LEEWAY_DAYS: Final = 5 / 60 / 24  # five minutes
 
 
 class CallerPolicy:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any, Final, Never
 
 import msgspec
@@ -11,14 +12,17 @@ from proxy.endpoints import Endpoint
 from proxy.errors import Denied
 from proxy.fields.table import Table
 from proxy.skeleton import Pieces, Skeleton
-from proxy.value import Value
 
 JsonObject = dict[str, Any]
+
+_read_json: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
 
 _DIGITS: Final = bytes(ord("0") if 48 <= byte <= 57 else byte for byte in range(256))  # every digit to 0
 
 
-class InferenceRequest(Value):
+@dataclass(init=False)
+class InferenceRequest:
     """A body that passed the allow-list; `model` is the name as the caller wrote it.
 
     Of the body there is nothing but what is sent on: a parsed one can take twenty times its bytes.
@@ -29,6 +33,15 @@ class InferenceRequest(Value):
     stream: bool
     withholds_usage: bool  # whether the engine is asked for an event of usage that the caller did not ask for
     rest: Pieces  # the JSON of all fields but those that `encode` sets, behind its opening brace
+
+    def __init__(
+        self, endpoint: Endpoint, model: str, rest: Pieces, *, stream: bool, withholds_usage: bool
+    ) -> None:
+        self.endpoint = endpoint
+        self.model = model
+        self.stream = stream
+        self.withholds_usage = withholds_usage
+        self.rest = rest
 
     @property
     def content_type(self) -> str:
@@ -76,12 +89,15 @@ def _parse_skeleton(
     body = _read(endpoint, table, text, limits)
     if isinstance(body, Denied):
         return None
-    measured = msgspec.json.encode({name: body[name] for name in body.keys() - table.lengthy})
+    measured = _encode({name: body[name] for name in body.keys() - table.lengthy})
     if skeleton.marks(measured) or skeleton.names(body):
         return None
     found = _accepted(endpoint, body)
     rest = skeleton.restored(b"".join(found.rest))
-    return None if rest is None else msgspec.structs.replace(found, rest=rest)
+    if rest is None:
+        return None
+    found.rest = rest
+    return found
 
 
 def _read(endpoint: Endpoint, table: Table, raw: bytes, limits: settings.Request) -> JsonObject | Denied:
@@ -100,7 +116,8 @@ def _accepted(endpoint: Endpoint, body: JsonObject) -> InferenceRequest:
         body["stream_options"] = {**options, "include_usage": True}
     body.pop("cache_salt", None)
     body.update(endpoint.sends)
-    return InferenceRequest(endpoint, model, stream, withholds, (memoryview(msgspec.json.encode(body))[1:],))
+    rest = memoryview(_encode(body))[1:]
+    return InferenceRequest(endpoint, model, (rest,), stream=stream, withholds_usage=withholds)
 
 
 def _decode(raw: bytes) -> JsonObject | Denied:
@@ -108,7 +125,7 @@ def _decode(raw: bytes) -> JsonObject | Denied:
         body = _canonical(raw)
         if body is None:
             body = (_STRICT_LONG if _has_long_number(raw) else _STRICT).decode(raw.decode("utf-8"))
-            msgspec.json.encode(body)  # refuses what could not be sent on: lone surrogates
+            _encode(body)  # refuses what could not be sent on: lone surrogates
     except _DuplicateKeyError:
         return Denied("invalid_request", "A key stands twice in the body; each may stand once.")
     except (ValueError, OverflowError):
@@ -127,8 +144,8 @@ def _canonical(raw: bytes) -> Any:
     `None` means that the strict one has to say what is odd, if anything.
     """
     try:
-        body = msgspec.json.decode(raw)
-        return body if msgspec.json.encode(body) == raw and not _has_long_number(raw) else None
+        body = _read_json(raw)
+        return body if _encode(body) == raw and not _has_long_number(raw) else None
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
         return None
 

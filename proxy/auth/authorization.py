@@ -1,6 +1,7 @@
 """Decides, for one caller and one model, on every request, what may be used: at which commits."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from proxy.auth.answers import Allowed, Moved, Snapshot
 from proxy.auth.cache import Cache, Source
@@ -9,22 +10,23 @@ from proxy.auth.identity import Caller, Identities
 from proxy.auth.revisions import Revisions
 from proxy.errors import Denied
 from proxy.policy import ModelPolicy
-from proxy.value import Value
 from wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 
 
-class Access(Value):
+@dataclass(init=False)
+class Access:
     """Leave for one caller to use a base, or an adapter on its base, each pinned to a commit."""
 
     base: RepoRef
-    adapter: RepoRef | None = None
+    adapter: RepoRef | None
+    model: str  # the name it is served and answered under: `org/name@sha`
 
-    @property
-    def model(self) -> str:
-        """The name it is served and answered under: `org/name@sha`."""
-        return str(self.adapter or self.base)
+    def __init__(self, base: RepoRef, adapter: RepoRef | None = None) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.model = str(adapter or base)
 
 
 class Authorizer:

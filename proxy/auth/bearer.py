@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.errors import Denied, Dialect
-from proxy.value import Value
 from wire.secret import Secret
 
 MAX_LENGTH: Final = 512
@@ -22,11 +22,16 @@ _HUB: Final = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re
 _BEARER: Final = re.compile(r"bearer +(bearer +)?([^ ]+)", re.ASCII | re.IGNORECASE)
 
 
-class Credential(Value):
+@dataclass(init=False)
+class Credential:
     """What a caller presented; `doubled` when the scheme stood twice, as in `Bearer Bearer hf_…`."""
 
     secret: Secret
-    doubled: bool = False
+    doubled: bool
+
+    def __init__(self, secret: Secret, *, doubled: bool = False) -> None:
+        self.secret = secret
+        self.doubled = doubled
 
 
 def parse(headers: Sequence[tuple[str, str]], dialect: Dialect, advice: str) -> Credential | Denied:
@@ -78,7 +83,7 @@ def _bearer(value: str, advice: str) -> Credential | Denied:
 
 def _credential(text: str, advice: str, *, doubled: bool) -> Credential | Denied:
     secret = Secret(text)
-    return Credential(secret, doubled) if is_well_formed(secret) else _invalid(advice)
+    return Credential(secret, doubled=doubled) if is_well_formed(secret) else _invalid(advice)
 
 
 def _missing(advice: str) -> Denied:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ Known = Source | Literal["key", "none"]  # where an identity is known from
 UNKNOWN = "unknown"  # stands for permissions that whoami does not name where it should
 
 
-class Identity(Value):
+@dataclass(frozen=True, kw_only=True)
+class Identity:
     """A caller as the Hub (or a local key) names them. Holds no credential."""
 
     sub: str  # pseudonym: HMAC of `user:<Hub id>` or `key:<name>`
@@ -43,12 +45,18 @@ class Identity(Value):
         return None if self.created_at is None else (now - self.created_at) / 86400
 
 
-class Caller(Value):
+@dataclass(init=False)
+class Caller:
     """One request's identity, with the token that the Hub is asked with on its behalf."""
 
     identity: Identity
     token: Secret
     digest: bytes  # of that token: what caches are keyed with
+
+    def __init__(self, identity: Identity, token: Secret, digest: bytes) -> None:
+        self.identity = identity
+        self.token = token
+        self.digest = digest
 
 
 class LocalKey(Value):

@@ -20,7 +20,8 @@ Cap = Literal["max_n", "max_logprobs", "max_batch"]  # the settings under `reque
 MAX_DEPTH: Final = 64  # levels; vllm/sampling_params.py, MAX_STRUCTURED_OUTPUT_JSON_NESTING
 MAX_TOLD: Final = 300  # characters of a complaint; a key of the caller's may be any length
 
-_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
+_convert: Final = msgspec.convert
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
 
 
 class Off:
@@ -117,7 +118,7 @@ class Table:
             if name not in self.allowed and name not in extra:
                 return self._unlisted(name)
         try:
-            msgspec.convert(self._spell(body), self._shape, dec_hook=_switch)
+            _convert(self._spell(body), self._shape, dec_hook=_switch)
         except msgspec.ValidationError as error:
             return _mistyped(str(error))
         for row in self._bounded:

@@ -1,8 +1,7 @@
 """Identities and callers for tests below the network."""
 
+import dataclasses
 from typing import Any
-
-import msgspec
 
 from proxy.auth.identity import Caller, Identity
 from tests.fakes.clock import START
@@ -27,7 +26,7 @@ ALICE = Identity(
 
 def identity(**changes: Any) -> Identity:
     """Alice with a good read token, but for what is given."""
-    return msgspec.structs.replace(ALICE, **changes)
+    return dataclasses.replace(ALICE, **changes)
 
 
 def caller(token: str = "hf_alice", **changes: Any) -> Caller:

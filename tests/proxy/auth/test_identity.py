@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from demo.hub import DemoHub
@@ -421,5 +420,5 @@ def test_what_a_key_shows(make: Make) -> None:
 def test_age_is_counted_in_days(make: Make) -> None:
     """Seconds since it was made, by 86,400."""
     made = make()._identity(WhoAmI(id="1", name="a"), ALICE)
-    assert msgspec.structs.replace(made, created_at=1000.0).age_days(1000 + 1.5 * 86400) == 1.5
+    assert replace(made, created_at=1000.0).age_days(1000 + 1.5 * 86400) == 1.5
     assert made.age_days(1000) is None
