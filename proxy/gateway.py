@@ -13,7 +13,7 @@ from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
 from proxy.auth.authorization import Access, Authorizer
-from proxy.auth.identity import Caller, Identities
+from proxy.auth.identity import Caller, Identities, Known
 from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.drain import Drain
@@ -182,11 +182,14 @@ class Gateway:
             return credential
         if credential.doubled:
             self.metrics.doubled_bearers.inc()
-        exchange.enter("auth")
-        caller, source = await self.identities.resolve(credential.secret, exchange.client)
-        took = exchange.enter("own")
-        if source == "hub":
-            exchange.hub_wait += took
+        caller: Caller | Denied | None = self.identities.known(credential.secret)
+        source: Known = "cache"
+        if caller is None:
+            exchange.enter("auth")
+            caller, source = await self.identities.resolve(credential.secret, exchange.client)
+            took = exchange.enter("own")
+            if source == "hub":
+                exchange.hub_wait += took
         if isinstance(caller, Denied):
             self.metrics.authentications.labels(caller.code, source).inc()
             return caller

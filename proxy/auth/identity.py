@@ -96,6 +96,14 @@ class Identities:
         self._salt_key = keys.derive("salt")
         self._keys = keys
 
+    def known(self, secret: Secret) -> Caller | None:
+        """Whose token this is, if that is known and fresh, as for nearly every request; else `resolve` it."""
+        if not bearer.is_hub_token(secret):
+            return None
+        digest = secret.digest(self._digest_key)
+        identity = self._cache.fresh(digest)
+        return Caller(identity, secret, digest) if isinstance(identity, Identity) else None
+
     async def resolve(self, secret: Secret, client: str) -> tuple[Caller | Denied, Known]:
         """Who holds this credential, and where we know it from."""
         unsuitable = bearer.unsuitable(secret)
@@ -104,12 +112,9 @@ class Identities:
         if unsuitable is not None:
             return self._refusals.of_kind(unsuitable), "none"
         digest = secret.digest(self._digest_key)
-        source: Source = "cache"
-        identity = self._cache.fresh(digest)
-        if identity is None:
-            identity, source = await self._cache.get(
-                digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
-            )
+        identity, source = await self._cache.get(
+            digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
+        )
         if isinstance(identity, Denied):
             return identity, source
         return Caller(identity, secret, digest), source
