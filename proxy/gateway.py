@@ -320,9 +320,8 @@ class Gateway:
         if exchange.first_byte is not None:
             metrics.first_byte_seconds.labels(exchange.endpoint).observe(exchange.first_byte)
         if exchange.audited:
-            self.audit.record(
-                "auth.denied" if exchange.turned_away else "request.done", exchange.record(self.now())
-            )
+            event = "auth.denied" if exchange.turned_away else "request.done"
+            self.audit.tell(event, exchange.record(self.now()))
 
 
 def _refuse(exchange: Exchange, denied: Denied) -> Response:

@@ -6,6 +6,7 @@ mac, so that a cut tail shows as well.
 """
 
 import fcntl
+import hashlib
 import hmac
 import os
 import re
@@ -19,13 +20,11 @@ import msgspec
 
 _MAC_MARK: Final = b',"mac":"'
 _GENESIS: Final = b"\x00" * 32
+_BLOCK: Final = 64  # bytes that SHA-256 works on at once
 _TAIL: Final = 256 * 1024  # bytes; two records are about 2 KiB
 # Legal in a JSON string as they stand; but terminals obey C1 controls, and some tools split lines at
 # U+0085, U+2028 and U+2029.
 _CONTROL: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
-
-
-Fields = Mapping[str, Any] | msgspec.Struct  # of one event, beside its number, time and name
 
 
 class AuditFileError(Exception):
@@ -44,25 +43,45 @@ class Chain:
     """Makes the lines of a trail, in order."""
 
     def __init__(self, key: bytes, head: Head) -> None:
-        self._hmac = hmac.new(key, digestmod="sha256")  # copied for each line, which is cheaper than anew
+        self._hmac = _Hmac(key)
         self._seq, self._mac = head.seq, head.mac
 
-    @property
-    def head(self) -> Head:
-        """Where the last line left it."""
-        return Head(self._seq, self._mac)
+    def line(self, time: str, event: str, told: str) -> bytes:
+        """The line that tells of an event, by its `members`.
 
-    def line(self, time: str, event: str, fields: Fields) -> bytes:
-        """The line that tells of an event. It cannot be taken back: whoever asks has to write it."""
+        It cannot be taken back: whoever asks has to write it.
+        """
         self._seq += 1
-        payload = b'{"seq":%d,"time":"%b","event":"%b"' % (self._seq, time.encode(), event.encode())
-        payload += _members(fields)
-        if not payload.isascii() or b"\x7f" in payload:
-            payload = _CONTROL.sub(_escape, payload)
-        mac = self._hmac.copy()
-        mac.update(self._mac + payload)
-        self._mac = mac.digest()
+        payload = f'{{"seq":{self._seq},"time":"{time}","event":"{event}"{told}'.encode()
+        self._mac = self._hmac.digest(self._mac + payload)
         return b'%b%b%b"}\n' % (payload, _MAC_MARK, self._mac.hex().encode())
+
+
+class _Hmac:
+    """HMAC-SHA256 (RFC 2104). Its two hashes are keyed once, and copied for each message.
+
+    That takes two thirds of the time of copies of `hmac.new`, and half of that of `hmac.digest`.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, message: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+def members(fields: Mapping[str, Any]) -> str:
+    """An object's members in JSON, each after a comma, and printable whatever is in them."""
+    try:
+        inner = msgspec.json.encode(fields)[1:-1]
+    except (TypeError, ValueError, OverflowError):  # lone surrogates, vast integers
+        inner = b'"reason":"this record could not be written as JSON"'
+    return ("," + _CONTROL.sub(_escape, inner).decode()) if inner else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +135,6 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _members(fields: Fields) -> bytes:
-    try:
-        inner = msgspec.json.encode(fields)[1:-1]
-    except (TypeError, ValueError, OverflowError):  # lone surrogates, vast integers
-        inner = b'"reason":"this record could not be written as JSON"'
-    return b"," + inner if inner else inner
-
-
 def _escape(control: "re.Match[bytes]") -> bytes:
     return b"\\u%04x" % ord(control.group().decode())
 
@@ -135,6 +146,14 @@ def _mac(key: bytes, previous: bytes, payload: bytes) -> bytes:
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         yield from file
+
+
+def head(line: bytes) -> Head:
+    """The end of a chain whose last line, as `Chain` made it, is this one."""
+    found = _read_line(line)
+    if found is None:
+        raise ValueError("no line of a trail")
+    return Head(found[0], found[2])
 
 
 def _read_line(line: bytes) -> tuple[int, bytes, bytes] | None:
