@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from proxy import trail
 from proxy.metrics import Metrics
-from proxy.trail import Chain
+from proxy.trail import Chain, Head
 
 GROUP_SECONDS: Final = 0.05
 MAX_QUEUED: Final = 20_000  # lines; about 20 MB
@@ -39,10 +39,13 @@ class Audit:
         self._metrics = metrics
         self._required = required
         self._now = now
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, int, bytes]] = deque()  # lines, and the chain's end after each
         self._second = (0, "")  # the last one that was written out
         self._healthy = True
         self._wake = threading.Event()
+        self._woken = (
+            False  # as the loop knows: to ask the event, which is Python, takes longer than the rest
+        )
         self._closing = False
         self._writing = False  # whether the thread is there to do it
         self._file, head, self._end = trail.open_to_append(path, key)
@@ -67,8 +70,11 @@ class Audit:
         self._metrics.audit_records.labels(event).inc()
         if not self._required and len(self._queue) >= MAX_QUEUED:
             return  # a disk that fails must not fill the memory too; the operator chose to go on
-        self._queue.append(self._chain.line(self._time(), event, told))
-        if not self._wake.is_set():
+        chain = self._chain
+        line = chain.line(self._time(), event, told)
+        self._queue.append((line, chain.seq, chain.mac))
+        if not self._woken:
+            self._woken = True
             self._wake.set()
 
     def _time(self) -> str:
@@ -98,6 +104,9 @@ class Audit:
             if not self._closing:
                 pause.wait(GROUP_SECONDS)  # let a group gather
             self._wake.clear()
+            self._woken = (
+                False  # in this order: what was queued before is drained, what comes after wakes again
+            )
             self._drain()
             if self._closing and (not self._queue or not self._healthy):
                 return
@@ -109,12 +118,12 @@ class Audit:
         batch = list(self._queue)  # atomic, while the event loop's thread goes on appending
         if not batch:
             return
-        group = b"".join(batch)
+        group = b"".join([line for line, _, _ in batch])
         try:
             if not self._healthy:
                 trail.cut(self._file, self._end)  # what the last failure may have left
             trail.write(self._file, group)
-            trail.write_head(self._path, trail.head(batch[-1]), self._key)
+            trail.write_head(self._path, Head(*batch[-1][1:]), self._key)
         except OSError:
             self._healthy = False
             with suppress(OSError):

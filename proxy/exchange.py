@@ -3,10 +3,9 @@
 import random
 import re
 import time
-from math import floor
 from typing import Final, Literal
 
-from proxy import errors, record
+from proxy import errors
 from proxy.auth.authorization import Access
 from proxy.auth.identity import Identity
 from proxy.errors import Denied, Dialect
@@ -123,50 +122,6 @@ class Exchange:
         limits = self.permit.headers if self.permit is not None else ()
         notice = (("X-Hubgate-Notice", self.notice),) if self.notice else ()
         return identified + own + limits + notice
-
-    def record(self, now: float) -> str:
-        """What the audit tells of the request at `now`, seconds since the epoch: see `proxy.record`."""
-        # An id is plain by `request_id`, and so is a model by the grammar of `RepoRef`.
-        told = f',"request_id":"{self.request_id}"' + record.place(self.client, self.endpoint)
-        if (identity := self.identity) is not None:
-            age = identity.age_days(now)
-            tenths = None if age is None else floor(age * 10 + 0.5)
-            role = identity.role or identity.kind
-            told += record.caller(
-                identity.user, identity.token_name, role, tenths, identity.fingerprint, identity.sub
-            )
-        if self.model is not None:
-            told += f',"model":"{self.model}"'
-        decision = "denied" if self.turned_away else "granted" if self.code == "ok" else None
-        temperature = None
-        if (access := self.access) is not None:
-            used = access.adapter or access.base
-            told += record.model(used.id, used.revision, str(access.base))
-            decision, temperature = "granted", "cold" if self.cold else "warm"
-        told += record.outcome(decision, self.code, self.status, self.upstream, self.stream, temperature)
-        told += f',"bytes_in":{self.bytes_in},"bytes_out":{self.bytes_out}'
-        if self.prompt_tokens is not None:
-            told += f',"prompt_tokens":{self.prompt_tokens}'
-        if self.completion_tokens is not None:
-            told += f',"completion_tokens":{self.completion_tokens}'
-        if self.estimated:
-            told += ',"tokens_estimated":true'
-        return f'{told},"seconds":{{"total":{record.seconds(self.elapsed)}{self._seconds()}}}'
-
-    def _seconds(self) -> str:
-        """What was spent in each phase that there was."""
-        told = ""
-        if self.auth_seconds:
-            told += f',"auth":{record.seconds(self.auth_seconds)}'
-        if self.limits_seconds:
-            told += f',"limits":{record.seconds(self.limits_seconds)}'
-        if self.body_seconds:
-            told += f',"body":{record.seconds(self.body_seconds)}'
-        if self.load_seconds:
-            told += f',"load":{record.seconds(self.load_seconds)}'
-        if self.upstream_seconds:
-            told += f',"upstream":{record.seconds(self.upstream_seconds)}'
-        return told
 
 
 # The texts of what takes less than a tenth of a second, as nearly all that is told does.

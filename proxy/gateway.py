@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy import endpoints, errors, request, settings, upload
+from proxy import endpoints, errors, record, request, settings, upload
 from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
@@ -321,7 +321,7 @@ class Gateway:
             metrics.first_byte_seconds.labels(exchange.endpoint).observe(exchange.first_byte)
         if exchange.audited:
             event = "auth.denied" if exchange.turned_away else "request.done"
-            self.audit.tell(event, exchange.record(self.now()))
+            self.audit.tell(event, record.of(exchange, self.now()))
 
 
 def _refuse(exchange: Exchange, denied: Denied) -> Response:

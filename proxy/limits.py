@@ -64,13 +64,12 @@ class Limits:
     def _admit(self, identity: Identity, count: Count) -> Permit | Denied:
         requests, tokens, at_once, _ = self._allowances.of(identity)
         sub, uses, used = identity.sub, count.uses, count.tokens
-        reset = max(0, math.ceil(count.resets_in))
-        headers = (
-            *_limits(requests, tokens),
+        reset = min(MINUTE, max(0, math.ceil(count.resets_in)))
+        left: Headers = (
             ("x-ratelimit-remaining-requests", str(max(0, requests - uses))),
             ("x-ratelimit-remaining-tokens", str(max(0, tokens - used))),
-            *_resets(reset),
         )
+        headers = _limits(requests, tokens) + left + _RESETS[reset]
         if uses > requests:
             message = f"You sent more than {requests} requests within a minute."
             return Denied("rate_limit_exceeded", message, retry_after=reset, headers=headers)
@@ -115,7 +114,8 @@ def _limits(requests: int, tokens: int) -> Headers:
     return (("x-ratelimit-limit-requests", str(requests)), ("x-ratelimit-limit-tokens", str(tokens)))
 
 
-@lru_cache(maxsize=2 * MINUTE)
-def _resets(seconds: int) -> Headers:
-    until = f"{seconds}s" if seconds < 60 else f"{seconds // 60}m{seconds % 60}s"
+def _resets(until: str) -> Headers:
     return (("x-ratelimit-reset-requests", until), ("x-ratelimit-reset-tokens", until))
+
+
+_RESETS: Final = (*(_resets(f"{seconds}s") for seconds in range(MINUTE)), _resets("1m0s"))

@@ -40,21 +40,21 @@ class Head:
 
 
 class Chain:
-    """Makes the lines of a trail, in order."""
+    """Makes the lines of a trail, in order; `seq` and `mac` are those of the last one."""
 
     def __init__(self, key: bytes, head: Head) -> None:
         self._hmac = _Hmac(key)
-        self._seq, self._mac = head.seq, head.mac
+        self.seq, self.mac = head.seq, head.mac
 
     def line(self, time: str, event: str, told: str) -> bytes:
         """The line that tells of an event, by its `members`.
 
         It cannot be taken back: whoever asks has to write it.
         """
-        self._seq += 1
-        payload = f'{{"seq":{self._seq},"time":"{time}","event":"{event}"{told}'.encode()
-        self._mac = self._hmac.digest(self._mac + payload)
-        return b'%b%b%b"}\n' % (payload, _MAC_MARK, self._mac.hex().encode())
+        self.seq += 1
+        payload = f'{{"seq":{self.seq},"time":"{time}","event":"{event}"{told}'.encode()
+        self.mac = self._hmac.digest(self.mac + payload)
+        return b'%b%b%b"}\n' % (payload, _MAC_MARK, self.mac.hex().encode())
 
 
 class _Hmac:
@@ -148,14 +148,6 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from file
 
 
-def head(line: bytes) -> Head:
-    """The end of a chain whose last line, as `Chain` made it, is this one."""
-    found = _read_line(line)
-    if found is None:
-        raise ValueError("no line of a trail")
-    return Head(found[0], found[2])
-
-
 def _read_line(line: bytes) -> tuple[int, bytes, bytes] | None:
     payload, mark, rest = line.rpartition(_MAC_MARK)
     if not mark or len(rest) != 67 or not rest.endswith(b'"}\n'):
@@ -245,7 +237,10 @@ def write_head(path: Path, head: Head, key: bytes) -> None:
     scratch = path.with_name(path.name + ".head.new")
     mac = head.mac.hex()
     content = {"seq": head.seq, "mac": mac, "vouch": _vouch(key, head.seq, mac)}
-    scratch.write_bytes(msgspec.json.encode(content) + b"\n")
+    with scratch.open(
+        "wb", buffering=0
+    ) as file:  # a buffer asks the system for more, which takes turns each time
+        write(file, msgspec.json.encode(content) + b"\n")
     scratch.replace(target)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import record
 from proxy.auth.authorization import Access
 from proxy.errors import STATUS, Denied
 from proxy.exchange import Exchange, request_id
@@ -28,7 +29,7 @@ def exchange() -> Exchange:
 
 def told(one: Exchange) -> dict[str, Any]:
     """The members of its audit record."""
-    found: dict[str, Any] = json.loads(f"{{{one.record(START).removeprefix(',')}}}")
+    found: dict[str, Any] = json.loads(f"{{{record.of(one, START).removeprefix(',')}}}")
     return found
 
 
@@ -93,11 +94,11 @@ def test_a_good_request_is_granted() -> None:
     one = exchange()
     one.identity, one.model, one.access = identity(), "alice/lora", Access(BASE, LORA)
     one.answered(200)
-    record = told(one)
-    assert (record["user"], record["token_name"], record["role"]) == ("alice", "alice-ci", "read")
-    assert record["token_age_days"] == 10.0
-    assert (record["repo"], record["sha"], record["base"]) == ("alice/lora", "b" * 40, str(BASE))
-    assert (record["decision"], record["reason"], record["temperature"]) == ("granted", "ok", "warm")
+    found = told(one)
+    assert (found["user"], found["token_name"], found["role"]) == ("alice", "alice-ci", "read")
+    assert found["token_age_days"] == 10.0
+    assert (found["repo"], found["sha"], found["base"]) == ("alice/lora", "b" * 40, str(BASE))
+    assert (found["decision"], found["reason"], found["temperature"]) == ("granted", "ok", "warm")
     assert not one.turned_away
 
 
@@ -106,11 +107,11 @@ def test_who_is_turned_away_is_denied(code: str) -> None:
     """Refusing the caller or the model is a denial; a failure is no decision."""
     one = exchange()
     one.refused(Denied(code, "why"))  # type: ignore[arg-type]
-    record = told(one)
+    found = told(one)
     denied = STATUS[code] in (401, 403, 404)  # type: ignore[index]
     assert one.turned_away is denied
-    assert (record.get("decision") == "denied") is denied
-    assert (record["status"], record["reason"]) == (STATUS[code], code)  # type: ignore[index]
+    assert (found.get("decision") == "denied") is denied
+    assert (found["status"], found["reason"]) == (STATUS[code], code)  # type: ignore[index]
 
 
 def test_after_a_grant_a_failure_is_no_denial() -> None:
@@ -119,8 +120,8 @@ def test_after_a_grant_a_failure_is_no_denial() -> None:
     one.access = Access(BASE)
     one.answered(200)
     one.failed("upstream_error")
-    record = told(one)
-    assert (record["decision"], record["status"], record["reason"]) == ("granted", 200, "upstream_error")
+    found = told(one)
+    assert (found["decision"], found["status"], found["reason"]) == ("granted", 200, "upstream_error")
     one.left()
     assert (one.status, one.code) == (499, "client_left")
 
@@ -129,6 +130,6 @@ def test_a_record_holds_no_credential() -> None:
     """A record is plain JSON, of names and numbers."""
     one = exchange()
     one.identity = identity()
-    text = one.record(START)
+    text = record.of(one, START)
     assert "hf_" not in text
     assert identity().salt not in text
