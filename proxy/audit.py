@@ -7,18 +7,19 @@ loses at most one.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from proxy import trail
 from proxy.metrics import Metrics
-from proxy.trail import Chain, Fields, Head
+from proxy.trail import Chain, Head
 
 GROUP_SECONDS: Final = 0.05
 MAX_QUEUED: Final = 20_000  # lines; about 20 MB
+_FRACTIONS: Final = tuple(f".{number:03d}+00:00" for number in range(1000))  # milliseconds, and the zone
 
 
 class Audit:
@@ -38,10 +39,13 @@ class Audit:
         self._metrics = metrics
         self._required = required
         self._now = now
-        self._queue: deque[tuple[bytes, Head]] = deque()  # lines, and the chain's end after each
+        self._queue: deque[tuple[bytes, int, bytes]] = deque()  # lines, and the chain's end after each
         self._second = (0, "")  # the last one that was written out
         self._healthy = True
         self._wake = threading.Event()
+        self._woken = (
+            False  # as the loop knows: to ask the event, which is Python, takes longer than the rest
+        )
         self._closing = False
         self._writing = False  # whether the thread is there to do it
         self._file, head, self._end = trail.open_to_append(path, key)
@@ -57,13 +61,20 @@ class Audit:
         room = self._healthy and self._writing and len(self._queue) < MAX_QUEUED
         return room or not self._required
 
-    def record(self, event: str, fields: Fields) -> None:
+    def record(self, event: str, fields: Mapping[str, Any]) -> None:
         """Queue one record. Only the event loop's thread calls this."""
+        self.tell(event, trail.members(fields))
+
+    def tell(self, event: str, told: str) -> None:
+        """Queue one record whose members (see `proxy.trail`) are written already."""
         self._metrics.audit_records.labels(event).inc()
         if not self._required and len(self._queue) >= MAX_QUEUED:
             return  # a disk that fails must not fill the memory too; the operator chose to go on
-        self._queue.append((self._chain.line(self._time(), event, fields), self._chain.head))
-        if not self._wake.is_set():
+        chain = self._chain
+        line = chain.line(self._time(), event, told)
+        self._queue.append((line, chain.seq, chain.mac))
+        if not self._woken:
+            self._woken = True
             self._wake.set()
 
     def _time(self) -> str:
@@ -71,7 +82,7 @@ class Audit:
         second = int(now)
         if second != self._second[0]:
             self._second = (second, datetime.fromtimestamp(second, UTC).isoformat()[:19])
-        return f"{self._second[1]}.{int((now - second) * 1000):03d}+00:00"
+        return self._second[1] + _FRACTIONS[int((now - second) * 1000)]
 
     def close(self) -> None:
         """Write what is queued and end the thread. Blocks for at most a few seconds."""
@@ -93,6 +104,9 @@ class Audit:
             if not self._closing:
                 pause.wait(GROUP_SECONDS)  # let a group gather
             self._wake.clear()
+            self._woken = (
+                False  # in this order: what was queued before is drained, what comes after wakes again
+            )
             self._drain()
             if self._closing and (not self._queue or not self._healthy):
                 return
@@ -104,12 +118,12 @@ class Audit:
         batch = list(self._queue)  # atomic, while the event loop's thread goes on appending
         if not batch:
             return
-        group = b"".join([line for line, _ in batch])
+        group = b"".join([line for line, _, _ in batch])
         try:
             if not self._healthy:
                 trail.cut(self._file, self._end)  # what the last failure may have left
             trail.write(self._file, group)
-            trail.write_head(self._path, batch[-1][1], self._key)
+            trail.write_head(self._path, Head(*batch[-1][1:]), self._key)
         except OSError:
             self._healthy = False
             with suppress(OSError):

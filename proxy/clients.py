@@ -23,6 +23,8 @@ class Clients:
         What a peer that is not trusted says of others is not believed. An entry that is no address
         ends the reading: the last that was one is then the client.
         """
+        if not forwarded:
+            return _plain(peer or "")
         address = _parse(peer or "")
         if address is None:
             return peer or ""
@@ -39,6 +41,12 @@ class Clients:
 
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+@lru_cache(maxsize=4096)
+def _plain(peer: str) -> str:
+    address = _parse(peer)
+    return peer if address is None else str(address)
 
 
 @lru_cache(maxsize=4096)

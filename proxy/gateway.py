@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy import endpoints, errors, request, settings, upload
+from proxy import endpoints, errors, record, request, settings, upload
 from proxy.audit import Audit
 from proxy.auth import bearer
 from proxy.auth.ages import OverAge
@@ -124,7 +124,9 @@ class Gateway:
         if isinstance(caller, Denied):
             return caller
         exchange.enter("limits")
-        permit = await self.limits.acquire(caller.identity)
+        permit = self.limits.acquire_here(caller.identity)
+        if permit is None:
+            permit = await self.limits.acquire(caller.identity)
         exchange.enter("own")
         if isinstance(permit, Denied):
             return permit
@@ -324,9 +326,8 @@ class Gateway:
         if exchange.first_byte is not None:
             metrics.first_byte_seconds.labels(exchange.endpoint).observe(exchange.first_byte)
         if exchange.audited:
-            self.audit.record(
-                "auth.denied" if exchange.turned_away else "request.done", exchange.record(self.now())
-            )
+            event = "auth.denied" if exchange.turned_away else "request.done"
+            self.audit.tell(event, record.of(exchange, self.now()))
 
 
 def _refuse(exchange: Exchange, denied: Denied) -> Response:

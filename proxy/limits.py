@@ -10,12 +10,12 @@ has n times as many.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from proxy import settings
-from proxy.allowances import Allowance, Allowances
+from proxy.allowances import Allowances
 from proxy.auth.identity import Identity
 from proxy.counters import Count, Counters
 from proxy.errors import Denied
@@ -43,7 +43,7 @@ class Limits:
         self._keys = keys
         self._allowances = Allowances(limits, keys)
         self._counters = counters
-        self._under_way: Counter[str] = Counter()
+        self._under_way: dict[str, int] = {}
 
     def replace(self, limits: settings.Limits) -> None:
         """Measure by other numbers from the next request on; what was counted stays counted."""
@@ -51,25 +51,37 @@ class Limits:
 
     async def acquire(self, identity: Identity) -> Permit | Denied:
         """Count one request. A refused one counts too, so that hammering does not pay."""
-        allowed = self._allowances.of(identity)
-        count = await self._counters.add(identity.sub, MINUTE, uses=1)
-        reset = max(0, math.ceil(count.resets_in))
-        headers = _headers(allowed, count, reset)
-        if count.uses > allowed.requests_per_minute:
-            message = f"You sent more than {allowed.requests_per_minute} requests within a minute."
+        here = self.acquire_here(identity)
+        if here is not None:
+            return here
+        return self._admit(identity, await self._counters.add(identity.sub, MINUTE, uses=1))
+
+    def acquire_here(self, identity: Identity) -> Permit | Denied | None:
+        """Do what `acquire` does, at once; or nothing, where there is somebody to wait for."""
+        here = self._counters.here
+        return None if here is None else self._admit(identity, here.count(identity.sub, MINUTE, 1, 0))
+
+    def _admit(self, identity: Identity, count: Count) -> Permit | Denied:
+        requests, tokens, at_once, _ = self._allowances.of(identity)
+        sub, uses, used = identity.sub, count.uses, count.tokens
+        reset = min(MINUTE, max(0, math.ceil(count.resets_in)))
+        left: Headers = (
+            ("x-ratelimit-remaining-requests", str(max(0, requests - uses))),
+            ("x-ratelimit-remaining-tokens", str(max(0, tokens - used))),
+        )
+        headers = _limits(requests, tokens) + left + _RESETS[reset]
+        if uses > requests:
+            message = f"You sent more than {requests} requests within a minute."
             return Denied("rate_limit_exceeded", message, retry_after=reset, headers=headers)
-        if count.tokens >= allowed.tokens_per_minute:
-            message = (
-                f"Your requests used {count.tokens} tokens of {allowed.tokens_per_minute} within a minute."
-            )
+        if used >= tokens:
+            message = f"Your requests used {used} tokens of {tokens} within a minute."
             return Denied("rate_limit_exceeded", message, retry_after=reset, headers=headers)
-        if self._under_way[identity.sub] >= allowed.concurrent_requests:
-            message = (
-                f"You have {allowed.concurrent_requests} requests under way already; wait for one to end."
-            )
+        under_way = self._under_way.get(sub, 0)
+        if under_way >= at_once:
+            message = f"You have {at_once} requests under way already; wait for one to end."
             return Denied("rate_limit_exceeded", message, retry_after=1, headers=headers)
-        self._under_way[identity.sub] += 1
-        return Permit(identity.sub, headers)
+        self._under_way[sub] = under_way + 1
+        return Permit(sub, headers)
 
     async def cold_load(self, identity: Identity, model: str) -> Denied | None:
         """Count one load of a cold model; those who wait for the same one within a minute are one."""
@@ -83,24 +95,27 @@ class Limits:
 
     def release(self, permit: Permit, tokens: int = 0) -> None:
         """Give the place back, and charge the tokens that the answer used."""
-        self._under_way[permit.sub] -= 1
-        if self._under_way[permit.sub] <= 0:
-            del self._under_way[permit.sub]
+        sub = permit.sub
+        others = self._under_way[sub] - 1
+        if others > 0:
+            self._under_way[sub] = others
+        else:
+            del self._under_way[sub]
         if tokens > 0:
-            self._counters.charge(permit.sub, MINUTE, tokens=tokens)
+            self._counters.charge(sub, MINUTE, tokens=tokens)
 
 
-def _headers(allowed: Allowance, count: Count, reset: int) -> Headers:
-    """What is left, as OpenAI's API reference ("Rate limits", headers) names and writes it.
+# The headers, as OpenAI's API reference ("Rate limits", headers) names and writes them. Requests and
+# tokens share one window. Tokens are those charged before this request.
 
-    Requests and tokens share one window. Tokens are those charged before this request.
-    """
-    until = f"{reset}s" if reset < 60 else f"{reset // 60}m{reset % 60}s"
-    return (
-        ("x-ratelimit-limit-requests", str(allowed.requests_per_minute)),
-        ("x-ratelimit-limit-tokens", str(allowed.tokens_per_minute)),
-        ("x-ratelimit-remaining-requests", str(max(0, allowed.requests_per_minute - count.uses))),
-        ("x-ratelimit-remaining-tokens", str(max(0, allowed.tokens_per_minute - count.tokens))),
-        ("x-ratelimit-reset-requests", until),
-        ("x-ratelimit-reset-tokens", until),
-    )
+
+@lru_cache(maxsize=1024)
+def _limits(requests: int, tokens: int) -> Headers:
+    return (("x-ratelimit-limit-requests", str(requests)), ("x-ratelimit-limit-tokens", str(tokens)))
+
+
+def _resets(until: str) -> Headers:
+    return (("x-ratelimit-reset-requests", until), ("x-ratelimit-reset-tokens", until))
+
+
+_RESETS: Final = (*(_resets(f"{seconds}s") for seconds in range(MINUTE)), _resets("1m0s"))

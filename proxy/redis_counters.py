@@ -85,6 +85,11 @@ class RedisCounters:
         self._work = asyncio.Event()
         self._closing = False
 
+    @property
+    def here(self) -> MemoryCounters | None:
+        """See `Counters`."""
+        return None if self._up else self._local
+
     async def add(self, key: str, seconds: int, *, uses: int = 0, tokens: int = 0) -> Count:
         """See `Counters`."""
         if not self._up:

@@ -6,6 +6,7 @@ mac, so that a cut tail shows as well.
 """
 
 import fcntl
+import hashlib
 import hmac
 import os
 import re
@@ -19,13 +20,11 @@ import msgspec
 
 _MAC_MARK: Final = b',"mac":"'
 _GENESIS: Final = b"\x00" * 32
+_BLOCK: Final = 64  # bytes that SHA-256 works on at once
 _TAIL: Final = 256 * 1024  # bytes; two records are about 2 KiB
 # Legal in a JSON string as they stand; but terminals obey C1 controls, and some tools split lines at
 # U+0085, U+2028 and U+2029.
 _CONTROL: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
-
-
-Fields = Mapping[str, Any] | msgspec.Struct  # of one event, beside its number, time and name
 
 
 class AuditFileError(Exception):
@@ -41,28 +40,48 @@ class Head:
 
 
 class Chain:
-    """Makes the lines of a trail, in order."""
+    """Makes the lines of a trail, in order; `seq` and `mac` are those of the last one."""
 
     def __init__(self, key: bytes, head: Head) -> None:
-        self._hmac = hmac.new(key, digestmod="sha256")  # copied for each line, which is cheaper than anew
-        self._seq, self._mac = head.seq, head.mac
+        self._hmac = _Hmac(key)
+        self.seq, self.mac = head.seq, head.mac
 
-    @property
-    def head(self) -> Head:
-        """Where the last line left it."""
-        return Head(self._seq, self._mac)
+    def line(self, time: str, event: str, told: str) -> bytes:
+        """The line that tells of an event, by its `members`.
 
-    def line(self, time: str, event: str, fields: Fields) -> bytes:
-        """The line that tells of an event. It cannot be taken back: whoever asks has to write it."""
-        self._seq += 1
-        payload = b'{"seq":%d,"time":"%b","event":"%b"' % (self._seq, time.encode(), event.encode())
-        payload += _members(fields)
-        if not payload.isascii() or b"\x7f" in payload:
-            payload = _CONTROL.sub(_escape, payload)
-        mac = self._hmac.copy()
-        mac.update(self._mac + payload)
-        self._mac = mac.digest()
-        return b'%b%b%b"}\n' % (payload, _MAC_MARK, self._mac.hex().encode())
+        It cannot be taken back: whoever asks has to write it.
+        """
+        self.seq += 1
+        payload = f'{{"seq":{self.seq},"time":"{time}","event":"{event}"{told}'.encode()
+        self.mac = self._hmac.digest(self.mac + payload)
+        return b'%b%b%b"}\n' % (payload, _MAC_MARK, self.mac.hex().encode())
+
+
+class _Hmac:
+    """HMAC-SHA256 (RFC 2104). Its two hashes are keyed once, and copied for each message.
+
+    That takes two thirds of the time of copies of `hmac.new`, and half of that of `hmac.digest`.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, message: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+def members(fields: Mapping[str, Any]) -> str:
+    """An object's members in JSON, each after a comma, and printable whatever is in them."""
+    try:
+        inner = msgspec.json.encode(fields)[1:-1]
+    except (TypeError, ValueError, OverflowError):  # lone surrogates, vast integers
+        inner = b'"reason":"this record could not be written as JSON"'
+    return ("," + _CONTROL.sub(_escape, inner).decode()) if inner else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +133,6 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             yield msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError:
             continue
-
-
-def _members(fields: Fields) -> bytes:
-    try:
-        inner = msgspec.json.encode(fields)[1:-1]
-    except (TypeError, ValueError, OverflowError):  # lone surrogates, vast integers
-        inner = b'"reason":"this record could not be written as JSON"'
-    return b"," + inner if inner else inner
 
 
 def _escape(control: "re.Match[bytes]") -> bytes:
@@ -226,7 +237,10 @@ def write_head(path: Path, head: Head, key: bytes) -> None:
     scratch = path.with_name(path.name + ".head.new")
     mac = head.mac.hex()
     content = {"seq": head.seq, "mac": mac, "vouch": _vouch(key, head.seq, mac)}
-    scratch.write_bytes(msgspec.json.encode(content) + b"\n")
+    with scratch.open(
+        "wb", buffering=0
+    ) as file:  # a buffer asks the system for more, which takes turns each time
+        write(file, msgspec.json.encode(content) + b"\n")
     scratch.replace(target)
 
 

@@ -1,10 +1,13 @@
 """The audit trail: whole, in order, bound together; and what happens when the disk says no."""
 
+import hmac
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy import trail
 from proxy.audit import MAX_QUEUED, Audit
@@ -183,6 +186,12 @@ def test_every_record_is_counted(tmp_path: Path) -> None:
     written.record("auth.denied", {})
     written._file.close()
     assert b'hubgate_audit_records_total{event="auth.denied"} 1.0' in metrics.expose()
+
+
+@given(st.binary(min_size=1, max_size=200), st.binary(max_size=300))
+def test_lines_are_bound_by_an_hmac(key: bytes, payload: bytes) -> None:
+    """What is made of two hashes is HMAC-SHA256, for keys of every length."""
+    assert trail._Hmac(key).digest(payload) == hmac.digest(key, payload, "sha256")
 
 
 def test_lines_are_plain_json(tmp_path: Path) -> None:
