@@ -34,10 +34,13 @@ class Bodies:
 
         What is small comes with its head. What is returned counts as held until `release`d.
         """
-        refused = self.refusal(inbound, "application/json") or self._no_room(inbound)
+        refused = self.refusal(inbound, "application/json")
         if refused is not None:
             return refused
         whole = inbound.read_whole()
+        coming = _length(inbound) if whole is None else len(whole)
+        if self._held + coming > self._limits.max_buffered_bytes:
+            return self._too_many()
         return None if whole is None else self._hold(whole)
 
     async def read(self, inbound: Inbound) -> Skeleton | Denied:
@@ -107,10 +110,6 @@ class Bodies:
             what = "JSON" if media_type == "application/json" else "a form"
             return Denied("unsupported_media_type", f"Send {what}, with Content-Type: {media_type}.")
         return self.too_large() if _length(inbound) > self._limits.max_body_bytes else None
-
-    def _no_room(self, inbound: Inbound) -> Denied | None:
-        full = self._held + _length(inbound) > self._limits.max_buffered_bytes
-        return self._too_many() if full else None
 
     def _too_many(self) -> Denied:
         return Denied(

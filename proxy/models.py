@@ -1,7 +1,6 @@
 """`GET /v1/models`: what this caller may use, and never what others have loaded."""
 
-from collections import OrderedDict
-from typing import Any
+from typing import Any, Final
 
 from proxy.auth.authorization import Access, Authorizer
 from proxy.auth.identity import Caller
@@ -9,8 +8,8 @@ from proxy.errors import Denied
 from proxy.policy import ModelPolicy
 from wire.repo import RepoRef
 
-MAX_CALLERS = 10_000
-MAX_GRANTED = 100  # per caller
+MAX_CALLERS: Final = 10_000
+MAX_GRANTED: Final = 100  # per caller
 
 
 class Listing:
@@ -22,19 +21,21 @@ class Listing:
     def __init__(self, authorizer: Authorizer, policy: ModelPolicy) -> None:
         self._authorizer = authorizer
         self._policy = policy
-        self._granted: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
+        self._granted: dict[str, dict[str, None]] = {}  # names by `sub`, each in the order of its coming
 
     def granted(self, caller: Caller, access: Access) -> None:
-        """Remember that this caller was granted this model."""
-        mine = self._granted.setdefault(caller.identity.sub, OrderedDict())
-        self._granted.move_to_end(caller.identity.sub)
-        name = (access.adapter or access.base).id
+        """Remember that this caller was granted this model. What is over the bounds goes, the oldest first."""
+        sub, name = caller.identity.sub, (access.adapter or access.base).id
+        mine = self._granted.get(sub)
+        if mine is not None and name in mine:
+            return
+        if mine is None:
+            mine = self._granted[sub] = {}
         mine[name] = None
-        mine.move_to_end(name)
         if len(mine) > MAX_GRANTED:
-            mine.popitem(last=False)
+            del mine[next(iter(mine))]
         if len(self._granted) > MAX_CALLERS:
-            self._granted.popitem(last=False)
+            del self._granted[next(iter(self._granted))]
 
     async def all(self, caller: Caller) -> dict[str, Any] | Denied:
         """The body of `GET /v1/models`; an outage of the Hub is told, and is no empty list."""

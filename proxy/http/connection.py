@@ -196,13 +196,14 @@ class Connection:
         self._served = True
         self._deadline.at = None
         version = self._parser.get_http_version()
-        self._check(version)
+        method = self._parser.get_method()
+        self._check(version, method)
         if self._parser.should_upgrade():
             return  # declined below; the request comes once more without
         self._framing = 0
         self._reading = request = Inbound(
             self,
-            method=self._parser.get_method().decode(),
+            method=method.decode(),
             target=self._target.decode("latin-1"),
             version=version,
             headers=tuple(self._headers),
@@ -332,11 +333,11 @@ class Connection:
             if self._current is None:
                 self._next()
 
-    def _check(self, version: str) -> None:
+    def _check(self, version: str, method: bytes) -> None:
         """Refuse what llhttp lets pass."""
         if version not in ("1.0", "1.1"):
             raise _Faulty("http_version")
-        if self._parser.get_method() == b"CONNECT":
+        if method == b"CONNECT":
             raise _Faulty("invalid_request")
         hosts = types = 0
         for name, value in self._headers:
