@@ -39,6 +39,7 @@ COMPILED = (
     "proxy/series.py",
     "proxy/trail.py",
     "proxy/upstream/affinity.py",
+    "proxy/upstream/chunks.py",
     "proxy/upstream/connections.py",
     "proxy/upstream/grants.py",
     "proxy/upstream/headers.py",

@@ -210,13 +210,18 @@ class Inbound:
             self.keep_alive = False
         return self._head(status, headers, keep=self.keep_alive)
 
-    def write(self, data: bytes, before: bytes = b"") -> None:
-        """Send a piece of the body, which is not empty; `before` is the head that goes with the first."""
+    def write(self, data: bytes, before: bytes = b"", chunk: bytes = b"") -> None:
+        """Send a piece of the body, which is not empty; `before` is the head that goes with the first.
+
+        `chunk` is the same piece as a chunk, where there is one already.
+        """
         self.begun = True
-        if self._chunked:
-            self._link.write(b"%b%x\r\n%b\r\n" % (before, len(data), data))
-        else:
+        if not self._chunked:
             self._link.write(before + data if before else data)
+        elif chunk and not before:
+            self._link.write(chunk)
+        else:
+            self._link.write(b"%b%x\r\n%b\r\n" % (before, len(data), data))
 
     def end(self, before: bytes = b"") -> None:
         """The answer is complete."""

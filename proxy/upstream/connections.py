@@ -11,9 +11,9 @@ import structlog
 
 from proxy.http.deadline import Deadline
 from proxy.skeleton import Pieces
+from proxy.upstream.chunks import content
 
 KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
-READ: Final = 64 * 1024  # bytes that are read of a connection at once
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
 MAX_HEAD: Final = 64 * 1024  # bytes of all of them
 CONTINUE: Final = 5.0  # seconds to wait for leave to send a body that can be sent only once
@@ -43,8 +43,8 @@ class Receiver(Protocol):
         Raises `BrokenError` to take no more.
         """
 
-    def data(self, data: bytes) -> None:
-        """The next bytes of the body."""
+    def data(self, data: bytes, chunk: bytes = b"") -> None:
+        """The next bytes of the body, and the chunk that they came as, where it was one."""
 
 
 class Source(Protocol):
@@ -58,7 +58,6 @@ class Connections:
     """The idle connections to all engines; one that is in use belongs to who uses it."""
 
     def __init__(self, connect_timeout: float) -> None:
-        self.buffer = memoryview(bytearray(READ))  # read into by all in turn
         self._connect_timeout = connect_timeout
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
 
@@ -72,7 +71,7 @@ class Connections:
                 return connection
             connection.close()
         made = Connection(self, address)
-        protocol = cast("asyncio.BufferedProtocol", made)  # by its methods; what is compiled has no such base
+        protocol = cast("asyncio.Protocol", made)  # by its methods; what is compiled has no such base
         async with asyncio.timeout(self._connect_timeout):
             await loop.create_connection(lambda: protocol, *address)
         return made
@@ -97,7 +96,7 @@ class Connections:
 
 
 class Connection:
-    """One connection to one engine, a buffered protocol; carries one request at a time."""
+    """One connection to one engine, a protocol (asyncio's), by its methods; carries one request at a time."""
 
     def __init__(self, pool: Connections, address: Address) -> None:
         self.address = address
@@ -111,6 +110,7 @@ class Connection:
         self._headers: list[tuple[str, str]] = []
         self._head_size = 0
         self._in_body = False
+        self._between = False  # two chunks of a body is where the parser stands
         self._parts: list[bytes] = []
         self._complete = False
         self._keep = False
@@ -210,33 +210,16 @@ class Connection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint
-        return self._pool.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._done is None or self._done.done():
+    def data_received(self, data: bytes) -> None:
+        if self._receiver is None or self._done is None or self._done.done():
             self._transport.abort()  # nothing was asked
             return
         self._deadline.at = self._loop.time() + self._idle_limit
-        try:
-            self._parser.feed_data(self._pool.buffer[:nbytes])
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not isinstance(error.__context__, BrokenError | None):
-                log.error("an answer could not be taken", error=type(error.__context__).__name__)  # noqa: TRY400
-            if not self._complete:
-                self._break()
-                return
-            self._keep = False  # what follows an answer belongs to nobody
-        if self._parts and self._receiver is not None:
-            parts, self._parts = self._parts, []
-            self._receiver.data(parts[0] if len(parts) == 1 else b"".join(parts))
-        if not self._in_body and not self._complete:
-            self._head_size += nbytes
-            if self._head_size > MAX_HEAD:
-                self._break()
-        elif self._complete:
-            self._done.set_result(None)
+        # Between two chunks the parser remembers nothing, so that it need not see one that is whole.
+        if self._between and (start := content(data)):
+            self._receiver.data(data[start:-2], data)
+        else:
+            self._parse(data, self._receiver, self._done)
 
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
@@ -254,6 +237,30 @@ class Connection:
         self._deadline.cancel()
         self._pool.lost(self)
         self._break()
+
+    # What reading leads to.
+
+    def _parse(self, data: bytes, receiver: Receiver, done: asyncio.Future[None]) -> None:
+        self._between = False
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not isinstance(error.__context__, BrokenError | None):
+                log.error("an answer could not be taken", error=type(error.__context__).__name__)  # noqa: TRY400
+            if not self._complete:
+                self._break()
+                return
+            self._keep = False  # what follows an answer belongs to nobody
+        self._between = self._between and data.endswith(b"\r\n")  # not within the next one's size
+        if self._parts:
+            parts, self._parts = self._parts, []
+            receiver.data(parts[0] if len(parts) == 1 else b"".join(parts))
+        if not self._in_body and not self._complete:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._break()
+        elif self._complete:
+            done.set_result(None)
 
     # Called by the parser.
 
@@ -284,13 +291,19 @@ class Connection:
         self._deadline.expire_in(self._idle_limit)
         self._receiver.head(status, headers)
 
+    def on_chunk_header(self) -> None:
+        self._between = False
+
     def on_body(self, body: bytes) -> None:
         if not self._complete:
             self._parts.append(body)
 
+    def on_chunk_complete(self) -> None:
+        self._between = self._in_body
+
     def on_message_complete(self) -> None:
         if self._in_body:
-            self._in_body = False
+            self._in_body = self._between = False
             self._complete = True
             self._keep = self._parser.should_keep_alive()  # says so here, and only here
 

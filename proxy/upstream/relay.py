@@ -94,11 +94,11 @@ class Relay:
         usage = answer.meter.usage()
         if usage is not None:
             exchange.prompt_tokens, exchange.completion_tokens = usage.prompt, usage.completion
-        elif answer.events:
+        elif answer.meter.events:
             # Cut short, by either side: who leaves before the count comes must not have it for nothing.
             exchange.estimated = True
             exchange.prompt_tokens = exchange.bytes_in // BYTES_A_TOKEN
-            exchange.completion_tokens = answer.events
+            exchange.completion_tokens = answer.meter.events
         else:
             return
         self._metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
@@ -117,7 +117,6 @@ class _Answer:
         self._withheld = withheld
         self._head = b""  # ours, which goes out with the first bytes
         self._sent = False
-        self.events = 0  # of a stream, each of which is a token at least
         self._streaming = False
         self._refused = bytearray()
 
@@ -137,25 +136,24 @@ class _Answer:
         self._exchange.answered(200)
         self._inbound.follow(self._source)
 
-    def data(self, data: bytes) -> None:
+    def data(self, data: bytes, chunk: bytes = b"") -> None:
         if self.status != 200:
             if len(self._refused) < MAX_ERROR:
                 self._refused += data
             return
-        self.meter.add(data)
-        if self._streaming:
-            self.events += data.count(b"\n\n")
-        if self._withheld is not None and self._streaming:
-            data = self._withheld.pass_on(data)
+        if self.meter.add(data) and self._withheld is not None and self._streaming:
+            data, chunk = self._withheld.pass_on(data), b""
         if data:
-            self._pass_on(data)
+            self._pass_on(data, chunk)
 
-    def _pass_on(self, data: bytes) -> None:
-        if not self._sent:
+    def _pass_on(self, data: bytes, chunk: bytes = b"") -> None:
+        if self._sent:
+            self._inbound.write(data, chunk=chunk)
+        else:
             self._sent = True
             self._exchange.first_byte = self._exchange.elapsed
-        self._inbound.write(data, self._head)
-        self._head = b""
+            self._inbound.write(data, self._head)
+            self._head = b""
         self._exchange.bytes_out += len(data)
 
     def end(self) -> None:

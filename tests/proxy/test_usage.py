@@ -66,6 +66,20 @@ def test_little_is_kept_of_a_stream() -> None:
     assert kept.held <= 2 * TAIL + len(STREAM)
 
 
+def test_nothing_is_kept_of_what_is_not_about_usage() -> None:
+    """Whole events without usage are counted and let go; those with it, and half ones, are kept."""
+    kept = Meter(streaming=True)
+    assert not kept.add(STREAM.replace(b"usage", b"other"))
+    assert (kept.events, kept.held) == (30, 0)
+    assert kept.add(b"data: ")
+    assert kept.add(b"x\n\n")
+    assert kept.held == len(b"data: x\n\n")
+    assert not kept.add(b"data: x\n\n")
+    assert kept.add(event(LAST))
+    assert not kept.add(DONE)
+    assert kept.events == 34
+
+
 @given(st.lists(st.integers(0, 10**6), max_size=8), st.booleans())
 def test_only_the_event_of_usage_is_withheld(cuts: list[int], done: bool) -> None:
     """However the bytes are cut, all pass but the event that has usage and no choices."""

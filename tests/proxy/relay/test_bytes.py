@@ -56,12 +56,14 @@ def drawn(rng: random.Random) -> Case:
         sent = due = rng.randbytes(size)
         lines = [("Content-Type", "application/json")]
     if streaming or rng.random() < 0.5:
-        body = b"".join(map(chunk, pieces(rng, sent, 30))) + chunk(b"")
+        parts = [*map(chunk, pieces(rng, sent, 30)), chunk(b"")]
         lines.append(("Transfer-Encoding", "chunked"))
     else:
-        body = sent
+        parts = [sent]
         lines.append(("Content-Length", str(len(sent))))
-    wire = list(pieces(rng, head(200, lines) + body, 12))
+    wire = [head(200, lines), *parts]  # a chunk at a time, as engines send
+    if rng.random() < 0.5:
+        wire = list(pieces(rng, b"".join(wire), 12))
     return Case(wire, hashlib.sha256(due).hexdigest(), streaming, asks)
 
 

@@ -38,7 +38,8 @@ class Slow:
         del headers
         assert status == 200
 
-    def data(self, data: bytes) -> None:
+    def data(self, data: bytes, chunk: bytes = b"") -> None:
+        del chunk
         self.body += data
         if self._source is not None:
             self._source.pause()

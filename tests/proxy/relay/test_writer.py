@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.http.inbound import Flow, Inbound, Response
+from tests.fakes.answers import chunk
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 
@@ -68,14 +69,14 @@ def read(wire: Wire, method: str, version: str, *, keep: bool) -> tuple[int, byt
                 return status, body, False, False
 
 
-@given(PIECES, st.sampled_from(["1.0", "1.1"]), st.booleans(), st.booleans())
-def test_pieces(pieces: list[bytes], version: str, sized: bool, keep: bool) -> None:
-    """Whatever is written in pieces is read as it was, and the connection goes on where it can."""
+@given(PIECES, st.sampled_from(["1.0", "1.1"]), st.booleans(), st.booleans(), st.booleans())
+def test_pieces(pieces: list[bytes], version: str, sized: bool, keep: bool, chunked: bool) -> None:
+    """What is written in pieces, or came in chunks, is read as it was; the connection goes on where it can."""
     wire, body = Wire(), b"".join(pieces)
     inbound = asked(wire, "POST", version, keep=keep)
     head = inbound.begin(200, (("X-A", "b"),), length=len(body) if sized else None)
     for piece in pieces:
-        inbound.write(piece, head)
+        inbound.write(piece, head, chunk(piece) if chunked else b"")
         head = b""
     inbound.end(head)
     assert wire.kept == (keep and (sized or version == "1.1"))
