@@ -76,8 +76,8 @@ def route(method: str, target: str) -> Route | Denied:
     else:
         return Denied("unknown_endpoint", "There is no such endpoint here; see the list in the README.")
     if method != found.endpoint.method and (method, found.endpoint.method) != ("HEAD", "GET"):
-        allow = (("Allow", found.endpoint.method),)  # RFC 9110, section 15.5.6
-        return Denied("method_not_allowed", f"Use {found.endpoint.method} here.", headers=allow)
+        allow = f"Allow: {found.endpoint.method}\r\n"  # RFC 9110, section 15.5.6
+        return Denied("method_not_allowed", f"Use {found.endpoint.method} here.", lines=allow)
     return found
 
 

@@ -106,7 +106,7 @@ class Denied(Value):
     message: str
     param: str | None = None
     retry_after: float | None = None  # seconds
-    headers: tuple[tuple[str, str], ...] = ()
+    lines: str = ""  # more headers, each a line as it goes over the wire
     own: bool = False  # whether it comes of this caller's own account, so that it says nothing to others
 
     @property
@@ -142,23 +142,23 @@ def event(denied: Denied, dialect: Dialect, request_id: str) -> bytes:
             return b"data: %s\n\n" % body(denied, dialect, request_id)
 
 
-def identified(request_id: str, dialect: Dialect) -> tuple[tuple[str, str], ...]:
-    """The header in which each SDK finds the request's id; ours stands in every answer."""
-    theirs = (("Request-Id", request_id),) if dialect == "anthropic" else ()
-    return (("X-Request-Id", request_id), *theirs)
+def identified(request_id: str, dialect: Dialect) -> str:
+    """The header in which each SDK finds the request's id, as lines; ours stands in every answer."""
+    ours = f"X-Request-Id: {request_id}\r\n"
+    return f"{ours}Request-Id: {request_id}\r\n" if dialect == "anthropic" else ours
 
 
-def headers(denied: Denied) -> list[tuple[str, str]]:
-    """The headers that belong to an error, beside its content type and request id."""
-    found = list(denied.headers)
+def lines(denied: Denied) -> str:
+    """The headers that belong to an error, as lines, beside its content type and request id."""
+    found = denied.lines
     if denied.status == 401:
-        found.append(("WWW-Authenticate", "Bearer"))  # RFC 9110, section 11.6.1
+        found += "WWW-Authenticate: Bearer\r\n"  # RFC 9110, section 11.6.1
     if denied.retry_after is not None:
         seconds = max(1, min(MAX_RETRY_AFTER, round(denied.retry_after)))
-        found.append(("Retry-After", str(seconds)))
+        found += f"Retry-After: {seconds}\r\n"
     elif denied.status != 408:
         # The SDKs retry 408, 409, 429 and 5xx unless told that it cannot help.
-        found.append(("x-should-retry", "false"))
+        found += "x-should-retry: false\r\n"
     return found
 
 

@@ -9,7 +9,6 @@ from proxy import errors
 from proxy.auth.authorization import Access
 from proxy.auth.identity import Identity
 from proxy.errors import Denied, Dialect
-from proxy.http.inbound import Headers
 from proxy.limits import Permit
 
 # What a request is at; in `body`, `load` and `upstream` it waits for somebody else.
@@ -17,7 +16,6 @@ Phase = Literal["own", "auth", "limits", "body", "load", "upstream"]
 
 _clock: Final = time.perf_counter
 _bits: Final = random.getrandbits
-_SERVER: Final = ("Server", "hubgate")
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
 
 
@@ -115,13 +113,12 @@ class Exchange:
         """Whether the caller or the model was refused, rather than the request or its outcome."""
         return self.access is None and self.status in (401, 403, 404)
 
-    def headers(self) -> Headers:
-        """The headers of ours that every good answer carries."""
+    def lines(self) -> str:
+        """The headers of ours that every good answer carries, as lines."""
         identified = errors.identified(self.request_id, self.dialect)
-        own: Headers = (("Server-Timing", self.server_timing()), _SERVER)
-        limits = self.permit.headers if self.permit is not None else ()
-        notice = (("X-Hubgate-Notice", self.notice),) if self.notice else ()
-        return identified + own + limits + notice
+        limits = self.permit.lines if self.permit is not None else ""
+        notice = f"X-Hubgate-Notice: {self.notice}\r\n" if self.notice else ""
+        return f"{identified}Server-Timing: {self.server_timing()}\r\nServer: hubgate\r\n{limits}{notice}"
 
 
 # The texts of what takes less than a tenth of a second, as nearly all that is told does.

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -35,8 +35,9 @@ from wire.control import Engine, Failed
 
 log = structlog.get_logger("gateway")
 
-_JSON = ("Content-Type", "application/json")
-_NOT_HTTP = "This is not HTTP/1.1 as RFC 9112 defines it."
+_JSON: Final = "Content-Type: application/json\r\n"
+_SERVER: Final = "Server: hubgate\r\n"
+_NOT_HTTP: Final = "This is not HTTP/1.1 as RFC 9112 defines it."
 _FAULTS: Mapping[Code, str] = {
     "headers_too_large": "The request line or a header is too long, or there are too many.",
     "http_version": "Speak HTTP/1.1 or HTTP/1.0 here.",
@@ -307,7 +308,7 @@ class Gateway:
         if isinstance(body, Denied):
             return body
         exchange.answered(200)
-        return Response(200, msgspec.json.encode(body), (_JSON, *exchange.headers()))
+        return Response(200, msgspec.json.encode(body), _JSON + exchange.lines())
 
     def _finish(self, exchange: Exchange) -> None:
         """Step 9: whatever happened, it is told, counted and its place given back."""
@@ -334,11 +335,11 @@ def _refuse(exchange: Exchange, denied: Denied) -> Response:
     """Render a refusal in the endpoint's dialect. It carries no timing: that could tell tales."""
     exchange.refused(denied)
     # Too many cold loads: the state of the other limits.
-    rates = exchange.permit.headers if denied.status == 429 and exchange.permit is not None else ()
-    own = (_JSON, *errors.identified(exchange.request_id, exchange.dialect), ("Server", "hubgate"))
+    rates = exchange.permit.lines if denied.status == 429 and exchange.permit is not None else ""
+    own = _JSON + errors.identified(exchange.request_id, exchange.dialect) + _SERVER
     return Response(
         denied.status,
         errors.body(denied, exchange.dialect, exchange.request_id),
-        (*own, *rates, *errors.headers(denied)),
+        own + rates + errors.lines(denied),
         close=denied.code in ("request_timeout", "request_too_large", "draining"),
     )

@@ -8,10 +8,10 @@ import asyncio
 from typing import Self
 
 from proxy.exchange import Exchange
-from proxy.http.inbound import Inbound
+from proxy.http.inbound import Inbound, lines
 from wire.control import Progress
 
-_STREAM = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
+_STREAM = lines((("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache")))
 _VERBS = {"queued": "waiting for", "downloading": "loading", "starting": "starting", "loading": "loading"}
 
 
@@ -44,7 +44,7 @@ class Heartbeat:
         head = b""
         if not self._inbound.begun:
             self._exchange.answered(200)
-            head = self._inbound.begin(200, (*_STREAM, *self._exchange.headers()), length=None)
+            head = self._inbound.begin(200, _STREAM + self._exchange.lines(), length=None)
         self._inbound.write(self._comment, head)
         self._exchange.bytes_out += len(self._comment)
         self._timer = asyncio.get_running_loop().call_later(self._after, self._beat)

@@ -11,7 +11,7 @@ has n times as many.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Final
 
 from proxy import settings
@@ -19,19 +19,21 @@ from proxy.allowances import Allowances
 from proxy.auth.identity import Identity
 from proxy.counters import Count, Counters
 from proxy.errors import Denied
-from proxy.value import Value
 
 MINUTE: Final = 60  # seconds
 HOUR: Final = 3600
 
-Headers = tuple[tuple[str, str], ...]
 
-
-class Permit(Value):
-    """A place among the requests under way; the headers tell the caller what is left."""
+@dataclass(init=False)
+class Permit:
+    """A place among the requests under way."""
 
     sub: str
-    headers: Headers
+    lines: str  # the headers that tell the caller what is left, as lines
+
+    def __init__(self, sub: str, lines: str) -> None:
+        self.sub = sub
+        self.lines = lines
 
 
 class Limits:
@@ -65,23 +67,29 @@ class Limits:
         requests, tokens, at_once, _ = self._allowances.of(identity)
         sub, uses, used = identity.sub, count.uses, count.tokens
         reset = min(MINUTE, max(0, math.ceil(count.resets_in)))
-        left: Headers = (
-            ("x-ratelimit-remaining-requests", str(max(0, requests - uses))),
-            ("x-ratelimit-remaining-tokens", str(max(0, tokens - used))),
+        # As OpenAI's API reference ("Rate limits", headers) names and writes them. Requests and tokens share
+        # one window. Tokens are those charged before this request.
+        until = _UNTIL[reset]
+        lines = (
+            f"x-ratelimit-limit-requests: {requests}\r\n"
+            f"x-ratelimit-limit-tokens: {tokens}\r\n"
+            f"x-ratelimit-remaining-requests: {max(0, requests - uses)}\r\n"
+            f"x-ratelimit-remaining-tokens: {max(0, tokens - used)}\r\n"
+            f"x-ratelimit-reset-requests: {until}\r\n"
+            f"x-ratelimit-reset-tokens: {until}\r\n"
         )
-        headers = _limits(requests, tokens) + left + _RESETS[reset]
         if uses > requests:
             message = f"You sent more than {requests} requests within a minute."
-            return Denied("rate_limit_exceeded", message, retry_after=reset, headers=headers)
+            return Denied("rate_limit_exceeded", message, retry_after=reset, lines=lines)
         if used >= tokens:
             message = f"Your requests used {used} tokens of {tokens} within a minute."
-            return Denied("rate_limit_exceeded", message, retry_after=reset, headers=headers)
+            return Denied("rate_limit_exceeded", message, retry_after=reset, lines=lines)
         under_way = self._under_way.get(sub, 0)
         if under_way >= at_once:
             message = f"You have {at_once} requests under way already; wait for one to end."
-            return Denied("rate_limit_exceeded", message, retry_after=1, headers=headers)
+            return Denied("rate_limit_exceeded", message, retry_after=1, lines=lines)
         self._under_way[sub] = under_way + 1
-        return Permit(sub, headers)
+        return Permit(sub, lines)
 
     async def cold_load(self, identity: Identity, model: str) -> Denied | None:
         """Count one load of a cold model; those who wait for the same one within a minute are one."""
@@ -105,17 +113,4 @@ class Limits:
             self._counters.charge(sub, MINUTE, tokens=tokens)
 
 
-# The headers, as OpenAI's API reference ("Rate limits", headers) names and writes them. Requests and
-# tokens share one window. Tokens are those charged before this request.
-
-
-@lru_cache(maxsize=1024)
-def _limits(requests: int, tokens: int) -> Headers:
-    return (("x-ratelimit-limit-requests", str(requests)), ("x-ratelimit-limit-tokens", str(tokens)))
-
-
-def _resets(until: str) -> Headers:
-    return (("x-ratelimit-reset-requests", until), ("x-ratelimit-reset-tokens", until))
-
-
-_RESETS: Final = (*(_resets(f"{seconds}s") for seconds in range(MINUTE)), _resets("1m0s"))
+_UNTIL: Final = (*(f"{seconds}s" for seconds in range(MINUTE)), "1m0s")  # for each number of seconds

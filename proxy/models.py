@@ -24,7 +24,7 @@ class Listing:
         self._granted: dict[str, dict[str, None]] = {}  # names by `sub`, each in the order of its coming
 
     def granted(self, caller: Caller, access: Access) -> None:
-        """Remember that this caller was granted this model. What is over the bounds goes, the oldest first."""
+        """Remember that this caller was granted this model. Over the bounds, the oldest goes first."""
         sub, name = caller.identity.sub, (access.adapter or access.base).id
         mine = self._granted.get(sub)
         if mine is not None and name in mine:

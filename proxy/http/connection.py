@@ -8,7 +8,7 @@ and bare line feeds are errors (RFC 9112, sections 5, 6 and 7). What it lets pas
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
 import httptools
@@ -69,6 +69,7 @@ class Connection:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self.write: Callable[[bytes], None]  # the transport's
         self._peer = ""
         self.port = 0  # the caller's
         # What is being read.
@@ -125,6 +126,7 @@ class Connection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.write = transport.write
         peer = transport.get_extra_info("peername")
         self._peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         self._server.opened(self)
@@ -238,9 +240,6 @@ class Connection:
     @property
     def draining(self) -> bool:
         return self._server.draining
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
 
     def follow(self, source: Flow | None) -> None:
         self._source = source

@@ -10,17 +10,18 @@ class Deadline:
     So to move the deadline further away, as each byte of a stream does, costs an addition and no timer.
     """
 
-    __slots__ = ("_loop", "_missed", "_timer", "at")
+    __slots__ = ("_loop", "_missed", "_time", "_timer", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, missed: Callable[[], None]) -> None:
         self.at: float | None = None  # on the loop's clock; `None`: there is none
         self._loop = loop
+        self._time = loop.time
         self._missed = missed
         self._timer: asyncio.TimerHandle | None = None
 
     def expire_in(self, seconds: float) -> None:
         """Set it anew, nearer or further."""
-        self.at = at = self._loop.time() + seconds
+        self.at = at = self._time() + seconds
         if self._timer is None or self._timer.when() > at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -37,7 +38,7 @@ class Deadline:
         self._timer = None
         if self.at is None:
             return
-        if self._loop.time() < self.at:
+        if self._time() < self.at:
             self._timer = self._loop.call_at(self.at, self._look)
         else:
             self._missed()

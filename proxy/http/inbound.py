@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -32,7 +32,7 @@ KNOWN: Final = frozenset(
 )
 
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
-_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+_OPENINGS: Final = {status.value: f"HTTP/1.1 {status} {status.phrase}\r\n" for status in HTTPStatus}
 
 
 class BodyError(Exception):
@@ -53,18 +53,29 @@ class Link(Flow, Protocol):
     def date(self) -> str: ...  # of the `Date` header, now
     @property
     def draining(self) -> bool: ...  # whether this answer is the connection's last
-    def write(self, data: bytes) -> None: ...
+    @property
+    def write(self) -> Callable[[bytes], None]: ...  # the transport's own: each piece of a stream goes there
     def follow(self, source: Flow | None) -> None: ...
     def finished(self, *, keep: bool) -> None: ...
     def cut(self) -> None: ...
 
 
+def lines(headers: Iterable[tuple[str, str]]) -> str:
+    """Headers as they go over the wire. Raises `ValueError` if one of them would be two lines."""
+    made = ""
+    for name, value in headers:
+        if "\r" in value or "\n" in value:
+            raise ValueError(f"the header {name} of an answer holds a line break")
+        made += f"{name}: {value}\r\n"
+    return made
+
+
 class Response(Value):
-    """A whole answer, to be sent in one piece."""
+    """A whole answer, to be sent in one piece; its headers as `lines` makes them."""
 
     status: int
     body: bytes
-    headers: Headers = ()
+    lines: str = ""
     close: bool = False  # whether the rest of the request is not worth reading
 
 
@@ -82,6 +93,7 @@ class Inbound:
         "_link",
         "_parts",
         "_waiter",
+        "_write",
         "begun",
         "headers",
         "keep_alive",
@@ -109,6 +121,7 @@ class Inbound:
         self.peer = peer
         self.keep_alive = keep_alive
         self._link = link
+        self._write = link.write
         self._parts: deque[bytes] = deque()
         self._held = 0
         self._complete = False
@@ -183,32 +196,34 @@ class Inbound:
     def go_on(self) -> None:
         """Tell a caller who asked for it to send the body (RFC 9110, section 10.1.1)."""
         if not self._parts and not self._complete:
-            self._link.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # The answer.
 
     def respond(self, response: Response) -> None:
         """Send a whole answer."""
         keep = self.keep_alive and self._complete and not (response.close or self._link.draining)
-        length = (("Content-Length", str(len(response.body))),)
-        head = self._head(response.status, (*response.headers, *length), keep=keep)
-        self._link.write(head if self.method == "HEAD" else head + response.body)
+        length = f"Content-Length: {len(response.body)}\r\n"
+        head = self._head(response.status, response.lines, length, keep=keep)
+        self._write(head if self.method == "HEAD" else head + response.body)
         self._link.finished(keep=keep)
 
-    def begin(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None) -> bytes:
+    def begin(self, status: int, lines: str, *, length: int | None) -> bytes:
         """The head of an answer whose body follows in pieces; to be sent with the first of them.
 
-        Without a `length` it is sent in chunks, or, to HTTP/1.0, ends with the connection.
+        Its headers are as `lines` makes them. Without a `length` it is sent in chunks, or, to HTTP/1.0,
+        ends with the connection.
         """
         self.keep_alive = self.keep_alive and self._complete and not self._link.draining
         self._chunked = length is None and self.version == "1.1"
+        framing = ""
         if length is not None:
-            headers = (*headers, ("Content-Length", str(length)))
+            framing = f"Content-Length: {length}\r\n"
         elif self._chunked:
-            headers = (*headers, ("Transfer-Encoding", "chunked"))
+            framing = "Transfer-Encoding: chunked\r\n"
         else:
             self.keep_alive = False
-        return self._head(status, headers, keep=self.keep_alive)
+        return self._head(status, lines, framing, keep=self.keep_alive)
 
     def write(self, data: bytes, before: bytes = b"", chunk: bytes = b"") -> None:
         """Send a piece of the body, which is not empty; `before` is the head that goes with the first.
@@ -217,17 +232,17 @@ class Inbound:
         """
         self.begun = True
         if not self._chunked:
-            self._link.write(before + data if before else data)
+            self._write(before + data if before else data)
         elif chunk and not before:
-            self._link.write(chunk)
+            self._write(chunk)
         else:
-            self._link.write(b"%b%x\r\n%b\r\n" % (before, len(data), data))
+            self._write(b"%b%x\r\n%b\r\n" % (before, len(data), data))
 
     def end(self, before: bytes = b"") -> None:
         """The answer is complete."""
         last = b"0\r\n\r\n" if self._chunked else b""
         if before or last:
-            self._link.write(before + last)
+            self._write(before + last)
         self._link.finished(keep=self.keep_alive)
 
     def follow(self, source: Flow | None) -> None:
@@ -242,15 +257,11 @@ class Inbound:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _head(self, status: int, headers: Iterable[tuple[str, str]], *, keep: bool) -> bytes:
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        lines.append(f"Date: {self._link.date}")  # RFC 9110, section 6.6.1
+    def _head(self, status: int, lines: str, framing: str, *, keep: bool) -> bytes:
+        connection = ""
         if not keep:
-            lines.append("Connection: close")
+            connection = "Connection: close\r\n"
         elif self.version == "1.0":
-            lines.append("Connection: keep-alive")
-        text = "\r\n".join(lines)
-        if text.count("\n") >= len(lines):
-            raise ValueError("a header of an answer holds a line break")
-        return text.encode("latin-1") + b"\r\n\r\n"
+            connection = "Connection: keep-alive\r\n"
+        date = self._link.date  # RFC 9110, section 6.6.1
+        return f"{_OPENINGS[status]}{lines}{framing}Date: {date}\r\n{connection}\r\n".encode("latin-1")

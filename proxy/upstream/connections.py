@@ -103,6 +103,7 @@ class Connection:
         self.idle_since = 0.0
         self._pool = pool
         self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
@@ -214,7 +215,7 @@ class Connection:
         if self._receiver is None or self._done is None or self._done.done():
             self._transport.abort()  # nothing was asked
             return
-        self._deadline.at = self._loop.time() + self._idle_limit
+        self._deadline.at = self._time() + self._idle_limit
         # Between two chunks the parser remembers nothing, so that it need not see one that is whole.
         if self._between and (start := content(data)):
             self._receiver.data(data[start:-2], data)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from proxy.http.inbound import Headers
+from proxy.http.inbound import Headers, lines
 
 # W3C Trace Context, and what describes a body.
 REQUEST: Final = frozenset({"traceparent", "tracestate", "accept"})
@@ -45,9 +45,9 @@ def to_upstream(
     ).encode("latin-1")
 
 
-def to_caller(inbound: Sequence[tuple[str, str]]) -> Headers:
-    """The headers of a relayed answer."""
-    return tuple([(_NAMES[name], value) for name, value in inbound if name in RESPONSE])
+def to_caller(inbound: Sequence[tuple[str, str]]) -> str:
+    """The headers of a relayed answer, as lines."""
+    return lines([(_NAMES[name], value) for name, value in inbound if name in RESPONSE])
 
 
 _NAMES: Final = {"content-type": "Content-Type", "cache-control": "Cache-Control"}

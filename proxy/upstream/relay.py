@@ -129,8 +129,9 @@ class _Answer:
         self._streaming = found.get("content-type", "").startswith("text/event-stream")
         self.meter = Meter(streaming=self._streaming)
         if not self._inbound.begun:
-            kept = [*headers.to_caller(fields), *self._exchange.headers()]
-            self._head = self._inbound.begin(200, kept, length=length)
+            self._head = self._inbound.begin(
+                200, headers.to_caller(fields) + self._exchange.lines(), length=length
+            )
         elif not self._streaming:  # heartbeats promised a stream
             raise BrokenError
         self._exchange.answered(200)

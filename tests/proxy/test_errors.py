@@ -10,6 +10,7 @@ from openai.types.responses import ResponseErrorEvent
 
 from proxy import errors
 from proxy.errors import STATUS, Code, Denied, Dialect
+from tests.fakes.lines import by_name
 
 # docs/design.md, section 5, and `internal_error` for what nobody foresaw.
 TABLE = {
@@ -122,14 +123,14 @@ def test_a_broken_response_is_an_event_of_its_own_type() -> None:
 )
 def test_retry_after_is_between_one_second_and_two_minutes(seconds: float, header: str) -> None:
     """Whatever the wait is, the header is a whole number that an SDK obeys."""
-    found = dict(errors.headers(Denied("hub_unavailable", "", retry_after=seconds)))
+    found = by_name(errors.lines(Denied("hub_unavailable", "", retry_after=seconds)))
     assert found == {"Retry-After": header}
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_no_retry_where_it_does_not_help(code: Code) -> None:
     """Without a time to come back the SDKs are told not to, but for a slow body."""
-    found = dict(errors.headers(Denied(code, "")))
+    found = by_name(errors.lines(Denied(code, "")))
     assert (found.get("x-should-retry") == "false") == (code != "request_timeout")
     assert "Retry-After" not in found
 
@@ -137,4 +138,4 @@ def test_no_retry_where_it_does_not_help(code: Code) -> None:
 @pytest.mark.parametrize("code", CODES)
 def test_only_401_asks_for_credentials(code: Code) -> None:
     """401 names the scheme (RFC 9110, section 11.6.1), nothing else does."""
-    assert ("WWW-Authenticate" in dict(errors.headers(Denied(code, "")))) == (STATUS[code] == 401)
+    assert ("WWW-Authenticate" in by_name(errors.lines(Denied(code, "")))) == (STATUS[code] == 401)

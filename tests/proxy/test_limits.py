@@ -10,6 +10,7 @@ from proxy.limits import Limits, Permit
 from proxy.settings import Limits as LimitSettings
 from tests.fakes.clock import Clock
 from tests.fakes.identity import identity
+from tests.fakes.lines import by_name
 
 ALICE, BOB = identity(), identity(sub="b" * 32, user="bob", orgs=frozenset())
 
@@ -31,7 +32,7 @@ async def left(subject: Limits, what: str) -> str:
     permit = await subject.acquire(ALICE)
     if isinstance(permit, Permit):
         subject.release(permit)
-    return dict(permit.headers)[f"x-ratelimit-remaining-{what}"]
+    return by_name(permit.lines)[f"x-ratelimit-remaining-{what}"]
 
 
 async def test_requests_within_a_minute_are_counted() -> None:
@@ -42,14 +43,14 @@ async def test_requests_within_a_minute_are_counted() -> None:
         permit = await few.acquire(ALICE)
         assert isinstance(permit, Permit)
         few.release(permit)
-        headers = dict(permit.headers)
+        headers = by_name(permit.lines)
         assert headers["x-ratelimit-limit-requests"] == "2"
         assert headers["x-ratelimit-remaining-requests"] == expected
     clock.advance(20.5)
     denied = await few.acquire(ALICE)
     assert isinstance(denied, Denied)
     assert (denied.code, denied.retry_after) == ("rate_limit_exceeded", 40)
-    assert dict(denied.headers)["x-ratelimit-remaining-requests"] == "0"
+    assert by_name(denied.lines)["x-ratelimit-remaining-requests"] == "0"
     assert isinstance(await few.acquire(BOB), Permit)
     clock.advance(39.5)
     assert isinstance(await few.acquire(ALICE), Permit)
@@ -74,7 +75,7 @@ async def test_tokens_within_a_minute_are_counted() -> None:
     assert isinstance(denied, Denied)
     assert (denied.code, denied.retry_after) == ("rate_limit_exceeded", 50)
     assert "16 tokens of 10" in denied.message
-    assert dict(denied.headers)["x-ratelimit-remaining-tokens"] == "0"
+    assert by_name(denied.lines)["x-ratelimit-remaining-tokens"] == "0"
     assert isinstance(await few.acquire(BOB), Permit)
     clock.advance(50)
     assert await left(few, "tokens") == "10"
@@ -97,7 +98,7 @@ async def test_headers_are_written_as_openai_does(passed: float, written: str) -
     await used(some, 30)
     clock.advance(passed)
     permit = await some.acquire(ALICE)
-    assert dict(permit.headers) == {
+    assert by_name(permit.lines) == {
         "x-ratelimit-limit-requests": "5",
         "x-ratelimit-remaining-requests": "3",
         "x-ratelimit-reset-requests": written,

@@ -6,6 +6,7 @@ from proxy import errors
 from proxy.errors import STATUS, Code, Denied
 from tests.fakes.answers import chunk
 from tests.fakes.edge import ALICE, BASE, CHAT, Edge
+from tests.fakes.lines import by_name
 from tests.fakes.raw import RawAnswer, RawClient
 
 BODY = msgspec.json.encode({"model": BASE, "messages": []})
@@ -72,7 +73,7 @@ def told(answer: RawAnswer, code: Code) -> None:
     assert answer.header("X-Request-Id")
     assert answer.header("Transfer-Encoding") is None
     again = answer.header("Retry-After")
-    plain = dict(errors.headers(Denied(code, "", retry_after=int(again) if again else None)))
+    plain = by_name(errors.lines(Denied(code, "", retry_after=int(again) if again else None)))
     assert answer.header("x-should-retry") == plain.get("x-should-retry")
     assert ALICE.encode() not in answer.raw
 

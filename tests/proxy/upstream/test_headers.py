@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.upstream import headers
+from tests.fakes.lines import by_name
 
 OURS = {
     "host",
@@ -102,7 +103,7 @@ def test_the_way_back_is_an_allow_list_too() -> None:
         ("x-request-id", "theirs"),
         ("access-control-allow-origin", "*"),
     ]
-    assert dict(headers.to_caller(inbound)) == {
+    assert by_name(headers.to_caller(inbound)) == {
         "Content-Type": "text/event-stream",
         "Cache-Control": "no-store",
     }
