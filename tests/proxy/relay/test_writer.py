@@ -71,7 +71,7 @@ def read(wire: Wire, method: str, version: str, *, keep: bool) -> tuple[int, byt
 
 @given(PIECES, st.sampled_from(["1.0", "1.1"]), st.booleans(), st.booleans(), st.booleans())
 def test_pieces(pieces: list[bytes], version: str, sized: bool, keep: bool, chunked: bool) -> None:
-    """What is written in pieces, or came in chunks, is read as it was; the connection goes on where it can."""
+    """What is written in pieces, or came as chunks, is read as it was; the connection goes on if it can."""
     wire, body = Wire(), b"".join(pieces)
     inbound = asked(wire, "POST", version, keep=keep)
     head = inbound.begin(200, "X-A: b\r\n", length=len(body) if sized else None)
