@@ -14,6 +14,8 @@ from proxy.upstream.answers import Body, Chunk, Usage
 MAX_PLAIN: Final = 4 * 1024 * 1024  # bytes of a plain answer, or of one event, that are kept
 TAIL: Final = 8 * 1024  # bytes of a stream that are kept; more if its last event is larger
 
+_read_body: Final = msgspec.json.Decoder(Body).decode
+_read_chunk: Final = msgspec.json.Decoder(Chunk).decode
 _END: Final = b"\n\n"
 _USAGE: Final = b'"usage"'  # without which an event is not about usage
 
@@ -43,13 +45,16 @@ class Meter:
             self._shorten()
         return True
 
-    def usage(self) -> Usage | None:
-        """What the answer cost, as far as its engine said so."""
+    def usage(self) -> tuple[int, int] | None:
+        """What the answer cost, as far as its engine said so: tokens of the prompt, and of the completion."""
         data = b"".join(self._parts)
         for candidate in reversed(_events(data)) if self._streaming else [data]:
             found = _decode(candidate)
             if found is not None:
-                return found
+                return (
+                    found.prompt_tokens or found.input_tokens,
+                    found.completion_tokens or found.output_tokens,
+                )
         return None
 
     def _shorten(self) -> None:
@@ -121,7 +126,7 @@ def _only_usage(event: bytes) -> bool:
     for line in event.split(b"\n"):
         if line.startswith(b"data:"):
             try:
-                found = msgspec.json.decode(line[5:], type=Chunk)
+                found = _read_chunk(line[5:])
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return False
             return found.choices == [] and found.usage is not None
@@ -134,7 +139,7 @@ def _events(data: bytes) -> list[bytes]:
 
 def _decode(data: bytes) -> Usage | None:
     try:
-        body = msgspec.json.decode(data, type=Body)
+        body = _read_body(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if body.usage is None and body.response is not None:

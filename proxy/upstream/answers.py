@@ -11,14 +11,6 @@ class Usage(msgspec.Struct, frozen=True):
     input_tokens: int = 0
     output_tokens: int = 0
 
-    @property
-    def prompt(self) -> int:
-        return self.prompt_tokens or self.input_tokens
-
-    @property
-    def completion(self) -> int:
-        return self.completion_tokens or self.output_tokens
-
 
 class Metered(msgspec.Struct):
     """Whatever tells a usage."""

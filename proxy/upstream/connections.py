@@ -61,15 +61,19 @@ class Connections:
         self._connect_timeout = connect_timeout
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
 
-    async def take(self, address: Address) -> "Connection":
-        """An idle connection, the one used last, or a new one. Raises `OSError`, `TimeoutError`."""
-        loop = asyncio.get_running_loop()
+    def take(self, address: Address) -> "Connection | None":
+        """The idle connection that was used last, if there is one; else `open` one."""
         idle = self._idle[address]
         while idle:
             connection = idle.pop()
-            if connection.idle_since + KEEPALIVE > loop.time() and not connection.closing:
+            if connection.fresh:
                 return connection
             connection.close()
+        return None
+
+    async def open(self, address: Address) -> "Connection":
+        """A new connection. Raises `OSError`, `TimeoutError`."""
+        loop = asyncio.get_running_loop()
         made = Connection(self, address)
         protocol = cast("asyncio.Protocol", made)  # by its methods; what is compiled has no such base
         async with asyncio.timeout(self._connect_timeout):
@@ -155,7 +159,7 @@ class Connection:
                 self._transport.abort()
             else:
                 self._transport.resume_reading()  # the caller may still be slow, but not the next one
-                self.idle_since = self._loop.time()
+                self.idle_since = self._time()
                 self._pool.give_back(self)
             if sending is not None:
                 sending.cancel()
@@ -191,9 +195,12 @@ class Connection:
             self._done.set_exception(error)
 
     @property
-    def closing(self) -> bool:
-        """Whether its end was seen, of which the pool is told a moment later."""
-        return self._transport.is_closing()
+    def fresh(self) -> bool:
+        """Whether it can carry another request: not idle for too long, and its end was not seen.
+
+        The pool is told of its end only a moment later.
+        """
+        return self.idle_since + KEEPALIVE > self._time() and not self._transport.is_closing()
 
     def close(self) -> None:
         self._transport.close()

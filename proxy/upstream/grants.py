@@ -7,8 +7,8 @@ as it takes the clock to come there again.
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from proxy.value import Value
 from wire.control import Engine
 from wire.keys import ProxyKeys
 from wire.seal import LIFETIME, Grant, control_grant, sign_grant
@@ -16,7 +16,8 @@ from wire.seal import LIFETIME, Grant, control_grant, sign_grant
 CAPACITY = 10_000
 
 
-class _Signed(Value):
+@dataclass(frozen=True)
+class _Signed:
     value: str
     reusable_from: float
     reusable_until: float

@@ -38,8 +38,10 @@ class Relay:
 
     def __init__(self, connections: Connections, timeouts: settings.Timeouts, metrics: Metrics) -> None:
         self._connections = connections
-        self._timeouts = timeouts
-        self._metrics = metrics
+        self._first_byte: float = timeouts.first_byte  # seconds, as is the next
+        self._idle: float = timeouts.idle
+        self._prompt_tokens = metrics.tokens.labels("prompt")
+        self._completion_tokens = metrics.tokens.labels("completion")
 
     async def forward(
         self,
@@ -67,16 +69,15 @@ class Relay:
             request_id=exchange.request_id,
             content_type=content_type,
         )
-        try:
-            connection = await self._connections.take(address)
-        except (OSError, TimeoutError):
-            return Stale()
+        connection = self._connections.take(address)
+        if connection is None:
+            try:
+                connection = await self._connections.open(address)
+            except (OSError, TimeoutError):
+                return Stale()
         answer = _Answer(exchange, inbound, connection, Withheld() if withhold else None)
-        timeouts = self._timeouts
         try:
-            await connection.exchange(
-                (head, body), answer, first_byte=timeouts.first_byte, idle=timeouts.idle
-            )
+            await connection.exchange((head, body), answer, first_byte=self._first_byte, idle=self._idle)
         except TimeoutError:
             return answer.broke_off(_late())
         except BrokenError:
@@ -93,16 +94,16 @@ class Relay:
     def _count(self, exchange: Exchange, answer: "_Answer") -> None:
         usage = answer.meter.usage()
         if usage is not None:
-            exchange.prompt_tokens, exchange.completion_tokens = usage.prompt, usage.completion
+            prompt, completion = usage
         elif answer.meter.events:
             # Cut short, by either side: who leaves before the count comes must not have it for nothing.
             exchange.estimated = True
-            exchange.prompt_tokens = exchange.bytes_in // BYTES_A_TOKEN
-            exchange.completion_tokens = answer.meter.events
+            prompt, completion = exchange.bytes_in // BYTES_A_TOKEN, answer.meter.events
         else:
             return
-        self._metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
-        self._metrics.tokens.labels("completion").inc(exchange.completion_tokens)
+        exchange.prompt_tokens, exchange.completion_tokens = prompt, completion
+        self._prompt_tokens.inc(prompt)
+        self._completion_tokens.inc(completion)
 
 
 class _Answer:

@@ -20,8 +20,7 @@ def usage(*chunks: bytes, streaming: bool) -> tuple[int, int] | None:
     kept = Meter(streaming=streaming)
     for chunk in chunks:
         kept.add(chunk)
-    found = kept.usage()
-    return None if found is None else (found.prompt, found.completion)
+    return kept.usage()
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:

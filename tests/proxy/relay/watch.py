@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 from proxy import app
 from proxy.http import connection as callers
-from proxy.http.server import Server
 from proxy.upstream import connections as engines
 
 
@@ -45,15 +44,15 @@ def watching() -> Iterator[Watch]:
     """Watch the proxies that are started in here."""
     watch = Watch()
     made, lost = engines.Connection.connection_made, engines.Connection.connection_lost
+    opened, closed = callers.Connection.connection_made, callers.Connection.connection_lost
 
-    class Watched(Server):
-        def opened(self, connection: callers.Connection) -> None:
-            super().opened(connection)
-            watch.open.add(connection)
+    def called(connection: callers.Connection, transport: asyncio.BaseTransport) -> None:
+        watch.open.add(connection)
+        opened(connection, transport)
 
-        def closed(self, connection: callers.Connection) -> None:
-            super().closed(connection)
-            watch.open.discard(connection)
+    def left(connection: callers.Connection, exc: Exception | None) -> None:
+        watch.open.discard(connection)
+        closed(connection, exc)
 
     def pool(connect_timeout: float) -> engines.Connections:
         watch.pools.append(engines.Connections(connect_timeout))
@@ -69,7 +68,8 @@ def watching() -> Iterator[Watch]:
 
     # What the loop calls by name can be replaced in what is compiled as well.
     with (
-        patch.object(app, "Server", Watched),
+        patch.object(callers.Connection, "connection_made", called),
+        patch.object(callers.Connection, "connection_lost", left),
         patch.object(app, "Connections", pool),
         patch.object(engines.Connection, "connection_made", connected),
         patch.object(engines.Connection, "connection_lost", ended),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import pytest
@@ -32,7 +33,7 @@ def engine(number: int = 1, **changes: Any) -> Engine:
 
 
 def _inbound() -> Inbound:
-    link = cast("Link", None)  # nothing is answered here
+    link = cast("Link", SimpleNamespace(write=None))  # nothing is answered here
     return Inbound(
         link, method="POST", target="/", version="1.1", headers=(), peer="127.0.0.1", keep_alive=True
     )
