@@ -44,7 +44,7 @@ class Audit:
         self._healthy = True
         self._wake = threading.Event()
         self._woken = (
-            False  # as the loop knows: to ask the event, which is Python, takes longer than the rest
+            False  # as the loop knows: the event is Python, and asking it takes longer than the rest
         )
         self._closing = False
         self._writing = False  # whether the thread is there to do it
@@ -103,10 +103,9 @@ class Audit:
             self._wake.wait()
             if not self._closing:
                 pause.wait(GROUP_SECONDS)  # let a group gather
+            # In this order: what is queued until then is drained, and what comes later wakes again.
             self._wake.clear()
-            self._woken = (
-                False  # in this order: what was queued before is drained, what comes after wakes again
-            )
+            self._woken = False
             self._drain()
             if self._closing and (not self._queue or not self._healthy):
                 return

@@ -18,6 +18,9 @@ JsonObject = dict[str, Any]
 _read_json: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
+_NONE: Final = frozenset[str]()
+_SET: Final = frozenset({"model", "cache_salt"})  # by `InferenceRequest.encode`
+_LONG: Final = b"0" * 19
 _DIGITS: Final = bytes(ord("0") if 48 <= byte <= 57 else byte for byte in range(256))  # every digit to 0
 
 
@@ -72,8 +75,11 @@ def parse(endpoint: Endpoint, raw: bytes | Skeleton, limits: settings.Request) -
         return Denied("unsupported_media_type", "This endpoint takes no JSON.")
     if isinstance(raw, Skeleton):
         return _parse_skeleton(endpoint, endpoint.fields, raw, limits) or parse(endpoint, raw.whole(), limits)
-    body = _read(endpoint, endpoint.fields, raw, limits)
-    return body if isinstance(body, Denied) else _accepted(endpoint, body)
+    read = _read(endpoint, endpoint.fields, raw, limits)
+    if isinstance(read, Denied):
+        return read
+    body, canonical = read
+    return _accepted(endpoint, body, raw if canonical else b"")
 
 
 def _parse_skeleton(
@@ -86,13 +92,14 @@ def _parse_skeleton(
     text = skeleton.text()
     if text is None:
         return None
-    body = _read(endpoint, table, text, limits)
-    if isinstance(body, Denied):
+    read = _read(endpoint, table, text, limits)
+    if isinstance(read, Denied):
         return None
+    body, canonical = read
     measured = _encode({name: body[name] for name in body.keys() - table.lengthy})
     if skeleton.marks(measured) or skeleton.names(body):
         return None
-    found = _accepted(endpoint, body)
+    found = _accepted(endpoint, body, text if canonical else b"")
     rest = skeleton.restored(b"".join(found.rest))
     if rest is None:
         return None
@@ -100,30 +107,59 @@ def _parse_skeleton(
     return found
 
 
-def _read(endpoint: Endpoint, table: Table, raw: bytes, limits: settings.Request) -> JsonObject | Denied:
-    body = _decode(raw)
-    if isinstance(body, Denied):
-        return body
-    return table.check(body, limits, limits.extra_fields.get(endpoint.path, frozenset())) or body
+def _read(
+    endpoint: Endpoint, table: Table, raw: bytes, limits: settings.Request
+) -> tuple[JsonObject, bool] | Denied:
+    """A body that is JSON and passes its table, and whether `raw` is how we would write it."""
+    read = _decode(raw)
+    if isinstance(read, Denied):
+        return read
+    return table.check(read[0], limits, limits.extra_fields.get(endpoint.path, _NONE)) or read
 
 
-def _accepted(endpoint: Endpoint, body: JsonObject) -> InferenceRequest:
-    """A stream is always asked to tell its usage: limits and the audit rest on it."""
-    model, stream = body.pop("model"), body.get("stream") is True
+def _accepted(endpoint: Endpoint, body: JsonObject, canonical: bytes) -> InferenceRequest:
+    """The request of a body, of which `canonical` is the JSON as we would write it, if that is at hand.
+
+    A stream is always asked to tell its usage: limits and the audit rest on it.
+    """
+    model, stream = body["model"], body.get("stream") is True
     options = body.get("stream_options") or {}
     withholds = stream and endpoint.metered and options.get("include_usage") is not True
+    ours = {**endpoint.sends}
     if withholds:
-        body["stream_options"] = {**options, "include_usage": True}
-    body.pop("cache_salt", None)
-    body.update(endpoint.sends)
-    rest = memoryview(_encode(body))[1:]
-    return InferenceRequest(endpoint, model, (rest,), stream=stream, withholds_usage=withholds)
+        ours["stream_options"] = {**options, "include_usage": True}
+    rest: Pieces = ()
+    if canonical and "cache_salt" not in body and ours.keys().isdisjoint(body):
+        rest = _without_model(canonical, model)
+    if not rest:
+        theirs = {name: body[name] for name in body if name not in ours and name not in _SET}
+        rest = (memoryview(_encode(theirs))[1:],)
+    if ours:
+        rest = (_encode(ours)[1:-1] + b",", *rest)
+    return InferenceRequest(endpoint, model, rest, stream=stream, withholds_usage=withholds)
 
 
-def _decode(raw: bytes) -> JsonObject | Denied:
+def _without_model(canonical: bytes, model: str) -> Pieces:
+    """An object's JSON behind its opening brace, without its `model`; nothing if that is not to be seen.
+
+    A quote in a string is escaped, so that this text is a member wherever it stands: the one that is meant,
+    if it stands once.
+    """
+    member = b'"model":' + _encode(model)
+    if canonical.count(member) != 1:
+        return ()
+    start = canonical.find(member)
+    end = start + len(member)
+    if canonical[end] == 0x2C:  # a comma
+        return canonical[1:start], canonical[end + 1 :]
+    return canonical[1 : start - 1], canonical[end:]
+
+
+def _decode(raw: bytes) -> tuple[JsonObject, bool] | Denied:
     try:
         body = _canonical(raw)
-        if body is None:
+        canonical = body is not None
+        if not canonical:
             body = (_STRICT_LONG if _has_long_number(raw) else _STRICT).decode(raw.decode("utf-8"))
             _encode(body)  # refuses what could not be sent on: lone surrogates
     except _DuplicateKeyError:
@@ -134,7 +170,7 @@ def _decode(raw: bytes) -> JsonObject | Denied:
         return Denied("invalid_request", "The body is nested too deeply.")
     if not isinstance(body, dict):
         return Denied("invalid_request", "The body must be a JSON object.")
-    return body
+    return body, canonical
 
 
 def _canonical(raw: bytes) -> Any:
@@ -152,7 +188,7 @@ def _canonical(raw: bytes) -> Any:
 
 def _has_long_number(raw: bytes) -> bool:
     """Whether nineteen digits stand in a row: what 64 bits may not hold."""
-    return b"0" * 19 in raw.translate(_DIGITS)
+    return raw.translate(_DIGITS).find(_LONG) >= 0  # `in` tries a number first, for longer
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -165,11 +166,34 @@ functions = st.fixed_dictionaries(
 )
 def test_what_is_sent_is_what_was_read(body: dict[str, Any]) -> None:
     """The bytes for the engine mean the caller's body, under the pinned name and with our salt."""
-    found = parse(json.dumps(body))
+    for raw in (json.dumps(body).encode(), msgspec.json.encode(body)):
+        found = parse(raw)
+        assert isinstance(found, InferenceRequest)
+        sent = json.loads(b"".join(found.encode(model="a/b@sha", cache_salt="5a17")))
+        assert sent == {**body, "model": "a/b@sha", "cache_salt": "5a17"}
+        assert found.model == body["model"]
+
+
+@given(
+    texts, st.permutations(["model", "messages", "metadata", "stream", "user"]), st.booleans(), st.booleans()
+)
+def test_the_model_is_taken_out_wherever_it_stands(
+    model: str, order: list[str], stream: bool, within: bool
+) -> None:
+    """As SDKs write it, a body is not written anew; what looks like its model within it stays."""
+    values = {
+        "model": model,
+        "messages": [{"role": "user", "content": f'"model":"{model}"'}],
+        "metadata": {"model": model} if within else {},
+        "stream": stream,
+        "user": "model",
+    }
+    raw = msgspec.json.encode({name: values[name] for name in order})
+    found = parse(raw)
     assert isinstance(found, InferenceRequest)
     sent = json.loads(b"".join(found.encode(model="a/b@sha", cache_salt="5a17")))
-    assert sent == {**body, "model": "a/b@sha", "cache_salt": "5a17"}
-    assert found.model == body["model"]
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    assert sent == {**values, "model": "a/b@sha", "cache_salt": "5a17", **options}
 
 
 @given(st.dictionaries(st.sampled_from(sorted(CHAT_FIELDS)), json_values))
