@@ -66,7 +66,7 @@ def test_it_is_never_copied_or_pickled(keep: Callable[[Secret], object]) -> None
 
 def test_it_is_no_key_of_a_dict() -> None:
     """Caches cannot keep secrets as keys."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="never a key"):
         hash(Secret(CANARY))
 
 
