@@ -43,9 +43,8 @@ class Audit:
         self._second = (0, "")  # the last one that was written out
         self._healthy = True
         self._wake = threading.Event()
-        self._woken = (
-            False  # as the loop knows: the event is Python, and asking it takes longer than the rest
-        )
+        # Whether `_wake` is set, as the loop knows: the event is Python, and slower to ask than all the rest.
+        self._woken = False
         self._closing = False
         self._writing = False  # whether the thread is there to do it
         self._file, head, self._end = trail.open_to_append(path, key)
@@ -62,11 +61,14 @@ class Audit:
         return room or not self._required
 
     def record(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Queue one record. Only the event loop's thread calls this."""
+        """Queue one record."""
         self.tell(event, trail.members(fields))
 
     def tell(self, event: str, told: str) -> None:
-        """Queue one record whose members (see `proxy.trail`) are written already."""
+        """Queue one record whose members are JSON already, as `trail.members` makes it.
+
+        Only the event loop's thread calls this.
+        """
         self._metrics.audit_records.labels(event).inc()
         if not self._required and len(self._queue) >= MAX_QUEUED:
             return  # a disk that fails must not fill the memory too; the operator chose to go on

@@ -14,6 +14,8 @@ from proxy.limits import Permit
 # What a request is at; in `body`, `load` and `upstream` it waits for somebody else.
 Phase = Literal["own", "auth", "limits", "body", "load", "upstream"]
 
+SERVER: Final = "Server: hubgate\r\n"
+
 _clock: Final = time.perf_counter
 _bits: Final = random.getrandbits
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
@@ -118,7 +120,7 @@ class Exchange:
         identified = errors.identified(self.request_id, self.dialect)
         limits = self.permit.lines if self.permit is not None else ""
         notice = f"X-Hubgate-Notice: {self.notice}\r\n" if self.notice else ""
-        return f"{identified}Server-Timing: {self.server_timing()}\r\nServer: hubgate\r\n{limits}{notice}"
+        return f"{identified}Server-Timing: {self.server_timing()}\r\n{SERVER}{limits}{notice}"
 
 
 # The texts of what takes less than a tenth of a second, as nearly all that is told does.

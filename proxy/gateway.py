@@ -18,7 +18,7 @@ from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.drain import Drain
 from proxy.errors import Code, Denied
-from proxy.exchange import Exchange, request_id
+from proxy.exchange import SERVER, Exchange, request_id
 from proxy.http.inbound import Inbound, Response
 from proxy.limits import Limits
 from proxy.loading import Loading
@@ -36,7 +36,6 @@ from wire.control import Engine, Failed
 log = structlog.get_logger("gateway")
 
 _JSON: Final = "Content-Type: application/json\r\n"
-_SERVER: Final = "Server: hubgate\r\n"
 _NOT_HTTP: Final = "This is not HTTP/1.1 as RFC 9112 defines it."
 _FAULTS: Mapping[Code, str] = {
     "headers_too_large": "The request line or a header is too long, or there are too many.",
@@ -336,7 +335,7 @@ def _refuse(exchange: Exchange, denied: Denied) -> Response:
     exchange.refused(denied)
     # Too many cold loads: the state of the other limits.
     rates = exchange.permit.lines if denied.status == 429 and exchange.permit is not None else ""
-    own = _JSON + errors.identified(exchange.request_id, exchange.dialect) + _SERVER
+    own = _JSON + errors.identified(exchange.request_id, exchange.dialect) + SERVER
     return Response(
         denied.status,
         errors.body(denied, exchange.dialect, exchange.request_id),

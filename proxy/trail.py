@@ -237,9 +237,8 @@ def write_head(path: Path, head: Head, key: bytes) -> None:
     scratch = path.with_name(path.name + ".head.new")
     mac = head.mac.hex()
     content = {"seq": head.seq, "mac": mac, "vouch": _vouch(key, head.seq, mac)}
-    with scratch.open(
-        "wb", buffering=0
-    ) as file:  # a buffer asks the system for more, which takes turns each time
+    # Unbuffered: a buffer asks the system more often, and each time the threads take turns.
+    with scratch.open("wb", buffering=0) as file:
         write(file, msgspec.json.encode(content) + b"\n")
     scratch.replace(target)
 

@@ -110,7 +110,7 @@ class Connection:
         return self._transport.get_write_buffer_size()
 
     def end(self) -> asyncio.Task[None] | None:
-        """Close now: what was answered is still sent, what is under way is cut. Gives its task, if any."""
+        """Close now: what was answered is still sent. Gives the task of what is under way, which is cut."""
         if self.idle and not self._lingering:
             self._close()
             return None

@@ -39,7 +39,6 @@ class Upstream:
         self._control = control
         self._boot: str | None = None
         self._engines: dict[str, Engine] = {}
-        self._running: dict[str, str] = {}  # org/name of each base to the sha that is meant by it here
 
     @property
     def up(self) -> bool:
@@ -62,7 +61,11 @@ class Upstream:
 
     def running(self, base_id: str) -> str | None:
         """The sha at which a base is running here, or would be in a moment."""
-        return self._running.get(base_id)
+        for engine in self._engines.values():
+            repo, _, sha = engine.base.partition("@")
+            if repo == base_id and engine.state in ("starting", "ready", "asleep"):
+                return sha
+        return None
 
     def address(self, engine: Engine) -> tuple[str, int]:
         """Where the engine listens: the host is ours to know, only the port is the backend's word."""
@@ -71,7 +74,6 @@ class Upstream:
     def lost(self, engine: Engine) -> None:
         """Forget an engine that turned out not to be what we knew; the next hello may tell of it anew."""
         self._engines.pop(engine.id, None)
-        self._look()
 
     async def refresh(self) -> None:
         """Ask for a hello and believe it. Raises `ControlError`; the backend then counts as down."""
@@ -80,11 +82,9 @@ class Upstream:
         except ControlError:
             self._boot = None
             self._engines.clear()
-            self._look()
             raise
         self._boot = hello.boot
         self._engines = {engine.id: engine for engine in hello.engines}
-        self._look()
 
     def ensure(self, access: Access, caller: Caller, request_id: str) -> AsyncGenerator[Event]:
         """Make the model warm, with the caller's own token; see `Control.ensure`.
@@ -96,15 +96,6 @@ class Upstream:
     def found(self, engine: Engine) -> None:
         """Remember an engine that `ensure` ended with."""
         self._engines[engine.id] = engine
-        self._look()
-
-    def _look(self) -> None:
-        """See which bases run, whenever the engines are other ones: each request asks."""
-        self._running.clear()
-        for engine in self._engines.values():
-            repo, _, sha = engine.base.partition("@")
-            if engine.state in ("starting", "ready", "asleep"):
-                self._running.setdefault(repo, sha)
 
 
 class Pool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import patch
 
 from proxy import app
@@ -40,39 +41,36 @@ class Watch:
 
 
 @contextmanager
+def _kept(kind: Any, present: set[Any]) -> Iterator[None]:
+    """Keep the connections of this kind in a set, from their beginning to their end."""
+    made, lost = kind.connection_made, kind.connection_lost
+
+    def begun(connection: Any, transport: asyncio.BaseTransport) -> None:
+        present.add(connection)
+        made(connection, transport)
+
+    def ended(connection: Any, exc: Exception | None) -> None:
+        present.discard(connection)
+        lost(connection, exc)
+
+    with patch.object(kind, "connection_made", begun), patch.object(kind, "connection_lost", ended):
+        yield
+
+
+@contextmanager
 def watching() -> Iterator[Watch]:
     """Watch the proxies that are started in here."""
     watch = Watch()
-    made, lost = engines.Connection.connection_made, engines.Connection.connection_lost
-    opened, closed = callers.Connection.connection_made, callers.Connection.connection_lost
-
-    def called(connection: callers.Connection, transport: asyncio.BaseTransport) -> None:
-        watch.open.add(connection)
-        opened(connection, transport)
-
-    def left(connection: callers.Connection, exc: Exception | None) -> None:
-        watch.open.discard(connection)
-        closed(connection, exc)
 
     def pool(connect_timeout: float) -> engines.Connections:
         watch.pools.append(engines.Connections(connect_timeout))
         return watch.pools[-1]
 
-    def connected(connection: engines.Connection, transport: asyncio.BaseTransport) -> None:
-        watch.engaged.add(connection)
-        made(connection, transport)
-
-    def ended(connection: engines.Connection, exc: Exception | None) -> None:
-        watch.engaged.discard(connection)
-        lost(connection, exc)
-
     # What the loop calls by name can be replaced in what is compiled as well.
     with (
-        patch.object(callers.Connection, "connection_made", called),
-        patch.object(callers.Connection, "connection_lost", left),
         patch.object(app, "Connections", pool),
-        patch.object(engines.Connection, "connection_made", connected),
-        patch.object(engines.Connection, "connection_lost", ended),
+        _kept(callers.Connection, watch.open),
+        _kept(engines.Connection, watch.engaged),
     ):
         yield watch
 
