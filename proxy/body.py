@@ -38,7 +38,7 @@ class Bodies:
         if refused is not None:
             return refused
         whole = inbound.read_whole()
-        coming = _length(inbound) if whole is None else len(whole)
+        coming = inbound.length if whole is None else len(whole)
         if self._held + coming > self._limits.max_buffered_bytes:
             return self._too_many()
         return None if whole is None else self._hold(whole)
@@ -83,7 +83,7 @@ class Bodies:
 
     def invite(self, inbound: Inbound) -> None:
         """Tell a caller who waits for it that the body is wanted."""
-        if inbound.version == "1.1" and inbound.header("expect") is not None:
+        if inbound.head.version == "1.1" and inbound.head.header("expect") is not None:
             inbound.go_on()
 
     def _hold(self, body: bytes) -> bytes | Denied:
@@ -99,7 +99,7 @@ class Bodies:
     def refusal(self, inbound: Inbound, media_type: str) -> Denied | None:
         """Why the body is not read at all, from the headers alone."""
         media = ""
-        for name, value in inbound.headers:
+        for name, value in inbound.head.headers:
             if name == "expect" and value.lower() != "100-continue":
                 return Denied("expectation_failed", "The only expectation that can be met is 100-continue.")
             if name == "content-encoding" and value.lower() != "identity":
@@ -109,7 +109,7 @@ class Bodies:
         if media != media_type and media.partition(";")[0].strip().lower() != media_type:
             what = "JSON" if media_type == "application/json" else "a form"
             return Denied("unsupported_media_type", f"Send {what}, with Content-Type: {media_type}.")
-        return self.too_large() if _length(inbound) > self._limits.max_body_bytes else None
+        return self.too_large() if inbound.length > self._limits.max_body_bytes else None
 
     def _too_many(self) -> Denied:
         return Denied(
@@ -121,7 +121,3 @@ class Bodies:
         return Denied(
             "request_too_large", f"The body may be {self._limits.max_body_bytes} bytes long at most."
         )
-
-
-def _length(inbound: Inbound) -> int:
-    return int(inbound.header("content-length") or 0)  # digits only, by the parser's word

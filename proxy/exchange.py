@@ -132,8 +132,11 @@ def _milliseconds(seconds: float) -> str:
     return _MILLISECONDS[tenths] if tenths < 1000 else f"{tenths / 10:.1f}"
 
 
-def request_id(inbound: str | None) -> str:
-    """The caller's own id where it is sane, else a new one."""
-    if inbound is not None and _SANE_ID.fullmatch(inbound):
-        return inbound
+def sane_id(inbound: str | None) -> str | None:
+    """The caller's own id, if it is one that can be told everywhere."""
+    return inbound if inbound is not None and _SANE_ID.fullmatch(inbound) else None
+
+
+def new_id() -> str:
+    """An id for a request whose caller gave none."""
     return "req-" + _bits(96).to_bytes(12).hex()

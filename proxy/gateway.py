@@ -8,22 +8,23 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from proxy import endpoints, errors, record, request, settings, upload
+from proxy import endpoints, errors, opening, record, request, settings, upload
 from proxy.audit import Audit
-from proxy.auth import bearer
 from proxy.auth.ages import OverAge
 from proxy.auth.authorization import Access, Authorizer
+from proxy.auth.bearer import Credential
 from proxy.auth.identity import Caller, Identities, Known
 from proxy.body import Bodies
 from proxy.clients import Clients
 from proxy.drain import Drain
 from proxy.errors import Code, Denied
-from proxy.exchange import SERVER, Exchange, request_id
+from proxy.exchange import SERVER, Exchange, new_id
 from proxy.http.inbound import Inbound, Response
 from proxy.limits import Limits
 from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.models import Listing, card
+from proxy.opening import Opening
 from proxy.policy import CallerPolicy
 from proxy.skeleton import Skeleton
 from proxy.upload import Upload
@@ -72,12 +73,12 @@ class Gateway:
 
     async def handle(self, inbound: Inbound) -> None:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        client = self.clients.address(inbound.peer, inbound.all("x-forwarded-for"))
-        exchange = Exchange(request_id(inbound.header("x-request-id")), client)
+        said = opening.of(inbound.head, self.clients, self.advice)
+        exchange = Exchange(said.request_id or new_id(), said.client)
         self.metrics.in_flight.inc()
         self.drain.enter()
         try:
-            answer = await self._serve(exchange, inbound)
+            answer = await self._serve(exchange, inbound, said)
             if isinstance(answer, Denied) and inbound.begun:  # heartbeats went before
                 break_off(exchange, inbound, answer, streaming=True)
                 return
@@ -103,16 +104,17 @@ class Gateway:
 
     def refuse(self, code: Code) -> Response:
         """The answer to bytes that are no request. Nothing of them is repeated."""
-        return _refuse(Exchange(request_id(None), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
+        return _refuse(Exchange(new_id(), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
 
     # The path of a request is one list, and each step may end it.
-    async def _serve(self, exchange: Exchange, inbound: Inbound) -> Answer:  # noqa: C901, PLR0911, PLR0912
-        exchange.dialect = endpoints.dialect(inbound.target)
-        route = endpoints.route(inbound.method, inbound.target)
+    async def _serve(  # noqa: C901, PLR0911, PLR0912
+        self, exchange: Exchange, inbound: Inbound, said: Opening
+    ) -> Answer:
+        exchange.dialect, route = said.dialect, said.route
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
-        exchange.endpoint, exchange.dialect = endpoint.path, endpoint.dialect
+        exchange.endpoint = endpoint.path
         if draining := self.drain.refusal():
             return draining
         if endpoint.kind == "health":
@@ -120,7 +122,7 @@ class Gateway:
         if not self.audit.admits():
             return Denied("audit_unavailable", "The audit trail cannot be written right now.", retry_after=10)
 
-        caller = await self._authenticate(exchange, inbound)
+        caller = await self._authenticate(exchange, said.credential)
         if isinstance(caller, Denied):
             return caller
         exchange.enter("limits")
@@ -164,6 +166,7 @@ class Gateway:
                 address=address,
                 body=body,
                 content_type=inference.content_type,
+                passed=said.passed,
                 grant=grant,
                 withhold=inference.withholds_usage,
             )
@@ -175,10 +178,9 @@ class Gateway:
                 return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
 
-    async def _authenticate(self, exchange: Exchange, inbound: Inbound) -> Caller | Denied:
+    async def _authenticate(self, exchange: Exchange, credential: Credential | Denied) -> Caller | Denied:
         """Steps 1 and 2: one credential, whose it is, and whether that caller may call at all."""
         exchange.audited = True
-        credential = bearer.parse(inbound.credentials, exchange.dialect, self.advice)
         if isinstance(credential, Denied):
             self.metrics.authentications.labels(credential.code, "none").inc()
             return credential

@@ -100,7 +100,7 @@ async def receive(
     refused = bodies.refusal(inbound, "multipart/form-data")
     if refused is not None:
         return refused
-    boundary = multipart.boundary(inbound.header("content-type") or "")
+    boundary = multipart.boundary(inbound.head.header("content-type") or "")
     if boundary is None or endpoint.fields is None:
         return multipart.malformed()
     bodies.invite(inbound)

@@ -12,10 +12,11 @@ class Secret:
     a secret leaves its wrapper.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_digest", "_key", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        self._key = self._digest = b""  # of the last digest
 
     def reveal(self) -> str:
         """The secret itself. Pass it on at once; never keep, log or format it."""
@@ -26,7 +27,10 @@ class Secret:
 
         A third of an HMAC's time, and asked for by each request; it means nothing outside of this process.
         """
-        return hashlib.blake2b(self._value.encode(), key=key, digest_size=32).digest()
+        if not self._digest or self._key != key:
+            self._key = key
+            self._digest = hashlib.blake2b(self._value.encode(), key=key, digest_size=32).digest()
+        return self._digest
 
     def hmac(self, key: bytes) -> bytes:
         """32 bytes of HMAC-SHA256 over the whole secret: what names are derived from."""

@@ -16,7 +16,8 @@ import structlog
 
 from proxy.errors import Code
 from proxy.http.deadline import Deadline
-from proxy.http.inbound import KNOWN, BodyError, Flow, Inbound, Response
+from proxy.http.inbound import KNOWN, BodyError, Flow, Head, Inbound, Response
+from proxy.http.template import Template, template
 
 MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
 MAX_HEAD: Final = 64 * 1024  # bytes of all headers of a request
@@ -86,6 +87,9 @@ class Connection:
         self._served = False  # whether a request came before
         self._deaf = False  # what comes is thrown away
         self._failed = False  # it was no request
+        self._completed = 0  # requests that ended in what was read last
+        self._head: Head | None = None  # the last one
+        self._template: Template | None = None  # of it, if it may come again
         self._lingering = False
         self._left = 0  # bytes that were unsent when the connection was closed, or since looked at
         # What is being answered.
@@ -139,8 +143,16 @@ class Connection:
         return self._server.buffer[:size]
 
     def buffer_updated(self, nbytes: int) -> None:
-        if not self._deaf:
-            self._read(self._server.buffer[:nbytes])
+        if self._deaf:
+            return
+        data = self._server.buffer[:nbytes]
+        if (
+            self._template is None
+            or self._reading is not None
+            or self._head_begun
+            or not self._repeated(data)
+        ):
+            self._read(data)
 
     def eof_received(self) -> None:
         """The caller left; an answer under way is for nobody."""
@@ -203,21 +215,21 @@ class Connection:
         if self._parser.should_upgrade():
             return  # declined below; the request comes once more without
         self._framing = 0
-        self._reading = request = Inbound(
-            self,
+        self._template = None
+        self._head = head = Head(
             method=method.decode(),
             target=self._target.decode("latin-1"),
             version=version,
-            headers=tuple(self._headers),
+            headers=tuple([header for header in self._headers if header[0] != "content-length"]),
             peer=self._peer,
             keep_alive=self._parser.should_keep_alive(),
         )
-        if self._current is None and not self._waiting:
-            self._start(request)
-        else:
-            self._waiting.append(request)
-            if len(self._waiting) > MAX_PIPELINED:
-                self.pause()
+        length = 0
+        for name, value in self._headers:
+            if name == "content-length":
+                length = int(value)  # digits only, and once at most, by the parser's word
+        self._reading = request = Inbound(self, head, length)
+        self._came(request)
 
     def on_body(self, body: bytes) -> None:
         assert self._reading is not None  # noqa: S101 - llhttp's order
@@ -225,6 +237,7 @@ class Connection:
         self._reading.feed(body)
 
     def on_message_complete(self) -> None:
+        self._completed += 1
         if self._reading is not None:
             self._reading.feed_end()
             if not self._reading.keep_alive:
@@ -280,7 +293,35 @@ class Connection:
 
     # What reading leads to.
 
+    def _repeated(self, data: memoryview) -> bool:
+        """Take a request that comes whole and has the head of the last one; nothing of anything else.
+
+        The parser stands between two requests, and need not see this one.
+        """
+        head, template, raw = self._head, self._template, bytes(data)
+        if head is None or template is None or not (start := template.body(raw)):
+            return False
+        self._served = True
+        self._deadline.at = None
+        request = Inbound(self, head, len(raw) - start)
+        if start < len(raw):
+            request.feed(raw[start:])
+        request.feed_end()
+        self._came(request)
+        self._deaf = not head.keep_alive
+        return True
+
+    def _came(self, request: Inbound) -> None:
+        if self._current is None and not self._waiting:
+            self._start(request)
+        else:
+            self._waiting.append(request)
+            if len(self._waiting) > MAX_PIPELINED:
+                self.pause()
+
     def _read(self, data: memoryview) -> None:
+        between = self._reading is None and not self._head_begun  # two requests
+        self._completed = 0
         size = self._head_size
         self._framing += len(data)
         try:
@@ -298,6 +339,8 @@ class Connection:
                 self._wait_for_head(len(data) if size == self._head_size else 0)
             elif self._framing > MAX_FRAMING and self._reading is not None:
                 self._fail("invalid_request")
+            elif between and self._completed == 1:
+                self._template = template(bytes(data))
 
     def _wait_for_head(self, size: int) -> None:
         """A head comes in pieces, `size` bytes of which ended no line: the parser holds those."""
@@ -360,9 +403,8 @@ class Connection:
         if isinstance(following, Inbound):
             self._start(following)
             return
-        last = Inbound(
-            self, method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False
-        )
+        none = Head(method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False)
+        last = Inbound(self, none)
         self._current = last
         last.respond(self._server.refuse(following))
 

@@ -79,40 +79,15 @@ class Response(Value):
     close: bool = False  # whether the rest of the request is not worth reading
 
 
-class Inbound:
-    """A request whose head is complete. Its body is read only when somebody asks for it.
+class Head:
+    """A request line and headers, checked; one object serves all requests of a connection that repeat it.
 
-    `headers` has those that are `KNOWN`, with lower-case names. `target` is the request target as sent.
+    `headers` has those that are `KNOWN`, with lower-case names, less `Content-Length`, in which repetitions
+    differ. `target` is the request target as sent.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_complete",
-        "_error",
-        "_held",
-        "_link",
-        "_parts",
-        "_waiter",
-        "_write",
-        "begun",
-        "headers",
-        "keep_alive",
-        "method",
-        "peer",
-        "target",
-        "version",
-    )
-
     def __init__(
-        self,
-        link: Link,
-        *,
-        method: str,
-        target: str,
-        version: str,
-        headers: Headers,
-        peer: str,
-        keep_alive: bool,
+        self, *, method: str, target: str, version: str, headers: Headers, peer: str, keep_alive: bool
     ) -> None:
         self.method = method
         self.target = target
@@ -120,15 +95,7 @@ class Inbound:
         self.headers = headers
         self.peer = peer
         self.keep_alive = keep_alive
-        self._link = link
-        self._write = link.write
-        self._parts: deque[bytes] = deque()
-        self._held = 0
-        self._complete = False
-        self._error: BodyError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._chunked = False
-        self.begun = False  # some of the answer was sent
+        self.noted: object = None  # what the handler made of it, for the next request that has it
 
     @property
     def credentials(self) -> Headers:
@@ -145,6 +112,27 @@ class Inbound:
             if found == name:
                 return value
         return None
+
+
+class Inbound:
+    """A request whose head is complete. Its body is read only when somebody asks for it.
+
+    `length` is that of its body, 0 if none is told.
+    """
+
+    def __init__(self, link: Link, head: Head, length: int = 0) -> None:
+        self.head = head
+        self.length = length
+        self.keep_alive = head.keep_alive
+        self._link = link
+        self._write = link.write
+        self._parts: deque[bytes] = deque()
+        self._held = 0
+        self._complete = False
+        self._error: BodyError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunked = False
+        self.begun = False  # some of the answer was sent
 
     # The request's body, as the connection feeds it.
 
@@ -205,7 +193,7 @@ class Inbound:
         keep = self.keep_alive and self._complete and not (response.close or self._link.draining)
         length = f"Content-Length: {len(response.body)}\r\n"
         head = self._head(response.status, response.lines, length, keep=keep)
-        self._write(head if self.method == "HEAD" else head + response.body)
+        self._write(head if self.head.method == "HEAD" else head + response.body)
         self._link.finished(keep=keep)
 
     def begin(self, status: int, lines: str, *, length: int | None) -> bytes:
@@ -215,7 +203,7 @@ class Inbound:
         ends with the connection.
         """
         self.keep_alive = self.keep_alive and self._complete and not self._link.draining
-        self._chunked = length is None and self.version == "1.1"
+        self._chunked = length is None and self.head.version == "1.1"
         framing = ""
         if length is not None:
             framing = f"Content-Length: {length}\r\n"
@@ -261,7 +249,7 @@ class Inbound:
         connection = ""
         if not keep:
             connection = "Connection: close\r\n"
-        elif self.version == "1.0":
+        elif self.head.version == "1.0":
             connection = "Connection: keep-alive\r\n"
         date = self._link.date  # RFC 9110, section 6.6.1
         return f"{_OPENINGS[status]}{lines}{framing}Date: {date}\r\n{connection}\r\n".encode("latin-1")

@@ -13,19 +13,18 @@ RESPONSE: Final = frozenset({"content-type", "cache-control"})
 def to_upstream(
     path: str,
     address: tuple[str, int],
-    inbound: Headers,
+    passed: str,
     length: int | None,
     *,
     grant: str,
     request_id: str,
     content_type: str = "application/json",
 ) -> bytes:
-    """The head of a forwarded request: the allowed headers of the caller's that are ASCII, and ours.
+    """The head of a forwarded request: the caller's headers that are `passed`, as lines, and ours.
 
     The caller gets the answer's bytes without a label of their coding, so none is asked for. A body
     without a `length` comes in chunks, once the engine says that it wants it.
     """
-    kept = "".join(f"{name}: {value}\r\n" for name, value in inbound if name in REQUEST and value.isascii())
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     framing = (
         "Transfer-Encoding: chunked\r\nExpect: 100-continue"
@@ -35,7 +34,7 @@ def to_upstream(
     return (
         f"POST {path} HTTP/1.1\r\n"
         f"Host: {host}:{address[1]}\r\n"
-        f"{kept}"
+        f"{passed}"
         "User-Agent: hubgate\r\n"
         "Accept-Encoding: identity\r\n"
         f"Content-Type: {content_type}\r\n"
@@ -43,6 +42,11 @@ def to_upstream(
         f"X-Hubgate-Grant: {grant}\r\n"
         f"X-Request-Id: {request_id}\r\n\r\n"
     ).encode("latin-1")
+
+
+def passed(inbound: Headers) -> str:
+    """The allowed headers of a caller's request that are ASCII, as lines."""
+    return lines([(name, value) for name, value in inbound if name in REQUEST and value.isascii()])
 
 
 def to_caller(inbound: Sequence[tuple[str, str]]) -> str:

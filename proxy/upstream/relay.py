@@ -51,19 +51,20 @@ class Relay:
         address: Address,
         body: Pieces | Source,
         content_type: str,
+        passed: str,
         grant: str,
         withhold: bool = False,
     ) -> Denied | Stale | None:
         """Send `body` to the engine under this grant, and its answer to the caller; `None`: that is done.
 
-        With `withhold` the event that tells a stream's usage is read and not passed on.
+        `passed` are the lines of the caller's headers that go with it. With `withhold` the event that tells a stream's usage is read and not passed on.
         The caller leaving cancels this coroutine, which closes the engine's connection and with
         that ends the generation.
         """
         head = headers.to_upstream(
             exchange.endpoint,
             address,
-            inbound.headers,
+            passed,
             sum(map(len, body)) if isinstance(body, tuple) else None,
             grant=grant,
             request_id=exchange.request_id,
