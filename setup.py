@@ -44,6 +44,7 @@ COMPILED = (
     "proxy/upstream/chunks.py",
     "proxy/upstream/connections.py",
     "proxy/upstream/grants.py",
+    "proxy/upstream/head.py",
     "proxy/upstream/headers.py",
     "proxy/upstream/pool.py",
     "proxy/upstream/relay.py",

@@ -146,12 +146,7 @@ class Connection:
         if self._deaf:
             return
         data = self._server.buffer[:nbytes]
-        if (
-            self._template is None
-            or self._reading is not None
-            or self._head_begun
-            or not self._repeated(data)
-        ):
+        if not self._repeated(data):
             self._read(data)
 
     def eof_received(self) -> None:
@@ -298,8 +293,12 @@ class Connection:
 
         The parser stands between two requests, and need not see this one.
         """
-        head, template, raw = self._head, self._template, bytes(data)
-        if head is None or template is None or not (start := template.body(raw)):
+        head, template = self._head, self._template
+        if head is None or template is None or self._reading is not None or self._head_begun:
+            return False
+        raw = bytes(data)
+        start = template.body(raw)
+        if not start:
             return False
         self._served = True
         self._deadline.at = None

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
@@ -10,8 +9,10 @@ import httptools
 import structlog
 
 from proxy.http.deadline import Deadline
+from proxy.http.template import Template, template
 from proxy.skeleton import Pieces
 from proxy.upstream.chunks import content
+from proxy.upstream.head import Head
 
 KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
@@ -37,11 +38,8 @@ class BrokenError(Exception):
 class Receiver(Protocol):
     """Takes an answer as it comes."""
 
-    def head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """The status and the headers that matter, names in lower case.
-
-        Raises `BrokenError` to take no more.
-        """
+    def head(self, head: Head, length: int) -> None:
+        """The head, and the length that it tells. Raises `BrokenError` to take no more."""
 
     def data(self, data: bytes, chunk: bytes = b"") -> None:
         """The next bytes of the body, and the chunk that they came as, where it was one."""
@@ -119,6 +117,8 @@ class Connection:
         self._parts: list[bytes] = []
         self._complete = False
         self._keep = False
+        self._head: Head | None = None  # the last one
+        self._template: Template | None = None  # of it, if it may come again
         self._idle_limit = 0.0
         self._deadline = Deadline(self._loop, self._late)
         # Of a body that is sent as it comes.
@@ -226,7 +226,7 @@ class Connection:
         # Between two chunks the parser remembers nothing, so that it need not see one that is whole.
         if self._between and (start := content(data)):
             self._receiver.data(data[start:-2], data)
-        else:
+        elif not self._repeated(data, self._receiver, self._done):
             self._parse(data, self._receiver, self._done)
 
     def pause_writing(self) -> None:
@@ -248,8 +248,31 @@ class Connection:
 
     # What reading leads to.
 
+    def _repeated(self, data: bytes, receiver: Receiver, done: asyncio.Future[None]) -> bool:
+        """Take an answer that comes whole and has the head of the last one; nothing of anything else.
+
+        The parser stands between two answers, and need not see this one.
+        """
+        head, template = self._head, self._template
+        if head is None or template is None or self._in_body or self._head_size:
+            return False
+        start = template.body(data)
+        if not start:
+            return False
+        self._complete = True  # and the connection is kept, as it was the last time
+        try:
+            receiver.head(head, len(data) - start)
+            receiver.data(data[start:])
+        except BrokenError:
+            self._keep = False
+            self._break()
+        else:
+            done.set_result(None)
+        return True
+
     def _parse(self, data: bytes, receiver: Receiver, done: asyncio.Future[None]) -> None:
         self._between = False
+        whole = not self._in_body and not self._head_size  # if it comes to its end as well
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -268,6 +291,8 @@ class Connection:
             if self._head_size > MAX_HEAD:
                 self._break()
         elif self._complete:
+            if whole and self._keep:
+                self._template = template(data)
             done.set_result(None)
 
     # Called by the parser.
@@ -297,7 +322,10 @@ class Connection:
             raise BrokenError
         self._in_body = True
         self._deadline.expire_in(self._idle_limit)
-        self._receiver.head(status, headers)
+        self._template = None
+        self._head = head = Head(status, headers)
+        lengths = [int(value) for name, value in headers if name == "content-length"]  # digits, by the parser
+        self._receiver.head(head, sum(lengths))
 
     def on_chunk_header(self) -> None:
         self._between = False

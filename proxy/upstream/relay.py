@@ -1,7 +1,6 @@
 """Carries one authorized request to an engine and its answer back, byte by byte."""
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -16,6 +15,7 @@ from proxy.skeleton import Pieces
 from proxy.upstream import headers
 from proxy.upstream.answers import Refusal
 from proxy.upstream.connections import Address, BrokenError, Connections, Source
+from proxy.upstream.head import Head
 from proxy.usage import Meter, Withheld
 from proxy.value import Value
 
@@ -57,7 +57,8 @@ class Relay:
     ) -> Denied | Stale | None:
         """Send `body` to the engine under this grant, and its answer to the caller; `None`: that is done.
 
-        `passed` are the lines of the caller's headers that go with it. With `withhold` the event that tells a stream's usage is read and not passed on.
+        `passed` are the lines of the caller's headers that go with it.
+        With `withhold` the event that tells a stream's usage is read and not passed on.
         The caller leaving cancels this coroutine, which closes the engine's connection and with
         that ends the generation.
         """
@@ -122,17 +123,18 @@ class _Answer:
         self._streaming = False
         self._refused = bytearray()
 
-    def head(self, status: int, fields: Sequence[tuple[str, str]]) -> None:
-        self.status = status
-        if status != 200:
+    def head(self, head: Head, length: int) -> None:
+        self.status = head.status
+        if head.status != 200:
             return
-        found = dict(fields)
-        length = _length(fields)
-        self._streaming = found.get("content-type", "").startswith("text/event-stream")
-        self.meter = Meter(streaming=self._streaming)
+        if head.framing == "unclear":  # its end could not be told from the death of the engine
+            raise BrokenError
+        self._streaming = head.streaming
+        if head.streaming:
+            self.meter = Meter(streaming=True)
         if not self._inbound.begun:
             self._head = self._inbound.begin(
-                200, headers.to_caller(fields) + self._exchange.lines(), length=length
+                200, head.lines + self._exchange.lines(), length=length if head.framing == "length" else None
             )
         elif not self._streaming:  # heartbeats promised a stream
             raise BrokenError
@@ -202,26 +204,6 @@ def break_off(exchange: Exchange, inbound: Inbound, told: Denied, *, streaming: 
         exchange.bytes_out += len(event)
         inbound.write(event)
     inbound.cut()
-
-
-def _length(fields: Sequence[tuple[str, str]]) -> int | None:
-    """The length of an answer, `None` if it comes in chunks. Raises `BrokenError`.
-
-    The end of anything else could not be told from the death of the engine; and its bytes must be plain.
-    """
-    chunked, lengths = 0, []
-    for name, value in fields:
-        if name == "content-length":
-            lengths.append(value)
-        elif name == "transfer-encoding":
-            chunked += 1 if value.lower() == "chunked" else 2
-        elif name == "content-encoding" and value.lower() != "identity":
-            raise BrokenError
-    if chunked == 1:
-        return None
-    if not chunked and len(lengths) == 1:
-        return int(lengths[0])  # digits, by the parser's word
-    raise BrokenError
 
 
 def _broken() -> Denied:

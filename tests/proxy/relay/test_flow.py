@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from proxy.http import connection as callers
 from proxy.http import server
 from proxy.upstream.connections import Connection, Connections
+from proxy.upstream.head import Head
 from tests.fakes.answers import raw, whole
 from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.engine import LOCAL, RawEngine
@@ -34,9 +34,9 @@ class Slow:
         self.body = b""
         self._source = source
 
-    def head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        del headers
-        assert status == 200
+    def head(self, head: Head, length: int) -> None:
+        del length
+        assert head.status == 200
 
     def data(self, data: bytes, chunk: bytes = b"") -> None:
         del chunk

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.inbound import Flow, Inbound, Response, lines
+from proxy.http.inbound import Flow, Head, Inbound, Response, lines
 from tests.fakes.answers import chunk
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
@@ -37,7 +37,8 @@ class Wire:
 
 def asked(wire: Wire, method: str, version: str, *, keep: bool) -> Inbound:
     """A request without a body."""
-    found = Inbound(wire, method=method, target="/", version=version, headers=(), peer="", keep_alive=keep)
+    head = Head(method=method, target="/", version=version, headers=(), peer="", keep_alive=keep)
+    found = Inbound(wire, head)
     found.feed_end()
     return found
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.upstream.chunks import content
 from proxy.upstream.connections import BrokenError, Connection, Connections
+from proxy.upstream.head import Head
 from tests.fakes.answers import chunk, head
 
 HEAD = head(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
@@ -74,9 +75,9 @@ class Taken:
         self.body = b""
         self.chunks: list[bytes] = []
 
-    def head(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        del headers
-        assert status == 200
+    def head(self, head: Head, length: int) -> None:
+        del length
+        assert head.status == 200
 
     def data(self, data: bytes, chunk: bytes = b"") -> None:
         self.body += data

@@ -24,7 +24,7 @@ VALUES = st.text(
 def sent(*inbound: tuple[str, str], host: str = "gpu") -> dict[str, str]:
     """The headers that reach the engine; each stands once."""
     head = headers.to_upstream(
-        "/v1/chat/completions", (host, 8201), inbound, 7, grant="ours", request_id="req-1"
+        "/v1/chat/completions", (host, 8201), headers.passed(inbound), 7, grant="ours", request_id="req-1"
     )
     line, *fields, blank, nothing = head.decode("latin-1").split("\r\n")
     assert (line, blank, nothing) == ("POST /v1/chat/completions HTTP/1.1", "", "")

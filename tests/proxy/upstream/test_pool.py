@@ -12,7 +12,7 @@ from proxy.auth.authorization import Access
 from proxy.auth.identity import Caller
 from proxy.errors import STATUS, Denied
 from proxy.exchange import Exchange
-from proxy.http.inbound import Inbound, Link
+from proxy.http.inbound import Head, Inbound, Link
 from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.upstream.control import Control, ControlError
@@ -34,9 +34,8 @@ def engine(number: int = 1, **changes: Any) -> Engine:
 
 def _inbound() -> Inbound:
     link = cast("Link", SimpleNamespace(write=None))  # nothing is answered here
-    return Inbound(
-        link, method="POST", target="/", version="1.1", headers=(), peer="127.0.0.1", keep_alive=True
-    )
+    head = Head(method="POST", target="/", version="1.1", headers=(), peer="127.0.0.1", keep_alive=True)
+    return Inbound(link, head)
 
 
 class Told(Control):
