@@ -125,11 +125,11 @@ class Gateway:
         caller = await self._authenticate(exchange, said.credential)
         if isinstance(caller, Denied):
             return caller
-        exchange.enter("limits")
         permit = self.limits.acquire_here(caller.identity)
         if permit is None:
+            exchange.enter("limits")
             permit = await self.limits.acquire(caller.identity)
-        exchange.enter("own")
+            exchange.enter("own")
         if isinstance(permit, Denied):
             return permit
         exchange.permit = permit
@@ -186,7 +186,7 @@ class Gateway:
             return credential
         if credential.doubled:
             self.metrics.doubled_bearers.inc()
-        caller: Caller | Denied | None = self.identities.known(credential.secret)
+        caller: Caller | Denied | None = self.identities.known(credential)
         source: Known = "cache"
         if caller is None:
             exchange.enter("auth")
@@ -234,7 +234,7 @@ class Gateway:
 
     async def _authorize(self, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
         """Step 5: on every request, whatever is loaded."""
-        asked = self.authorizer.name(name)
+        asked = self.authorizer.name(name, caller.identity.sub)
         if isinstance(asked, Denied):
             return asked
         exchange.model = str(asked)

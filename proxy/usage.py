@@ -9,14 +9,16 @@ from typing import Final
 
 import msgspec
 
-from proxy.upstream.answers import Body, Chunk, Usage
+from proxy.upstream.answers import Body, Chunk, Metered, Usage
 
 MAX_PLAIN: Final = 4 * 1024 * 1024  # bytes of a plain answer, or of one event, that are kept
 TAIL: Final = 8 * 1024  # bytes of a stream that are kept; more if its last event is larger
 
 _read_body: Final = msgspec.json.Decoder(Body).decode
+_read_usage: Final = msgspec.json.Decoder(Metered).decode
 _read_chunk: Final = msgspec.json.Decoder(Chunk).decode
 _END: Final = b"\n\n"
+_MEMBER: Final = b'"usage":'
 _USAGE: Final = b'"usage"'  # without which an event is not about usage
 
 
@@ -138,6 +140,25 @@ def _events(data: bytes) -> list[bytes]:
 
 
 def _decode(data: bytes) -> Usage | None:
+    return _last_member(data) or _whole(data)
+
+
+def _last_member(data: bytes) -> Usage | None:
+    """The usage of a body that tells it late, as engines do, read without what stands before it.
+
+    What stands deeper than in the body itself leaves a brace too many, and a quote in a text is escaped:
+    so it is the body's own, or it cannot be decoded.
+    """
+    start = data.rfind(_MEMBER)
+    if start < 1 or data[start - 1] == 0x5C:  # a backslash
+        return None
+    try:
+        return _read_usage(b"{" + data[start:]).usage
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _whole(data: bytes) -> Usage | None:
     try:
         body = _read_body(data)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.auth.answers import Allowed, Moved, Snapshot
 from proxy.auth.cache import Cache, Source
@@ -13,6 +14,8 @@ from proxy.policy import ModelPolicy
 from wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
+
+MAX_NAMED: Final = 10_000  # names that are known to have been named, of all callers together; about 5 MB
 
 
 @dataclass(init=False)
@@ -48,15 +51,26 @@ class Authorizer:
         self._policy = policy
         self._accesses = accesses
         self._running = running  # org/name of a base → the sha that an engine runs
+        self._named: dict[tuple[str, str], RepoRef] = {}  # by `sub` and text; the oldest goes first
 
-    def name(self, text: str) -> RepoRef | Denied:
-        """The repo that a request's `model` means: an alias, or `org/name[@revision]`."""
+    def name(self, text: str, sub: str) -> RepoRef | Denied:
+        """The repo that a request's `model` means: an alias, or `org/name[@revision]`.
+
+        It is read once for each caller, and not for all: what one named would be quicker for another, who
+        could tell.
+        """
+        known = self._named.get((sub, text))
+        if known is not None:
+            return known
         try:
             repo = RepoRef.parse(self._policy.models.aliases.get(text, text))
         except InvalidRepoError as error:
             return Denied("invalid_request", f"Bad model name: {error}.", "model")
         # One name for the default branch, so that what is known of it is known once.
-        return repo.at(None) if repo.revision == "main" else repo
+        found = self._named[sub, text] = repo.at(None) if repo.revision == "main" else repo
+        if len(self._named) > MAX_NAMED:
+            del self._named[next(iter(self._named))]
+        return found
 
     async def authorize(self, caller: Caller, asked: RepoRef) -> tuple[Access | Denied, Source]:
         """Grant or refuse. The order of questions is the same for missing and for private repos."""
@@ -84,6 +98,7 @@ class Authorizer:
 
     def forget_all(self) -> None:
         """Drop what the Hub said of access and of revisions."""
+        self._named.clear()  # an alias may mean another one
         self._accesses.clear()
         self._revisions.forget_all()
 

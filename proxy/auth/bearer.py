@@ -27,10 +27,12 @@ class Credential:
     """What a caller presented; `doubled` when the scheme stood twice, as in `Bearer Bearer hf_…`."""
 
     secret: Secret
+    unsuitable: Unsuitable | None
     doubled: bool
 
     def __init__(self, secret: Secret, *, doubled: bool = False) -> None:
         self.secret = secret
+        self.unsuitable = unsuitable(secret)
         self.doubled = doubled
 
 

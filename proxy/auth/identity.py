@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from proxy.auth import bearer
 from proxy.auth.answers import WhoAmI
+from proxy.auth.bearer import Credential
 from proxy.auth.cache import Cache, Source
 from proxy.auth.hub import HubClient
 from proxy.auth.refusals import Refusals
@@ -96,10 +97,11 @@ class Identities:
         self._salt_key = keys.derive("salt")
         self._keys = keys
 
-    def known(self, secret: Secret) -> Caller | None:
+    def known(self, credential: Credential) -> Caller | None:
         """Whose token this is, if that is known and fresh, as for nearly every request; else `resolve` it."""
-        if not bearer.is_hub_token(secret):
+        if credential.unsuitable is not None:
             return None
+        secret = credential.secret
         digest = secret.digest(self._digest_key)
         identity = self._cache.fresh(digest)
         return Caller(identity, secret, digest) if isinstance(identity, Identity) else None

@@ -127,7 +127,7 @@ class Table:
         return self._multiplied(body, limits) or self._together(body) or self._ambiguous(body)
 
     def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
-        short = self._spelled.keys() & body.keys()
+        short = [name for name in self._spelled if name in body]
         return {**body, **{name: self._spelled[name](body[name]) for name in short}} if short else body
 
     def _unlisted(self, name: str) -> Denied:

@@ -113,6 +113,7 @@ class Connection:
         self._headers: list[tuple[str, str]] = []
         self._head_size = 0
         self._in_body = False
+        self._paused = False
         self._between = False  # two chunks of a body is where the parser stands
         self._parts: list[bytes] = []
         self._complete = False
@@ -158,7 +159,8 @@ class Connection:
             if unsent or not (self._complete and self._keep) or self._transport.is_closing():
                 self._transport.abort()
             else:
-                self._transport.resume_reading()  # the caller may still be slow, but not the next one
+                if self._paused:  # the caller may still be slow, but not the next one
+                    self.resume()
                 self.idle_since = self._time()
                 self._pool.give_back(self)
             if sending is not None:
@@ -207,9 +209,11 @@ class Connection:
 
     def pause(self) -> None:
         """Read nothing more for now: the caller is slow."""
+        self._paused = True
         self._transport.pause_reading()
 
     def resume(self) -> None:
+        self._paused = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
 

@@ -70,10 +70,11 @@ class World:
 
     async def decide(self, authorizer: Authorizer, token: str, model: str) -> Access | str:
         """The access, or the code of the refusal."""
-        repo = authorizer.name(model)
+        caller = await self.caller(token)
+        repo = authorizer.name(model, caller.identity.sub)
         if isinstance(repo, Denied):
             return repo.code
-        access, _ = await authorizer.authorize(await self.caller(token), repo)
+        access, _ = await authorizer.authorize(caller, repo)
         return access.code if isinstance(access, Denied) else access
 
     def at(self, repo: str, revision: str = "main") -> RepoRef:
@@ -282,9 +283,9 @@ async def test_an_outage_is_never_a_decision(world: World, clock: Clock, mode: s
 async def test_one_name_for_the_default_branch(world: World) -> None:
     """`@main` and no revision are the same name; a bad one is a fault of the parameter `model`."""
     authorizer = world.authorizer()
-    assert authorizer.name(f"{BASE}@main") == authorizer.name(BASE) == RepoRef.parse(BASE)
-    assert authorizer.name(f"{BASE}@v1") == RepoRef.parse(f"{BASE}@v1")
-    bad = authorizer.name("llama")
+    assert authorizer.name(f"{BASE}@main", "a") == authorizer.name(BASE, "a") == RepoRef.parse(BASE)
+    assert authorizer.name(f"{BASE}@v1", "a") == RepoRef.parse(f"{BASE}@v1")
+    bad = authorizer.name("llama", "a")
     assert isinstance(bad, Denied)
     assert (bad.code, bad.param) == ("invalid_request", "model")
 
