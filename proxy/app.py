@@ -162,7 +162,9 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
     counters = await _counters(stack, keys.limits_storage, metrics, clocks)
     limits = Limits(settings.limits, settings.keys, counters)
     gateway = Gateway(
-        settings=settings,
+        request_settings=settings.request,
+        cold_start=settings.cold_start,
+        per_user=settings.metrics.per_user,
         clients=Clients(settings.listen.trusted_proxies),
         identities=identities,
         caller_policy=callers,

@@ -25,7 +25,9 @@ class Bodies:
     """Counts what is held in memory for all requests together."""
 
     def __init__(self, limits: settings.Request, idle: float) -> None:
-        self._limits = limits
+        # As of the settings, whose attributes are slow to look up.
+        self._largest: int = limits.max_body_bytes
+        self._most: int = limits.max_buffered_bytes
         self._idle = idle
         self._held = 0
 
@@ -39,7 +41,7 @@ class Bodies:
             return refused
         whole = inbound.read_whole()
         coming = inbound.length if whole is None else len(whole)
-        if self._held + coming > self._limits.max_buffered_bytes:
+        if self._held + coming > self._most:
             return self._too_many()
         return None if whole is None else self._hold(whole)
 
@@ -63,11 +65,11 @@ class Bodies:
                 return part
             self._held += len(part)
             body.add(part)
-            if len(body) > self._limits.max_body_bytes:
+            if len(body) > self._largest:
                 return self.too_large()
             if body.values > MAX_VALUES:
                 return Denied("request_too_large", f"The body may hold {MAX_VALUES} values at most.")
-            if self._held > self._limits.max_buffered_bytes:
+            if self._held > self._most:
                 return self._too_many()
         return None
 
@@ -87,7 +89,7 @@ class Bodies:
             inbound.go_on()
 
     def _hold(self, body: bytes) -> bytes | Denied:
-        if len(body) > self._limits.max_body_bytes:
+        if len(body) > self._largest:
             return self.too_large()
         self._held += len(body)
         return body
@@ -109,7 +111,7 @@ class Bodies:
         if media != media_type and media.partition(";")[0].strip().lower() != media_type:
             what = "JSON" if media_type == "application/json" else "a form"
             return Denied("unsupported_media_type", f"Send {what}, with Content-Type: {media_type}.")
-        return self.too_large() if inbound.length > self._limits.max_body_bytes else None
+        return self.too_large() if inbound.length > self._largest else None
 
     def _too_many(self) -> Denied:
         return Denied(
@@ -118,6 +120,4 @@ class Bodies:
 
     def too_large(self) -> Denied:
         """The refusal of more bytes than one request may have."""
-        return Denied(
-            "request_too_large", f"The body may be {self._limits.max_body_bytes} bytes long at most."
-        )
+        return Denied("request_too_large", f"The body may be {self._largest} bytes long at most.")

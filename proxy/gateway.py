@@ -52,7 +52,9 @@ Answer = Response | Denied | None
 class Gateway:
     """Authenticates, authorizes and relays; owns nothing but the order in which that happens."""
 
-    settings: settings.ProxySettings
+    request_settings: settings.Request
+    cold_start: settings.ColdStart
+    per_user: bool  # whether users have series of their own
     clients: Clients
     identities: Identities
     caller_policy: CallerPolicy
@@ -214,7 +216,7 @@ class Gateway:
         """Step 4: the body, read only now, and parsed once; of a form, what stands before its file."""
         if endpoint.kind == "multipart":
             exchange.enter("body")
-            form = await upload.receive(self.bodies, exchange, inbound, endpoint, self.settings.request)
+            form = await upload.receive(self.bodies, exchange, inbound, endpoint, self.request_settings)
             exchange.enter("own")
             if not isinstance(form, Denied):
                 exchange.stream = form.stream
@@ -227,7 +229,7 @@ class Gateway:
         if isinstance(raw, Denied):
             return raw
         exchange.bytes_in = exchange.buffered = len(raw)
-        inference = request.parse(endpoint, raw, self.settings.request)
+        inference = request.parse(endpoint, raw, self.request_settings)
         if not isinstance(inference, Denied):
             exchange.stream = inference.stream
         return inference
@@ -259,7 +261,7 @@ class Gateway:
 
         A caller who streams is told that it goes on; one who does not cannot be, and waits for less.
         """
-        name, cold_start = exchange.model or "", self.settings.cold_start
+        name, cold_start = exchange.model or "", self.cold_start
         exchange.cold = True
         refused = await self.limits.cold_load(caller.identity, access.model)
         if refused is not None:
@@ -319,7 +321,7 @@ class Gateway:
             used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
             self.limits.release(exchange.permit, used)
         self.bodies.release(exchange.buffered)
-        if exchange.identity is not None and self.settings.metrics.per_user:
+        if exchange.identity is not None and self.per_user:
             metrics.user(exchange.identity.user, exchange.prompt_tokens, exchange.completion_tokens)
         metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
         exchange.enter("own")

@@ -114,7 +114,9 @@ def _read(
     read = _decode(raw)
     if isinstance(read, Denied):
         return read
-    return table.check(read[0], limits, limits.extra_fields.get(endpoint.path, _NONE)) or read
+    body, canonical = read
+    extra = limits.extra_fields.get(endpoint.path, _NONE)
+    return table.check(body, limits, extra, raw=raw if canonical else b"") or read
 
 
 def _accepted(endpoint: Endpoint, body: JsonObject, canonical: bytes) -> InferenceRequest:
@@ -129,7 +131,7 @@ def _accepted(endpoint: Endpoint, body: JsonObject, canonical: bytes) -> Inferen
     if withholds:
         ours["stream_options"] = {**options, "include_usage": True}
     rest: Pieces = ()
-    if canonical and "cache_salt" not in body and ours.keys().isdisjoint(body):
+    if canonical and "cache_salt" not in body and not (ours and ours.keys() & body.keys()):
         rest = _without_model(canonical, model)
     if not rest:
         theirs = {name: body[name] for name in body if name not in ours and name not in _SET}

@@ -49,15 +49,15 @@ class Meter:
 
     def usage(self) -> tuple[int, int] | None:
         """What the answer cost, as far as its engine said so: tokens of the prompt, and of the completion."""
-        data = b"".join(self._parts)
-        for candidate in reversed(_events(data)) if self._streaming else [data]:
-            found = _decode(candidate)
-            if found is not None:
-                return (
-                    found.prompt_tokens or found.input_tokens,
-                    found.completion_tokens or found.output_tokens,
-                )
-        return None
+        found = self._told(b"".join(self._parts))
+        if found is None:
+            return None
+        return found.prompt_tokens or found.input_tokens, found.completion_tokens or found.output_tokens
+
+    def _told(self, data: bytes) -> Usage | None:
+        if not self._streaming:
+            return _decode(data)
+        return next(filter(None, map(_decode, reversed(_events(data)))), None)
 
     def _shorten(self) -> None:
         if not self._streaming:

@@ -8,7 +8,7 @@ truth value, and no key that a nested object does not name.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Required, TypedDict
 
 import msgspec
 
@@ -21,6 +21,7 @@ MAX_DEPTH: Final = 64  # levels; vllm/sampling_params.py, MAX_STRUCTURED_OUTPUT_
 MAX_TOLD: Final = 300  # characters of a complaint; a key of the caller's may be any length
 
 _convert: Final = msgspec.convert
+_typed_dict: Final[Any] = TypedDict  # mypy knows those alone whose fields stand in the code
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
 
 
@@ -108,17 +109,31 @@ class Table:
         self._product = product
         self._apart = apart
         self._forms = forms
-        self._shape = msgspec.defstruct("Body", [_member(row) for row in self.allowed.values()], kw_only=True)
+        self._shape = _typed_dict(
+            "Body", {row.name: _member(row) for row in self.allowed.values()}, total=False
+        )
+        self._read = msgspec.json.Decoder(self._shape, dec_hook=_switch).decode
 
     def check(
-        self, body: dict[str, Any], limits: settings.Request, extra: frozenset[str] = frozenset()
+        self,
+        body: dict[str, Any],
+        limits: settings.Request,
+        extra: frozenset[str] = frozenset(),
+        *,
+        raw: bytes = b"",
     ) -> Denied | None:
-        """`None` if every field is listed here, or is the operator's `extra`, and is what its row says."""
+        """`None` if every field is listed here, or is the operator's `extra`, and is what its row says.
+
+        `raw` is the JSON of `body` where there is only one way to read it: types are checked faster there.
+        """
         for name in body:
             if name not in self.allowed and name not in extra:
                 return self._unlisted(name)
         try:
-            _convert(self._spell(body), self._shape, dec_hook=_switch)
+            if raw and self._spelled.keys().isdisjoint(body):
+                self._read(raw)
+            else:
+                _convert(self._spell(body), self._shape, dec_hook=_switch)
         except msgspec.ValidationError as error:
             return _mistyped(str(error))
         for row in self._bounded:
@@ -173,8 +188,8 @@ def _lengthy(row: Field) -> bool:
     return row.largest is None and b'"maxLength"' not in schema and patterns <= {b"^data:"}
 
 
-def _member(row: Field) -> tuple[str, Any] | tuple[str, Any, None]:
-    return (row.name, row.type) if row.required else (row.name, row.type | None, None)
+def _member(row: Field) -> Any:
+    return Required[row.type] if row.required else row.type | None
 
 
 def _switch(kind: type, value: object) -> Off:

@@ -14,7 +14,7 @@ from proxy.metrics import Metrics
 from proxy.skeleton import Pieces
 from proxy.upstream import headers
 from proxy.upstream.answers import Refusal
-from proxy.upstream.connections import Address, BrokenError, Connections, Source
+from proxy.upstream.connections import Address, BrokenError, Connections, Source, size
 from proxy.upstream.head import Head
 from proxy.usage import Meter, Withheld
 from proxy.value import Value
@@ -66,7 +66,7 @@ class Relay:
             exchange.endpoint,
             address,
             passed,
-            sum(map(len, body)) if isinstance(body, tuple) else None,
+            size(body) if isinstance(body, tuple) else None,
             grant=grant,
             request_id=exchange.request_id,
             content_type=content_type,
