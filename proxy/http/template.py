@@ -9,7 +9,8 @@ from typing import Final
 MAX_TEMPLATE: Final = 4 * 1024  # bytes of a head that is kept; those of the SDKs have less than one
 
 _END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength:[ \t]*([0-9]+)[ \t]*\r\n")
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _DIGITS: Final = 10  # of a length, at most
 
 
@@ -39,7 +40,7 @@ class Template:
 def template(message: bytes) -> Template | None:
     """That of one message which a parser accepted, if it ends with the content that its length tells."""
     end = message.find(_END) + len(_END)
-    if not len(_END) <= end <= MAX_TEMPLATE:
+    if not len(_END) <= end <= MAX_TEMPLATE or _CHUNKED.search(message, 0, end):
         return None
     found = _LENGTH.search(message, 0, end)
     if found is None or int(found[1]) != len(message) - end:
