@@ -45,6 +45,7 @@ class Order(msgspec.Struct, kw_only=True):
     model: str = MODEL
     tokens_out: int = 128  # that a plain answer is asked for
     headers: dict[str, str] = msgspec.field(default_factory=dict)  # besides the usual ones
+    traced: bool = False  # whether each request has a `traceparent` of its own
     events: int = 100  # of each stream
     extra: int = 0  # events that the contender adds to each stream
     timed: bool = False  # whether to look how long events were under way
@@ -105,7 +106,9 @@ async def _call(order: Order) -> Seen:
     body = chat(size=order.size, model=order.model, tokens=order.tokens_out)
     once = len(order.tokens) > 1
     requests: Iterator[bytes] = (post(body, token, order.headers) for token in order.tokens)
-    if not once:
+    if order.traced:
+        requests = (post(body, order.tokens[0], order.headers | _trace(index)) for index in itertools.count())
+    elif not once:
         requests = itertools.repeat(post(body, order.tokens[0], order.headers))
     if order.count:
         requests = itertools.islice(requests, order.count)
@@ -120,6 +123,11 @@ async def _call(order: Order) -> Seen:
     seen.requests, seen.bytes = len(times), sum(caller.bytes for caller in callers)
     _percentiles(seen, times)
     return seen
+
+
+def _trace(index: int) -> dict[str, str]:
+    """W3C Trace Context, as an instrumented client sends it."""
+    return {"traceparent": f"00-{index:032x}-{index:016x}-01"}
 
 
 async def _until(callers: Sequence[Caller], seconds: float) -> None:

@@ -72,6 +72,11 @@ async def _json(subject: Subject) -> Mapping[str, float]:
     return {"json": seen.cpu / seen.requests * 1e6}
 
 
+async def _traced(subject: Subject) -> Mapping[str, float]:
+    seen = await subject.load("call", connections=subject.share(32), seconds=2.0, traced=True)
+    return {"traced": seen.cpu / seen.requests * 1e6}
+
+
 async def _stream(subject: Subject) -> Mapping[str, float]:
     seen = await subject.load("stream", connections=subject.share(64), events=200)
     return {"stream": seen.cpu / seen.events * 1e6, "joined": 100 * max(0.0, 1 - seen.reads / seen.events)}
@@ -152,6 +157,18 @@ MEASURES: Final = (
             ),
         ),
         _json,
+    ),
+    Measure(
+        "traced",
+        (
+            Row(
+                "traced",
+                "the same, traced",
+                "µs",
+                "each with a `traceparent` of its own (W3C Trace Context), so that no two heads are alike",
+            ),
+        ),
+        _traced,
     ),
     Measure(
         "stream",

@@ -77,6 +77,7 @@ class Connection:
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: list[tuple[str, str]] = []
+        self._length = 0  # of the body, as the head tells it
         self._header_count = 0
         self._head_size = 0
         self._reading: Inbound | None = None  # its body is still coming
@@ -182,6 +183,7 @@ class Connection:
         self._head_pieces = 0
         self._target = b""
         self._headers = []
+        self._length = 0
         self._header_count = 0
         self._head_size = 0
 
@@ -197,7 +199,9 @@ class Connection:
         if size > MAX_LINE or self._head_size > MAX_HEAD or self._header_count > MAX_HEADERS:
             raise _Faulty("headers_too_large" if self._head_begun else "invalid_request")
         known = _NAMES.get(name.lower())
-        if known is not None:  # after the body these are trailers, for nobody
+        if known == "content-length" and self._head_begun:
+            self._length = int(value)  # digits, and once at most, by the parser's word
+        elif known is not None:  # after the body these are trailers, for nobody
             self._headers.append((known, value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
@@ -215,15 +219,12 @@ class Connection:
             method=method.decode(),
             target=self._target.decode("latin-1"),
             version=version,
-            headers=tuple([header for header in self._headers if header[0] != "content-length"]),
+            headers=tuple(self._headers),
             peer=self._peer,
             keep_alive=self._parser.should_keep_alive(),
+            last=self._head,
         )
-        length = 0
-        for name, value in self._headers:
-            if name == "content-length":
-                length = int(value)  # digits only, and once at most, by the parser's word
-        self._reading = request = Inbound(self, head, length)
+        self._reading = request = Inbound(self, head, self._length)
         self._came(request)
 
     def on_body(self, body: bytes) -> None:
@@ -353,6 +354,8 @@ class Connection:
     def _decline_upgrade(self, rest: memoryview) -> None:
         """Read the request as if it did not ask for another protocol (RFC 9110, section 7.8)."""
         kept = list(self._headers)  # `Upgrade`, `HTTP2-Settings` and `Connection` are not among them
+        if self._length:
+            kept.append(("content-length", str(self._length)))
         if not self._parser.should_keep_alive():
             kept.append(("connection", "close"))
         line = self._parser.get_method() + b" " + self._target + b" HTTP/1.1\r\n"

@@ -87,8 +87,17 @@ class Head:
     """
 
     def __init__(
-        self, *, method: str, target: str, version: str, headers: Headers, peer: str, keep_alive: bool
+        self,
+        *,
+        method: str,
+        target: str,
+        version: str,
+        headers: Headers,
+        peer: str,
+        keep_alive: bool,
+        last: "Head | None" = None,
     ) -> None:
+        """`last` is the one before it on its connection."""
         self.method = method
         self.target = target
         self.version = version
@@ -96,6 +105,7 @@ class Head:
         self.peer = peer
         self.keep_alive = keep_alive
         self.noted: object = None  # what the handler made of it, for the next request that has it
+        self.before: object = None if last is None else last.noted  # and of the one before
 
     @property
     def credentials(self) -> Headers:

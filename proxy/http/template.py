@@ -3,14 +3,12 @@
 What a parser said of one holds for the next one, byte for byte, which need not be parsed.
 """
 
-import re
 from typing import Final
 
 MAX_TEMPLATE: Final = 4 * 1024  # bytes of a head that is kept; those of the SDKs have less than one
 
 _END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
-_CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _DIGITS: Final = 10  # of a length, at most
 
 
@@ -38,11 +36,18 @@ class Template:
 
 
 def template(message: bytes) -> Template | None:
-    """That of one message which a parser accepted, if it ends with the content that its length tells."""
+    """That of one message which a parser accepted, if it ends with the content that its length tells.
+
+    A header of this name is the only one by the parser's word, and there are no chunks beside it. Where it
+    is written as nobody does, or the head comes with an end before its own, there is no template.
+    """
     end = message.find(_END) + len(_END)
-    if not len(_END) <= end <= MAX_TEMPLATE or _CHUNKED.search(message, 0, end):
+    if not len(_END) <= end <= MAX_TEMPLATE:
         return None
-    found = _LENGTH.search(message, 0, end)
-    if found is None or int(found[1]) != len(message) - end:
-        return None
-    return Template(message[: found.start(1)], message[found.end(1) : end])
+    for name in _LENGTHS:
+        start = message.find(name, 0, end) + len(name)
+        if start >= len(name):
+            told = message[start : message.find(b"\r", start)]
+            if told.isdigit() and int(told) == len(message) - end:
+                return Template(message[:start], message[start + len(told) : end])
+    return None
