@@ -78,6 +78,7 @@ class Connection:
         self._target = b""
         self._headers: list[tuple[str, str]] = []
         self._length = 0  # of the body, as the head tells it
+        self._host: str | None = None  # the last good one
         self._header_count = 0
         self._head_size = 0
         self._reading: Inbound | None = None  # its body is still coming
@@ -90,7 +91,8 @@ class Connection:
         self._failed = False  # it was no request
         self._completed = 0  # requests that ended in what was read last
         self._head: Head | None = None  # the last one
-        self._template: Template | None = None  # of it, if it may come again
+        self._again = False  # it came twice in a row
+        self._template: Template | None = None  # of one that did
         self._lingering = False
         self._left = 0  # bytes that were unsent when the connection was closed, or since looked at
         # What is being answered.
@@ -214,8 +216,7 @@ class Connection:
         if self._parser.should_upgrade():
             return  # declined below; the request comes once more without
         self._framing = 0
-        self._template = None
-        self._head = head = Head(
+        head = Head(
             method=method.decode(),
             target=self._target.decode("latin-1"),
             version=version,
@@ -224,7 +225,10 @@ class Connection:
             keep_alive=self._parser.should_keep_alive(),
             last=self._head,
         )
-        self._reading = request = Inbound(self, head, self._length)
+        self._again = self._head is not None and self._head.same(head)
+        if self._head is None or not self._again:
+            self._head, self._template = head, None
+        self._reading = request = Inbound(self, self._head, self._length)
         self._came(request)
 
     def on_body(self, body: bytes) -> None:
@@ -339,7 +343,7 @@ class Connection:
                 self._wait_for_head(len(data) if size == self._head_size else 0)
             elif self._framing > MAX_FRAMING and self._reading is not None:
                 self._fail("invalid_request")
-            elif between and self._completed == 1:
+            elif between and self._completed == 1 and self._again:
                 self._template = template(bytes(data))
 
     def _wait_for_head(self, size: int) -> None:
@@ -387,8 +391,9 @@ class Connection:
         for name, value in self._headers:
             if name == "host":
                 hosts += 1
-                if not _HOST.fullmatch(value):
+                if value != self._host and not _HOST.fullmatch(value):
                     raise _Faulty("invalid_request")
+                self._host = value
             elif name == "content-type":
                 types += 1
             elif name == "transfer-encoding" and (version == "1.0" or value.lower() != "chunked"):

@@ -80,7 +80,7 @@ class Response(Value):
 
 
 class Head:
-    """A request line and headers, checked; one object serves all requests of a connection that repeat it.
+    """A request line and headers, checked; one object serves requests of a connection that say the same.
 
     `headers` has those that are `KNOWN`, with lower-case names, less `Content-Length`, in which repetitions
     differ. `target` is the request target as sent.
@@ -106,6 +106,16 @@ class Head:
         self.keep_alive = keep_alive
         self.noted: object = None  # what the handler made of it, for the next request that has it
         self.before: object = None if last is None else last.noted  # and of the one before
+
+    def same(self, other: "Head") -> bool:
+        """Whether what is kept of both says the same."""
+        return (
+            self.target == other.target
+            and self.headers == other.headers
+            and self.method == other.method
+            and self.version == other.version
+            and self.keep_alive == other.keep_alive
+        )
 
     @property
     def credentials(self) -> Headers:

@@ -46,7 +46,11 @@ def to_upstream(
 
 def passed(inbound: Headers) -> str:
     """The allowed headers of a caller's request that are ASCII, as lines."""
-    return lines([(name, value) for name, value in inbound if name in REQUEST and value.isascii()])
+    found = ""
+    for name, value in inbound:
+        if name in REQUEST and value.isascii():
+            found += f"{name}: {value}\r\n"  # one line each, by the parser's word
+    return found
 
 
 def to_caller(inbound: Sequence[tuple[str, str]]) -> str:
