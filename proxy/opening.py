@@ -13,7 +13,7 @@ from proxy.http.inbound import Head, Headers
 from proxy.upstream import headers
 
 
-@dataclass(init=False)
+@dataclass(init=False, repr=False)
 class Opening:
     """Made once for all requests of a connection that have the same head."""
 
@@ -21,7 +21,7 @@ class Opening:
     request_id: str | None  # the caller's own, where it is sane
     dialect: Dialect
     route: Route | Denied
-    presented: Headers  # what can carry a credential
+    presented: Headers  # what can carry a credential, in plain: only to see whether it is the same
     credential: Credential | Denied
     passed: str  # the lines of the headers that go to the engine as they came
 

@@ -12,7 +12,9 @@ import msgspec
 from proxy.upstream.answers import Body, Chunk, Metered, Usage
 
 MAX_PLAIN: Final = 4 * 1024 * 1024  # bytes of a plain answer, or of one event, that are kept
-TAIL: Final = 8 * 1024  # bytes of a stream that are kept; more if its last event is larger
+TAIL: Final = (
+    8 * 1024
+)  # bytes of a stream that are kept, more if its last event is larger; and of a vast answer
 
 _read_body: Final = msgspec.json.Decoder(Body).decode
 _read_usage: Final = msgspec.json.Decoder(Metered).decode
@@ -60,11 +62,11 @@ class Meter:
         return next(filter(None, map(_decode, reversed(_events(data)))), None)
 
     def _shorten(self) -> None:
-        if not self._streaming:
-            self._parts = []
-            self._size = -(2**62)  # too large to be kept
-            return
         data = b"".join(self._parts)
+        if not self._streaming:  # what is left is cut, and read if the usage stands late in it
+            self._parts = [data[-TAIL:]]
+            self._size = TAIL
+            return
         # The last whole event and the one before it: `[DONE]` says nothing.
         start = data.rfind(_END, 0, max(0, data.rfind(_END, 0, max(0, data.rfind(_END)))))
         data = data[start + len(_END) :] if start >= 0 else data

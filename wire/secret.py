@@ -28,8 +28,8 @@ class Secret:
         A third of an HMAC's time, and asked for by each request; it means nothing outside of this process.
         """
         if not self._digest or self._key != key:
-            self._key = key
             self._digest = hashlib.blake2b(self._value.encode(), key=key, digest_size=32).digest()
+            self._key = key
         return self._digest
 
     def hmac(self, key: bytes) -> bytes:

@@ -15,7 +15,8 @@ from wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 
-MAX_NAMED: Final = 10_000  # names that are known to have been named, of all callers together; about 5 MB
+MAX_CALLERS: Final = 1_000  # whose names are known
+MAX_NAMED: Final = 20  # of each
 
 
 @dataclass(init=False)
@@ -51,7 +52,7 @@ class Authorizer:
         self._policy = policy
         self._accesses = accesses
         self._running = running  # org/name of a base → the sha that an engine runs
-        self._named: dict[tuple[str, str], RepoRef] = {}  # by `sub` and text; the oldest goes first
+        self._named: dict[str, dict[str, RepoRef]] = {}  # by `sub` and text
 
     def name(self, text: str, sub: str) -> RepoRef | Denied:
         """The repo that a request's `model` means: an alias, or `org/name[@revision]`.
@@ -59,18 +60,28 @@ class Authorizer:
         It is read once for each caller, and not for all: what one named would be quicker for another, who
         could tell.
         """
-        known = self._named.get((sub, text))
-        if known is not None:
+        mine = self._named.get(sub)
+        if mine is not None and (known := mine.get(text)) is not None:
             return known
         try:
             repo = RepoRef.parse(self._policy.models.aliases.get(text, text))
         except InvalidRepoError as error:
             return Denied("invalid_request", f"Bad model name: {error}.", "model")
         # One name for the default branch, so that what is known of it is known once.
-        found = self._named[sub, text] = repo.at(None) if repo.revision == "main" else repo
-        if len(self._named) > MAX_NAMED:
-            del self._named[next(iter(self._named))]
+        found = repo.at(None) if repo.revision == "main" else repo
+        self._remember(sub, text, found)
         return found
+
+    def _remember(self, sub: str, text: str, repo: RepoRef) -> None:
+        """Over the bounds, the oldest goes first: of one's own names by one's own doing alone."""
+        mine = self._named.get(sub)
+        if mine is None:
+            mine = self._named[sub] = {}
+            if len(self._named) > MAX_CALLERS:
+                del self._named[next(iter(self._named))]
+        mine[text] = repo
+        if len(mine) > MAX_NAMED:
+            del mine[next(iter(mine))]
 
     async def authorize(self, caller: Caller, asked: RepoRef) -> tuple[Access | Denied, Source]:
         """Grant or refuse. The order of questions is the same for missing and for private repos."""

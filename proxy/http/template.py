@@ -25,12 +25,13 @@ class Template:
             return 0
         at = first = len(self._before)
         size = 0
-        for at in range(first, min(first + _DIGITS, len(data))):
+        for at in range(first, min(first + _DIGITS, len(data))):  # to the byte behind the number
             byte = data[at]
             if not 0x30 <= byte <= 0x39:  # 0 to 9
                 break
             size = size * 10 + byte - 0x30
         start = at + len(self._after)
+        # Where there are more digits, what stands at the last one is not what comes after.
         whole = at > first and start + size == len(data) and data.startswith(self._after, at)
         return start if whole else 0
 

@@ -1,15 +1,19 @@
 """What is read of an engine's answers, as msgspec decodes it."""
 
+from typing import Annotated
+
 import msgspec
+
+Tokens = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of one answer; OpenAI's names for them, or those of Anthropic and of the Responses API."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens | None = 0
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
 
 
 class Metered(msgspec.Struct):

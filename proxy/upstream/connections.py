@@ -26,6 +26,8 @@ _NAMES: Final = {
     for name in ("cache-control", "content-encoding", "content-length", "content-type", "transfer-encoding")
 }
 
+_GOOD: Final = b"HTTP/1.1 200 "
+
 Address = tuple[str, int]  # host, port
 
 log = structlog.get_logger("upstream")
@@ -120,6 +122,7 @@ class Connection:
         self._done: asyncio.Future[None] | None = None
         self._headers: list[tuple[str, str]] = []
         self._head_size = 0
+        self._length = 0  # of the body, as the head tells it
         self._in_body = False
         self._paused = False
         self._between = False  # two chunks of a body is where the parser stands
@@ -303,11 +306,16 @@ class Connection:
             if self._head_size > MAX_HEAD:
                 self._break()
         elif self._complete:
-            if whole and self._keep:
+            if whole and self._keep and data.startswith(_GOOD):  # and nothing interim before it
                 self._template = template(data)
             done.set_result(None)
 
     # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        self._length = 0
+        if self._complete:
+            self._keep = False  # what follows an answer belongs to nobody
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body or self._complete:
@@ -317,6 +325,8 @@ class Connection:
         if size > MAX_LINE or self._head_size > MAX_HEAD:
             raise BrokenError
         known = _NAMES.get(name.lower())
+        if known == "content-length":
+            self._length = int(value)  # digits, and once at most, by the parser's word
         if known is not None:
             self._headers.append((known, value.decode("latin-1")))
 
@@ -336,8 +346,7 @@ class Connection:
         self._deadline.expire_in(self._idle_limit)
         self._template = None
         self._head = head = Head(status, headers)
-        lengths = [int(value) for name, value in headers if name == "content-length"]  # digits, by the parser
-        self._receiver.head(head, sum(lengths))
+        self._receiver.head(head, self._length)
 
     def on_chunk_header(self) -> None:
         self._between = False

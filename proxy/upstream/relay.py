@@ -87,6 +87,7 @@ class Relay:
         except CutShortError as error:
             return answer.broke_off(error.denied)
         finally:
+            inbound.follow(None)  # the connection may be somebody else's now, and is not held for this caller
             self._count(exchange, answer)
         if answer.status != 200:
             return answer.refusal()

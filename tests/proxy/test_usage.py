@@ -52,9 +52,39 @@ def test_answers_without_usage(body: bytes) -> None:
 
 
 def test_vast_answers_are_not_kept() -> None:
-    """An answer beyond the limit is passed on and not counted; a stream of any length is."""
-    assert usage(b"x" * MAX_PLAIN, PLAIN, streaming=False) is None
+    """Of an answer beyond the limit only the end is kept, which tells its usage as a rule."""
+    meter, text = Meter(streaming=False), b"x" * 1024 * 1024
+    meter.add(b'{"text":"')
+    for _ in range(40):
+        meter.add(text)
+        assert meter.held <= MAX_PLAIN
+    meter.add(b'","usage":{"prompt_tokens":7,"completion_tokens":5}}')
+    assert meter.usage() == (7, 5)
+    assert usage(b'{"usage":{"prompt_tokens":7},"text":"', *[text] * 5, b'"}', streaming=False) is None
     assert usage(*[STREAM] * 300, event(LAST), DONE, streaming=True) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"usage":{"prompt_tokens":3}}', (3, 0)),
+        (b'{"text":"\\\\","usage":{"prompt_tokens":3},"z":1}', (3, 0)),
+        (b'{"usage":{"prompt_tokens":1},"a":{"usage":{"prompt_tokens":3}}}', (1, 0)),
+        (b'{"usage":{"prompt_tokens":1},"a":[{"usage":{"prompt_tokens":3}}]}', (1, 0)),
+        (b'{"usage":{"prompt_tokens":1},"text":"\\"usage\\":{\\"prompt_tokens\\":3}"}', (1, 0)),
+        (b'{"usage":{"prompt_tokens":1},"x\\"usage":{"prompt_tokens":3}}', (1, 0)),
+        (b'{"response":{"usage":{"prompt_tokens":3}}}', (3, 0)),
+        (b'{"x\\"usage":{"prompt_tokens":3}}', None),
+        (b'{"a":{"usage":{"prompt_tokens":3}}}', None),
+        (b'[{"usage":{"prompt_tokens":3}}]', None),
+        (b'{"usage":{"prompt_tokens":3}}}', None),
+        (b'{"usage":{"prompt_tokens":-3}}', None),
+        (b'{"usage":null}', None),
+    ],
+)
+def test_which_usage_is_meant(body: bytes, told: tuple[int, int] | None) -> None:
+    """That of the answer itself, and no other thing of this name in it."""
+    assert usage(body, streaming=False) == told
 
 
 def test_little_is_kept_of_a_stream() -> None:

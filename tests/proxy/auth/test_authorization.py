@@ -7,7 +7,7 @@ import pytest
 
 from demo.catalog import Token
 from demo.hub import DemoHub
-from proxy.auth.authorization import Access, Authorizer
+from proxy.auth.authorization import MAX_CALLERS, MAX_NAMED, Access, Authorizer
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
 from proxy.auth.identity import Caller, Identities
@@ -288,6 +288,33 @@ async def test_one_name_for_the_default_branch(world: World) -> None:
     bad = authorizer.name("llama", "a")
     assert isinstance(bad, Denied)
     assert (bad.code, bad.param) == ("invalid_request", "model")
+
+
+def test_a_name_is_read_once_for_each_caller(world: World) -> None:
+    """What one caller names is neither quicker for another, nor slower by what others name."""
+    authorizer = world.authorizer()
+    first = authorizer.name(BASE, "a")
+    assert authorizer.name(BASE, "b") is not first
+    for number in range(MAX_NAMED * 3):
+        authorizer.name(f"demo/other-{number}", "b")
+    assert authorizer.name(BASE, "a") is first
+    for number in range(MAX_NAMED * 3):
+        authorizer.name(f"demo/other-{number}", "a")
+    assert authorizer.name(BASE, "a") is not first
+
+
+def test_names_are_forgotten(world: World) -> None:
+    """The callers who came first, when there are too many; all of them, when the policy was read anew."""
+    authorizer = world.authorizer()
+    first = authorizer.name(BASE, "a")
+    for number in range(MAX_CALLERS - 1):
+        authorizer.name(BASE, f"{number}")
+    assert authorizer.name(BASE, "a") is first
+    authorizer.name(BASE, "one more")
+    again = authorizer.name(BASE, "a")
+    assert again is not first
+    authorizer.forget_all()
+    assert authorizer.name(BASE, "a") is not again
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,16 @@ from unittest.mock import patch
 
 import pytest
 
+from proxy.exchange import Exchange
 from proxy.http import connection as callers
 from proxy.http import server
+from proxy.http.inbound import Flow, Head, Inbound
+from proxy.metrics import Metrics
+from proxy.settings import Timeouts
 from proxy.upstream.connections import Connection, Connections
-from proxy.upstream.head import Head
+from proxy.upstream.head import Head as AnswerHead
+from proxy.upstream.relay import Relay
+from tests.fakes import answers
 from tests.fakes.answers import raw, whole
 from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.engine import LOCAL, RawEngine
@@ -34,7 +40,7 @@ class Slow:
         self.body = b""
         self._source = source
 
-    def head(self, head: Head, length: int) -> None:
+    def head(self, head: AnswerHead, length: int) -> None:
         del length
         assert head.status == 200
 
@@ -54,6 +60,54 @@ async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
         await connection.exchange((GET, ()), Slow(connection), first_byte=5, idle=5)
         assert pool.take((LOCAL, engine.port)) is connection
         await connection.exchange((GET, ()), Slow(), first_byte=5, idle=5)
+        pool.close()
+
+
+class Choking:
+    """A caller's connection that is full when an answer's last bytes are written to it."""
+
+    date, draining = "now", False
+
+    def __init__(self) -> None:
+        self.source: Flow | None = None
+
+    def write(self, data: bytes) -> None:
+        if data.endswith(b"0\r\n\r\n") and self.source is not None:
+            self.source.pause()
+
+    def follow(self, source: Flow | None) -> None:
+        self.source = source
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def cut(self) -> None: ...
+
+    def finished(self, *, keep: bool) -> None:
+        del keep
+        self.source = None
+
+
+async def test_a_caller_who_is_full_at_the_end_does_not_hold_the_next_one() -> None:
+    """The engine's connection may be somebody else's by then."""
+    async with RawEngine.start() as engine:
+        head = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
+        engine.always(raw(answers.head(200, head), answers.chunk(b"data: x\n\n"), answers.chunk(b"")))
+        pool = Connections(5)
+        relay = Relay(pool, Timeouts(first_byte=5, idle=5), Metrics())
+        for _ in range(3):
+            asked = Head(method="POST", target="/", version="1.1", headers=(), peer="", keep_alive=True)
+            inbound = Inbound(Choking(), asked)
+            inbound.feed_end()
+            told = await relay.forward(
+                Exchange("req-1", "192.0.2.1"),
+                inbound,
+                address=(LOCAL, engine.port),
+                body=(b"{}",),
+                content_type="application/json",
+                passed="",
+                grant="",
+            )
+            assert told is None
         pool.close()
 
 
