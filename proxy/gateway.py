@@ -325,10 +325,11 @@ class Gateway:
             metrics.user(exchange.identity.user, exchange.prompt_tokens, exchange.completion_tokens)
         metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
         exchange.enter("own")
-        metrics.request_seconds.labels(exchange.endpoint).observe(exchange.elapsed)
-        metrics.overhead_seconds.labels(exchange.endpoint).observe(exchange.overhead)
+        times = metrics.times(exchange.endpoint)
+        times.total.observe(exchange.elapsed)
+        times.overhead.observe(exchange.overhead)
         if exchange.first_byte is not None:
-            metrics.first_byte_seconds.labels(exchange.endpoint).observe(exchange.first_byte)
+            times.first_byte.observe(exchange.first_byte)
         if exchange.audited:
             event = "auth.denied" if exchange.turned_away else "request.done"
             self.audit.tell(event, record.of(exchange, self.now()))

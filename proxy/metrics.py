@@ -5,12 +5,21 @@ from prometheus_client import Counter as SlowCounter
 from prometheus_client import Gauge as SlowGauge
 from prometheus_client import Histogram as SlowHistogram
 
-from proxy.series import Counter, Gauge, Histogram
+from proxy.series import Counter, Gauge, Histogram, Spread
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 _DAYS = (1, 7, 14, 30, 60, 75, 90, 120, 180, 365)
 
 MAX_USERS = 1000  # that have series of their own
+
+
+class Times:
+    """How long the requests of one endpoint took."""
+
+    def __init__(self, total: Spread, overhead: Spread, first_byte: Spread) -> None:
+        self.total = total
+        self.overhead = overhead
+        self.first_byte = first_byte
 
 
 class Metrics:
@@ -83,6 +92,7 @@ class Metrics:
             "hubgate_user_tokens", "Tokens by user (metrics.per_user)", ["user", "kind"], registry=registry
         )
         self._users: set[str] = set()
+        self._times: dict[str, Times] = {}
         self.audit_records = Counter("hubgate_audit_records", "Audit records", ["event"], registry=registry)
         self.upstream_up = SlowGauge(
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
@@ -98,6 +108,17 @@ class Metrics:
             "0 while some kind of question is not asked because the Hub did not answer the last ones",
             registry=registry,
         )
+
+    def times(self, endpoint: str) -> Times:
+        """The histograms of one endpoint."""
+        found = self._times.get(endpoint)
+        if found is None:
+            found = self._times[endpoint] = Times(
+                self.request_seconds.labels(endpoint),
+                self.overhead_seconds.labels(endpoint),
+                self.first_byte_seconds.labels(endpoint),
+            )
+        return found
 
     def user(self, name: str, prompt: int | None, completion: int | None) -> None:
         """Count one request of a user, if the operator wants names in the metrics (`metrics.per_user`).

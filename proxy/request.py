@@ -17,6 +17,7 @@ JsonObject = dict[str, Any]
 
 _read_json: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
+_translate: Final = bytes.translate  # mypyc's own takes twice as long
 
 _NONE: Final = frozenset[str]()
 _SET: Final = frozenset({"model", "cache_salt"})  # by `InferenceRequest.encode`
@@ -190,7 +191,7 @@ def _canonical(raw: bytes) -> Any:
 
 def _has_long_number(raw: bytes) -> bool:
     """Whether nineteen digits stand in a row: what 64 bits may not hold."""
-    return raw.translate(_DIGITS).find(_LONG) >= 0  # `in` tries a number first, for longer
+    return _translate(raw, _DIGITS).find(_LONG) >= 0  # `in` tries a number first, for longer
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:

@@ -26,7 +26,7 @@ class RepoRef:
     compared, so that its texts are made once and nothing about it is generic.
     """
 
-    __slots__ = ("_text", "id", "name", "org", "revision")
+    __slots__ = ("_at", "_text", "id", "name", "org", "revision")
 
     def __init__(self, org: str, name: str, revision: str | None = None) -> None:
         self.org: Final = org
@@ -34,6 +34,7 @@ class RepoRef:
         self.revision: Final = revision
         self.id: Final = f"{org}/{name}"  # without the revision
         self._text: Final = self.id if revision is None else f"{self.id}@{revision}"
+        self._at: RepoRef | None = None  # where it was last asked for
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -59,7 +60,10 @@ class RepoRef:
 
     def at(self, revision: str | None) -> "RepoRef":
         """The same repository at another revision; `None` is the default branch."""
-        return RepoRef(self.org, self.name, revision)
+        at = self._at
+        if at is None or at.revision != revision:
+            self._at = at = RepoRef(self.org, self.name, revision)
+        return at
 
     def __str__(self) -> str:
         return self._text
