@@ -45,6 +45,10 @@ class BrokenError(Exception):
     """The engine ended the connection, or what it sends is no answer."""
 
 
+class HeldError(Exception):
+    """The answer was held for so long that it is given up: it is the caller who does not take it."""
+
+
 class Receiver(Protocol):
     """Takes an answer as it comes."""
 
@@ -144,7 +148,7 @@ class Connection:
         """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
         Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
-        seconds. The connection then serves no other request, nor after a cancellation: closing it
+        seconds, or `HeldError` if it was `pause`d then. The connection then serves no other request, nor after a cancellation: closing it
         is what tells the engine to stop, and so is an answer that comes before all of a `Source` was sent.
         Raises what reading that raises.
         """
@@ -371,10 +375,10 @@ class Connection:
             self._done.set_exception(BrokenError())
 
     def _late(self) -> None:
-        """The engine has not moved on in time."""
+        """Nothing has moved on in time."""
         if self._done is None:
             return
         if self._asking:
             self._deadline.expire_in(self._idle_limit)  # whoever reads the caller's body has a limit for that
         elif not self._done.done():
-            self._done.set_exception(TimeoutError())
+            self._done.set_exception(HeldError() if self._paused else TimeoutError())

@@ -14,7 +14,7 @@ from proxy.metrics import Metrics
 from proxy.skeleton import Pieces
 from proxy.upstream import headers
 from proxy.upstream.answers import Refusal
-from proxy.upstream.connections import Address, BrokenError, Connections, Source, size
+from proxy.upstream.connections import Address, BrokenError, Connections, HeldError, Source, size
 from proxy.upstream.head import Head
 from proxy.usage import Meter, Withheld
 from proxy.value import Value
@@ -84,6 +84,10 @@ class Relay:
             return answer.broke_off(_late())
         except BrokenError:
             return answer.broke_off(_broken())
+        except HeldError:
+            exchange.left()
+            inbound.cut()
+            return None
         except CutShortError as error:
             return answer.broke_off(error.denied)
         finally:

@@ -125,9 +125,10 @@ async def test_a_connection_that_has_ended_is_not_taken() -> None:
 
 
 async def reads_nothing(edge: Edge, caller: socket.socket) -> None:
-    """Ask for more than fits into all buffers, until the proxy has given the answer up."""
+    """Ask for more than fits into all buffers, until the proxy has given the answer up: not by its fault."""
     await ask(edge, caller, ASKED)
-    await edge.records(1)
+    (record,) = await edge.records(1)
+    assert (record["reason"], record["status"]) == ("client_left", 499)
 
 
 async def ask(edge: Edge, caller: socket.socket, asked: bytes) -> None:
