@@ -38,9 +38,11 @@ class Meter:
         """Take the next bytes; whether they may be about usage. Whole events that are not are not kept."""
         if self._streaming:
             whole = data.endswith(_END)
-            # Almost always it is one event of one line, which one byte tells faster than a count of two.
-            self.events += 1 if whole and data.find(b"\n") == len(data) - 2 else data.count(_END)
-            if whole and self._whole and data.find(_USAGE) < 0:  # `in` tries a number first, for longer
+            # Almost always it is one event of one line. To partition is the fastest way to look:
+            # `find`, `count` and `in` read their arguments, or the text, for longer.
+            one = whole and len(data.partition(b"\n")[2]) == 1
+            self.events += 1 if one else data.count(_END)
+            if whole and self._whole and not data.rpartition(_USAGE)[1]:
                 return False
             self._whole = whole
         self._parts.append(data)

@@ -148,9 +148,9 @@ class Connection:
         """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
         Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
-        seconds, or `HeldError` if it was `pause`d then. The connection then serves no other request, nor after a cancellation: closing it
-        is what tells the engine to stop, and so is an answer that comes before all of a `Source` was sent.
-        Raises what reading that raises.
+        seconds, or `HeldError` if it was `pause`d then. The connection then serves no other request, nor
+        after a cancellation: closing it is what tells the engine to stop, and so is an answer that comes
+        before all of a `Source` was sent. Raises what reading that raises.
         """
         self._receiver = receiver
         self._idle_limit = idle
