@@ -171,7 +171,7 @@ async def test_every_code_as_anthropics_sdk_reads_it(
 ) -> None:
     """Each code of the table is the SDK's exception for its status, with code, type, message and id."""
     # One refusal in the place of all: what matters here is how it is told.
-    monkeypatch.setattr(Table, "check", lambda *_: Denied(code, f"why {code}", "model"))
+    monkeypatch.setattr(Table, "check", lambda *_, **__: Denied(code, f"why {code}", "model"))
     async with claude(edge) as sdk:
         with pytest.raises(anthropic.APIStatusError) as caught:
             await sdk.messages.create(model=BASE, messages=SAID, max_tokens=9)
