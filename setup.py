@@ -29,6 +29,7 @@ COMPILED = (
     "proxy/http/connection.py",
     "proxy/http/deadline.py",
     "proxy/http/inbound.py",
+    "proxy/http/reader.py",
     "proxy/http/server.py",
     "proxy/http/template.py",
     "proxy/limits.py",

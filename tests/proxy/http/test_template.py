@@ -213,11 +213,17 @@ class Fed:
         return getattr(self._parser, name)
 
 
+def fed(caller: Caller) -> Fed:
+    """The parser of this caller's connection, watched from now on."""
+    reader = vars_of(caller.connection)._reader
+    reader._parser = parser = Fed(reader._parser)
+    return parser
+
+
 async def test_repeated_heads_pass_by_the_parser() -> None:
     """From the third one on; one object serves all requests, whatever the lengths of their bodies."""
     caller = Caller()
-    parser = Fed(vars_of(caller.connection)._parser)
-    vars_of(caller.connection)._parser = parser
+    parser = fed(caller)
     lengths = [5, 6, 0, 1, 4000, 12, 5]
     for length in lengths:
         await caller.read(post(b"x" * length))
@@ -265,7 +271,7 @@ async def test_another_head_takes_its_place() -> None:
 async def test_what_comes_in_pieces_goes_to_the_parser() -> None:
     """A repeated head whose body is still coming is read as ever, and known all the same."""
     caller = Caller()
-    parser = vars_of(caller.connection)._parser = Fed(vars_of(caller.connection)._parser)
+    parser = fed(caller)
     for length in (5, 5, 20_000, 5, 5, 5):
         await caller.read(post(b"x" * length))
     await caller.gone()
