@@ -22,6 +22,9 @@ _read_chunk: Final = msgspec.json.Decoder(Chunk).decode
 _END: Final = b"\n\n"
 _MEMBER: Final = b'"usage":'
 _USAGE: Final = b'"usage"'  # without which an event is not about usage
+# How an event ends whose last member are its choices. vLLM writes the usage behind them, if at all
+# (vllm/entrypoints/openai/chat_completion/protocol.py, `ChatCompletionStreamResponse`).
+_CHOICES: Final = b"}]}\n\n"
 
 
 class Meter:
@@ -42,8 +45,9 @@ class Meter:
             # `find`, `count` and `in` read their arguments, or the text, for longer.
             one = whole and len(data.partition(b"\n")[2]) == 1
             self.events += 1 if one else data.count(_END)
-            if whole and self._whole and not data.rpartition(_USAGE)[1]:
-                return False
+            if whole and self._whole:
+                if (one and data.endswith(_CHOICES)) or not data.rpartition(_USAGE)[1]:
+                    return False
             self._whole = whole
         self._parts.append(data)
         self._size += len(data)

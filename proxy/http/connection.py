@@ -8,7 +8,7 @@ from typing import Final, Protocol, cast
 import structlog
 
 from proxy.errors import Code
-from proxy.http.deadline import Deadline
+from proxy.http.deadline import NEVER, Deadline
 from proxy.http.inbound import Flow, Head, Inbound, Response
 from proxy.http.reader import Reader
 
@@ -182,7 +182,7 @@ class Connection:
     # Called by the reader.
 
     def came(self, request: Inbound) -> None:
-        self._deadline.at = None
+        self._deadline.at = NEVER
         self._head_timed = False
         if self._current is None and not self._waiting:
             self._start(request)

@@ -1,8 +1,11 @@
 """When something must have happened; both kinds of connections, callers' and engines', have one."""
 
 import asyncio
+import math
 from collections.abc import Callable
+from typing import Final
 
+NEVER: Final = math.inf
 
 class Deadline:
     """Calls `missed` once its time has come. One timer serves for all: it looks again when it comes early.
@@ -13,7 +16,7 @@ class Deadline:
     __slots__ = ("_loop", "_missed", "_time", "_timer", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, missed: Callable[[], None]) -> None:
-        self.at: float | None = None  # on the loop's clock; `None`: there is none
+        self.at = NEVER  # on the loop's clock
         self._loop = loop
         self._time = loop.time
         self._missed = missed
@@ -29,14 +32,14 @@ class Deadline:
 
     def cancel(self) -> None:
         """There is none any more, and no timer either."""
-        self.at = None
+        self.at = NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
         self._timer = None
-        if self.at is None:
+        if self.at == NEVER:
             return
         if self._time() < self.at:
             self._timer = self._loop.call_at(self.at, self._look)

@@ -109,6 +109,16 @@ def test_nothing_is_kept_of_what_is_not_about_usage() -> None:
     assert kept.events == 34
 
 
+def test_an_event_that_ends_with_its_choices_is_not_looked_into() -> None:
+    """It tells no usage, unless another event came with it."""
+    kept = Meter(streaming=True)
+    choices = {"choices": [{"delta": {"content": "x"}}]}
+    assert not kept.add(event({"usage": None} | choices))
+    assert kept.add(event(choices | {"usage": None}))
+    assert kept.add(event(LAST) + event(choices))
+    assert kept.events == 4
+
+
 @given(st.lists(st.integers(0, 10**6), max_size=8), st.booleans())
 def test_only_the_event_of_usage_is_withheld(cuts: list[int], done: bool) -> None:
     """However the bytes are cut, all pass but the event that has usage and no choices."""
