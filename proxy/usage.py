@@ -45,9 +45,9 @@ class Meter:
             # `find`, `count` and `in` read their arguments, or the text, for longer.
             one = whole and len(data.partition(b"\n")[2]) == 1
             self.events += 1 if one else data.count(_END)
-            if whole and self._whole:
-                if (one and data.endswith(_CHOICES)) or not data.rpartition(_USAGE)[1]:
-                    return False
+            told = not (one and data.endswith(_CHOICES)) and data.rpartition(_USAGE)[1]
+            if whole and self._whole and not told:
+                return False
             self._whole = whole
         self._parts.append(data)
         self._size += len(data)

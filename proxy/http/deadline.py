@@ -7,6 +7,7 @@ from typing import Final
 
 NEVER: Final = math.inf
 
+
 class Deadline:
     """Calls `missed` once its time has come. One timer serves for all: it looks again when it comes early.
 
