@@ -191,7 +191,7 @@ def _canonical(raw: bytes) -> Any:
 
 def _has_long_number(raw: bytes) -> bool:
     """Whether nineteen digits stand in a row: what 64 bits may not hold."""
-    return _translate(raw, _DIGITS).find(_LONG) >= 0  # `in` tries a number first, for longer
+    return bool(_translate(raw, _DIGITS).partition(_LONG)[1])  # `in` and `find` take longer
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:

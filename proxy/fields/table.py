@@ -104,7 +104,7 @@ class Table:
             raise ValueError("a field stands twice in one table")
         # Fields in which a text may be of any length and is read by its beginning at most.
         self.lengthy = frozenset(row.name for row in self.allowed.values() if _lengthy(row))
-        self._bounded = tuple(row for row in self.allowed.values() if row.cap or row.largest)
+        self._bounded = {row.name: row for row in self.allowed.values() if row.cap or row.largest}
         self._spelled = {row.name: row.spelled for row in self.allowed.values() if row.spelled}
         self._product = product
         self._apart = apart
@@ -130,15 +130,17 @@ class Table:
             if name not in self.allowed and name not in extra:
                 return self._unlisted(name)
         try:
-            if raw and self._spelled.keys().isdisjoint(body):
+            spelled = self._spell(body) if self._spelled else body
+            if raw and spelled is body:
                 self._read(raw)
             else:
-                _convert(self._spell(body), self._shape, dec_hook=_switch)
+                _convert(spelled, self._shape, dec_hook=_switch)
         except msgspec.ValidationError as error:
             return _mistyped(str(error))
-        for row in self._bounded:
-            if (value := body.get(row.name)) is not None and (fault := _excess(row, value, limits)):
-                return Denied("invalid_request", f"`{row.name}` {fault}.", row.name)
+        for name, value in body.items():
+            row = self._bounded.get(name)
+            if row is not None and value is not None and (fault := _excess(row, value, limits)):
+                return Denied("invalid_request", f"`{name}` {fault}.", name)
         return self._multiplied(body, limits) or self._together(body) or self._ambiguous(body)
 
     def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -157,16 +159,19 @@ class Table:
             return None
         total = 1
         for name in self._product.names:
-            total *= max(1, _count(body.get(name)))
-        most = getattr(limits, self._product.cap)
-        if total <= most:
+            if (value := body.get(name)) is not None:
+                total *= max(1, _count(value))
+        if total == 1 or total <= (most := getattr(limits, self._product.cap)):
             return None
         names = " times ".join(f"`{name}`" for name in self._product.names)
         return Denied("invalid_request", f"{names} may be {most} at most here.", self._product.names[0])
 
     def _together(self, body: dict[str, Any]) -> Denied | None:
-        if self._apart is None or any(_off(body.get(name)) for name in self._apart.names):
+        if self._apart is None:
             return None
+        for name in self._apart.names:
+            if _off(body.get(name)):
+                return None
         names = " and ".join(f"`{name}`" for name in self._apart.names)
         why = f"{names} are not accepted together: {self._apart.why}."
         return Denied("invalid_request", why, self._apart.names[0])
