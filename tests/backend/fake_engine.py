@@ -62,7 +62,10 @@ class FakeEngine:
         return await self.control(request)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """`max_tokens` is the seconds that it takes, in hundredths. After `prompt: hang` nothing ends."""
+        """`max_tokens` is the seconds that it takes, in hundredths; `until` a file, whose appearance ends it.
+
+        After `prompt: hang` nothing ends.
+        """
         body = await request.json()
         self.hung = self.hung or body.get("prompt") == "hang"
         if self.hung:
@@ -70,6 +73,9 @@ class FakeEngine:
         if "no-first-token" in self.switches or self.asleep:
             return web.Response(status=500, text="EngineDeadError")
         await asyncio.sleep(body.get("max_tokens", 0) / 100)
+        until = Path(body.get("until", "/"))
+        while not until.exists():  # noqa: ASYNC110, ASYNC240 - the test makes it, in another process
+            await asyncio.sleep(0.01)
         return web.json_response({"model": body["model"], "environ": dict(os.environ), "pid": os.getpid()})
 
     def load(self, name: str, path: str) -> web.Response:

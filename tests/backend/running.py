@@ -100,14 +100,20 @@ class Running:
             msgspec.structs.replace(token, **changes), keys.proxy.signing, keys.backend_half.sealing
         )
 
-    async def post(self, sealed: str) -> tuple[int, list[Any]]:
-        """Ensure with this token: the status, and the lines of the answer."""
+    @asynccontextmanager
+    async def asked(self, sealed: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ensure with this token: the answer as it comes."""
         boot = (await self.hello()).boot
         grant, _ = control_grant(self.keyring.proxy.signing, aud="gpu-0", boot=boot, now=time.time())
         body = msgspec.json.encode(EnsureRequest(token=sealed))
         async with self.session.post(
             f"{self.url}/v1/ensure", data=body, headers={GRANT_HEADER: grant}
         ) as response:
+            yield response
+
+    async def post(self, sealed: str) -> tuple[int, list[Any]]:
+        """Ensure with this token: the status, and the lines of the answer."""
+        async with self.asked(sealed) as response:
             lines = (await response.read()).splitlines()
         kind: Any = Event if response.status == 200 else Any
         return response.status, [msgspec.json.decode(line, type=kind) for line in lines]

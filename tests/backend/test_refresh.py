@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backend import refresh
 from demo import weights
 from demo.hub import DemoHub
 from tests.backend.running import BASE, Running, running
-from wire.control import GRANT_HEADER
+from wire.control import GRANT_HEADER, Event, Failed
 from wire.seal import control_grant
 
 OTHER = "demo/tiny-qwen"
@@ -158,11 +159,17 @@ async def test_who_waits_for_the_old_commit_does_not_bring_it_back(tmp_path: Pat
     async with running(tmp_path, hub, engines=engines) as backend:
         before = backend.sha(OTHER)
         engine = (await backend.until_state("ready")).engines[0]
-        request = asyncio.create_task(backend.use(engine, before, max_tokens=200))
+        through = tmp_path / "through"
+        request = asyncio.create_task(backend.use(engine, before, until=str(through)))
         hub.state.add_commit(OTHER, {"README.md": b"new"})
         refreshing = asyncio.create_task(_refresh(backend))
         await backend.until_state("draining")
-        failed = await backend.failed(before)
+        async with backend.asked(await backend.scoped(before)) as answer:
+            assert b"progress" in await answer.content.readline()
+            through.touch()
+            *_, last = (await answer.read()).splitlines()
+        failed = msgspec.json.decode(last, type=Event)
+        assert isinstance(failed, Failed)
         assert (failed.code, failed.retry_after) == ("no_capacity", 5)
         assert (await request)[0] == 200
         assert (await refreshing)[0] == 0
