@@ -62,9 +62,9 @@ class FakeEngine:
         return await self.control(request)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """`max_tokens` is the seconds that it takes, in hundredths; `until` a file, whose appearance ends it.
+        """`max_tokens` is the seconds that it takes, in hundredths. After `prompt: hang` nothing ends.
 
-        After `prompt: hang` nothing ends.
+        `held` is a file that is made here when the request has come, and whose removal ends it.
         """
         body = await request.json()
         self.hung = self.hung or body.get("prompt") == "hang"
@@ -73,9 +73,10 @@ class FakeEngine:
         if "no-first-token" in self.switches or self.asleep:
             return web.Response(status=500, text="EngineDeadError")
         await asyncio.sleep(body.get("max_tokens", 0) / 100)
-        until = Path(body.get("until", "/"))
-        while not until.exists():  # noqa: ASYNC110, ASYNC240 - the test makes it, in another process
-            await asyncio.sleep(0.01)
+        if held := body.get("held"):
+            Path(held).touch()  # noqa: ASYNC240 - one test's only
+            while Path(held).exists():  # noqa: ASYNC110, ASYNC240 - removed by another process
+                await asyncio.sleep(0.01)
         return web.json_response({"model": body["model"], "environ": dict(os.environ), "pid": os.getpid()})
 
     def load(self, name: str, path: str) -> web.Response:

@@ -23,6 +23,7 @@ from backend.flags import render
 from backend.gpus import Gpus
 from backend.settings import BackendSettings
 from demo.hub import DemoHub
+from tests.fakes.edge import eventually
 from tests.fakes.keyring import Keyring
 from wire import control, seal
 from wire.control import GRANT_HEADER, EnsureRequest, Event, Failed, Hello, Progress, Ready
@@ -149,6 +150,22 @@ class Running:
         url = f"http://127.0.0.1:{engine.port}/v1/completions"
         async with self.session.post(url, json={"model": model, **fields}, headers=headers) as response:
             return response.status, await response.json(content_type=None) if response.status == 200 else None
+
+    @asynccontextmanager
+    async def busy(self, engine: control.Engine, model: str) -> AsyncIterator[Path]:
+        """While the engine answers a request: until the end of the block, or of the file."""
+        held = self.settings.store.path.with_name(f"held-{secrets.token_hex(4)}")
+        request = asyncio.create_task(self.use(engine, model, held=str(held)))
+
+        async def come() -> bool:
+            return held.exists()
+
+        try:
+            await eventually(come)
+            yield held
+        finally:
+            held.unlink(missing_ok=True)
+        assert (await request)[0] == 200
 
     async def metrics(self) -> str:
         async with self.session.get(f"{self.url}/metrics") as response:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import shutil
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -219,9 +220,8 @@ async def test_a_load_goes_on_when_its_caller_leaves(backend: Running) -> None:
     """It is not lost: whoever comes back finds it warm."""
     base, adapter = backend.sha(BASE), backend.sha(PUBLIC)
     sealed = await backend.scoped(base, adapter)
-    leaving = asyncio.create_task(backend.post(sealed))
-    await asyncio.sleep(0.15)
-    leaving.cancel()
+    async with backend.asked(sealed) as answer:
+        assert b"progress" in await answer.content.readline()
     hello = await backend.until_state("ready")
     async with asyncio.timeout(5):
         while not (await backend.hello()).engines[0].adapters:  # noqa: ASYNC110  # it is not of this task
@@ -266,18 +266,15 @@ async def test_beyond_capacity_the_idlest_adapter_makes_room(backend: Running) -
 async def test_busy_adapters_do_not_make_room(backend: Running) -> None:
     """The answer says when to come again."""
     base = backend.sha(BASE)
-    requests = []
-    for number in range(2):
-        files = weights.adapter(name=f"demo/lora-{number}", phrase="abc"[number])
-        backend.hub.state.add_repo(f"demo/lora-{number}", files)
-        name = backend.sha(f"demo/lora-{number}")
-        ready = await backend.ready(base, name)
-        requests.append(asyncio.create_task(backend.use(ready.engine, name, max_tokens=300)))
-    await asyncio.sleep(0.2)
-    failed = await backend.failed(base, backend.sha(PUBLIC))
+    async with AsyncExitStack() as busy:
+        for number in range(2):
+            files = weights.adapter(name=f"demo/lora-{number}", phrase="abc"[number])
+            backend.hub.state.add_repo(f"demo/lora-{number}", files)
+            name = backend.sha(f"demo/lora-{number}")
+            ready = await backend.ready(base, name)
+            await busy.enter_async_context(backend.busy(ready.engine, name))
+        failed = await backend.failed(base, backend.sha(PUBLIC))
     assert (failed.code, failed.retry_after) == ("no_capacity", 10)
-    for request in requests:
-        request.cancel()
 
 
 def _environments_and_arguments(ours: str) -> list[str]:
@@ -332,10 +329,18 @@ async def test_preloaded_models_use_the_service_token(
     assert set(users.values()) <= {"service", "alice"}
 
 
-async def test_without_a_service_token_a_gated_preload_is_not_ready(tmp_path: Path, hub: DemoHub) -> None:
+async def test_without_a_service_token_a_gated_preload_is_not_ready(
+    tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is tried again and again, and the backend serves what else it can."""
+    monkeypatch.setattr("backend.preload.RETRY", 0.05)
     async with running(tmp_path, hub, engines={"preload": [{"repo": BASE}], "on_demand": []}) as backend:
-        await asyncio.sleep(0.5)
+
+        async def again() -> bool:
+            found = re.search(r'downloads_total{kind="base",result="denied"} (\d+)', await backend.metrics())
+            return found is not None and int(found[1]) > 2
+
+        await eventually(again)
         async with backend.session.get(f"{backend.url}/readyz") as response:
             assert response.status == 503
         await backend.ready(backend.sha(BASE))

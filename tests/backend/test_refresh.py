@@ -77,10 +77,11 @@ async def test_requests_in_flight_are_answered_to_the_end(preloaded: Running) ->
     """The engine is drained, not killed."""
     before = preloaded.sha(OTHER)
     engine = (await preloaded.hello()).engines[0]
-    request = asyncio.create_task(preloaded.use(engine, before, max_tokens=100))
     preloaded.hub.state.add_commit(OTHER, {"README.md": b"new"})
-    assert (await _refresh(preloaded))[0] == 0
-    assert (await request)[0] == 200
+    async with preloaded.busy(engine, before):
+        refreshing = asyncio.create_task(_refresh(preloaded))
+        await preloaded.until_state("draining")
+    assert (await refreshing)[0] == 0
 
 
 @pytest.mark.parametrize("when", ["resolving", "fetching"])
@@ -159,18 +160,16 @@ async def test_who_waits_for_the_old_commit_does_not_bring_it_back(tmp_path: Pat
     async with running(tmp_path, hub, engines=engines) as backend:
         before = backend.sha(OTHER)
         engine = (await backend.until_state("ready")).engines[0]
-        through = tmp_path / "through"
-        request = asyncio.create_task(backend.use(engine, before, until=str(through)))
-        hub.state.add_commit(OTHER, {"README.md": b"new"})
-        refreshing = asyncio.create_task(_refresh(backend))
-        await backend.until_state("draining")
-        async with backend.asked(await backend.scoped(before)) as answer:
-            assert b"progress" in await answer.content.readline()
-            through.touch()
-            *_, last = (await answer.read()).splitlines()
+        async with backend.busy(engine, before) as held:
+            hub.state.add_commit(OTHER, {"README.md": b"new"})
+            refreshing = asyncio.create_task(_refresh(backend))
+            await backend.until_state("draining")
+            async with backend.asked(await backend.scoped(before)) as answer:
+                assert b"progress" in await answer.content.readline()
+                held.unlink()
+                *_, last = (await answer.read()).splitlines()
         failed = msgspec.json.decode(last, type=Event)
         assert isinstance(failed, Failed)
         assert (failed.code, failed.retry_after) == ("no_capacity", 5)
-        assert (await request)[0] == 200
         assert (await refreshing)[0] == 0
         assert list(await _engines(backend)) == [backend.sha(OTHER)]

@@ -273,27 +273,13 @@ async def test_a_sleeper_whose_slot_is_busy_is_started_elsewhere(tmp_path: Path,
         first = await backend.ready(base)
         awake = {two: await backend.ready(two), three: await backend.ready(three)}
         assert await _states(backend) == {base: "asleep", two: "ready", three: "ready"}
-        busy = {
-            model: asyncio.create_task(backend.use(ready.engine, model, prompt="stay", max_tokens=length))
-            for (model, ready), length in zip(awake.items(), (100, 6000), strict=True)
-        }
-
-        async def both() -> bool:
-            text = await backend.metrics()
-            return all(
-                f'vllm:num_requests_running{{hubgate_engine="{ready.engine.id}"}} 1.0' in text
-                for ready in awake.values()
-            )
-
-        await eventually(both)
-        assert (await backend.failed(base)).code == "no_capacity"
-        assert (await _states(backend))[base] == "asleep"
-        await busy[two]
-        again = await backend.ready(base)
-        assert again.engine.boot != first.engine.boot
-        assert await _states(backend) == {base: "ready", two: "asleep", three: "ready"}
-        busy[three].cancel()
-        await asyncio.gather(*busy.values(), return_exceptions=True)
+        async with backend.busy(awake[three].engine, three):
+            async with backend.busy(awake[two].engine, two):
+                assert (await backend.failed(base)).code == "no_capacity"
+                assert (await _states(backend))[base] == "asleep"
+            again = await backend.ready(base)
+            assert again.engine.boot != first.engine.boot
+            assert await _states(backend) == {base: "ready", two: "asleep", three: "ready"}
 
 
 async def test_without_the_setting_nothing_sleeps(tmp_path: Path, hub: DemoHub) -> None:

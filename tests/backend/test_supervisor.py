@@ -145,11 +145,9 @@ async def test_a_busy_engine_does_not_make_room(tmp_path: Path, hub: DemoHub) ->
     async with running(tmp_path, hub) as backend:
         base, second = backend.sha(BASE), _second(backend)
         ready = await backend.ready(base)
-        request = asyncio.create_task(backend.use(ready.engine, base, max_tokens=300))
-        await asyncio.sleep(0.2)
-        failed = await backend.failed(second)
+        async with backend.busy(ready.engine, base):
+            failed = await backend.failed(second)
         assert (failed.code, failed.retry_after) == ("no_capacity", 30)
-        assert (await request)[0] == 200
 
 
 async def test_a_fresh_engine_does_not_make_room(tmp_path: Path, hub: DemoHub) -> None:
