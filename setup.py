@@ -43,6 +43,7 @@ COMPILED = (
     "proxy/trail.py",
     "proxy/upstream/affinity.py",
     "proxy/upstream/chunks.py",
+    "proxy/upstream/connection.py",
     "proxy/upstream/connections.py",
     "proxy/upstream/grants.py",
     "proxy/upstream/head.py",

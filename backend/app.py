@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -36,6 +37,7 @@ from backend.supervisor import Supervisor
 from backend.workers import Workers
 from runtime import service_token
 from runtime.config import ConfigError
+from runtime.watch import watch
 from wire.keyfile import KeyFile
 from wire.keys import BackendKeys, KeyFileError, generate_supervisor, load_backend_keys, load_verifying
 
@@ -173,7 +175,8 @@ async def backend(
             lambda: store.bytes,
         )
         background.start("reap", supervisor.reap())
-        background.start("watch keys", _watch(checked))
+        files: dict[str, KeyFile[Any]] = {"seal.key_file": checked.keys, "seal.proxies_file": checked.proxies}
+        background.start("watch files", watch(files))
         for preload in settings.engines.preload:
             background.start(f"preload {preload.repo}", preloader.keep(preload))
         log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
@@ -199,14 +202,3 @@ def _runtime_directory(store: Store) -> Path:
     directory = store.root / RUNTIME
     directory.mkdir(mode=0o700, exist_ok=True)
     return directory
-
-
-async def _watch(checked: Checked) -> None:
-    """Say when a key file cannot be read; its last good version counts meanwhile."""
-    while True:
-        checked.keys.current()
-        checked.proxies.current()
-        for name, fault in (("key_file", checked.keys.fault), ("proxies_file", checked.proxies.fault)):
-            if fault is not None:
-                log.error("seal.unreadable", file=name, fault=fault)
-        await asyncio.sleep(30)

@@ -102,10 +102,10 @@ def check_config(config: Path, is_backend: bool) -> None:
 
             backend_app.check(load(BackendSettings, config))
         else:
-            from proxy import app as proxy_app  # noqa: PLC0415
+            from proxy import preflight  # noqa: PLC0415
             from proxy.settings import ProxySettings  # noqa: PLC0415
 
-            proxy_app.check(load(ProxySettings, config))
+            preflight.check(load(ProxySettings, config))
     except ConfigError as error:
         _refuse(config, error)
     click.echo(f"{config}: fine")

@@ -1,11 +1,10 @@
 """The composition root: builds every part of the proxy from its settings, and runs them."""
 
 import asyncio
-import os
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,16 +12,16 @@ from typing import Any
 
 import aiohttp
 import structlog
-from aiohttp import http_parser, web
+from aiohttp import web
 
-from proxy import admin, endpoints
+from proxy import admin
 from proxy.audit import Audit
 from proxy.auth.ages import OverAge
 from proxy.auth.answers import Allowed, Moved
 from proxy.auth.authorization import AccessKey, Authorizer
 from proxy.auth.cache import Cache
 from proxy.auth.hub import HubClient
-from proxy.auth.identity import Identities, LocalKey
+from proxy.auth.identity import Identities
 from proxy.auth.questions import Questions
 from proxy.auth.refusals import Refusals
 from proxy.auth.revisions import Revisions
@@ -33,68 +32,33 @@ from proxy.counters import Counters, MemoryCounters
 from proxy.drain import Drain
 from proxy.errors import Denied
 from proxy.gateway import Gateway
+from proxy.http.certificate import serving
 from proxy.http.server import Server
 from proxy.limits import Limits
 from proxy.loading import Loading
 from proxy.metrics import Metrics
 from proxy.models import Listing
 from proxy.policy import CallerPolicy, ModelPolicy
+from proxy.preflight import Checked
 from proxy.reload import Reloader
-from proxy.settings import MEMORY, KeyTokenFile, ProxySettings, Tls, parse_storage
-from proxy.settings import Limits as LimitSettings
+from proxy.settings import MEMORY, ProxySettings
 from proxy.settings import Upstream as UpstreamSettings
 from proxy.trail import AuditFileError
-from proxy.upstream.connections import KEEPALIVE, Connections
+from proxy.upstream.connection import KEEPALIVE
+from proxy.upstream.connections import Connections
 from proxy.upstream.control import Control
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream
 from proxy.upstream.relay import Relay
-from runtime import service_token
 from runtime.config import ConfigError
-from runtime.service_token import TokenFile
+from runtime.watch import watch
 from wire.keyfile import KeyFile
-from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
+from wire.keys import ProxyKeys
 from wire.secret import Secret
 
 log = structlog.get_logger("proxy")
 
 CALLERS_CACHED = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The key files of one start, read and checked."""
-
-    own: KeyFile[ProxyKeys]
-    backends: Mapping[str, KeyFile[BackendPublic]]
-    local: Mapping[bytes, LocalKey]
-    limits_storage: Secret
-
-
-def check(settings: ProxySettings) -> Keys:
-    """Read every file that the settings name. Raises `ConfigError` with all faults at once."""
-    faults: list[str] = []
-    backends: dict[str, KeyFile[BackendPublic]] = {}
-    own: KeyFile[ProxyKeys] | None = None
-    try:
-        own = KeyFile(settings.seal.key_file, load_proxy_keys, time.monotonic)
-    except KeyFileError as error:
-        faults.append(f"seal.key_file: {error}")
-    for index, upstream in enumerate(settings.upstreams):
-        try:
-            path = upstream.public_key_file
-            backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
-        except KeyFileError as error:
-            faults.append(f"upstreams.{index}.public_key_file: {error}")
-    faults += endpoints.unknown(settings.request.extra_fields)
-    local = _local_keys(settings, faults)
-    storage = _limits_storage(settings.limits, faults)
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
-        faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
-    if faults or own is None:
-        raise ConfigError(faults)
-    return Keys(own, backends, local, storage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +73,12 @@ CLOCKS = Clocks()
 
 
 @asynccontextmanager
-async def running(settings: ProxySettings, keys: Keys, clocks: Clocks = CLOCKS) -> AsyncIterator["Proxy"]:
+async def running(
+    settings: ProxySettings, checked: Checked, clocks: Clocks = CLOCKS
+) -> AsyncIterator["Proxy"]:
     """The whole proxy, listening; leaving lets requests under way end for `timeouts.drain` seconds."""
     async with AsyncExitStack() as stack:
-        proxy = await _build(stack, settings, keys, clocks)
+        proxy = await _build(stack, settings, checked, clocks)
         yield proxy
 
 
@@ -122,15 +88,15 @@ class Proxy:
 
     port: int
     admin_port: int
-    poller: "asyncio.Task[None]"
+    background: "asyncio.Task[None]"
     reloader: Reloader
 
 
-async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clocks: Clocks) -> Proxy:
+async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checked, clocks: Clocks) -> Proxy:
     metrics = Metrics()
     drain = Drain()
     over_age = OverAge(clocks.now)
-    audit = _audit(settings, keys.own.current(), metrics, clocks)
+    audit = _audit(settings, checked.keys.current(), metrics, clocks)
     stack.callback(audit.close)
 
     refusals = Refusals(settings.hub.url)
@@ -139,17 +105,17 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
     hub = HubClient(Questions(session, settings.hub.url, metrics, clocks.monotonic, digest_key), refusals)
     identities = Identities(
         hub,
-        keys.own.current(),
-        keys.local,
+        checked.keys.current(),
+        checked.local,
         Strangers(settings.hub.refused_tokens_per_minute, clocks.monotonic),
         refusals,
         cache=_cache(settings, settings.hub.identity_ttl, clocks),
         digest_key=digest_key,
     )
-    grants = Grants(keys.own.current, clocks.now)
+    grants = Grants(checked.keys.current, clocks.now)
     accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl, clocks)
     callers = CallerPolicy(settings.callers, settings.tokens, refusals.advice)
-    pool = await _pool(stack, settings, keys, grants, metrics, clocks=clocks)
+    pool = await _pool(stack, settings, checked, grants, metrics, clocks=clocks)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
         hub,
@@ -159,7 +125,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         accesses=accesses,
         running=pool.running,
     )
-    counters = await _counters(stack, keys.limits_storage, metrics, clocks)
+    counters = await _counters(stack, checked.limits_storage, metrics, clocks)
     limits = Limits(settings.limits, settings.keys, counters)
     gateway = Gateway(
         request_settings=settings.request,
@@ -183,7 +149,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         drain=drain,
         now=clocks.now,
     )
-    poller = await _background(stack, pool)
+    background = await _background(stack, pool, checked)
     unready = partial(_unready, pool, audit, drain)
     admin_port = await _listen_admin(stack, settings, admin.app(metrics, over_age, unready))
 
@@ -192,7 +158,8 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, keys: Keys, clo
         authorizer.forget_all()
 
     reloader = Reloader(settings, callers, policy, limits, forget)
-    return Proxy(await _listen(stack, settings, gateway), admin_port, poller, reloader)
+    port = await _listen(stack, settings, gateway, checked.certificate)
+    return Proxy(port, admin_port, background, reloader)
 
 
 def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: Clocks) -> Audit:
@@ -205,31 +172,6 @@ def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: C
         raise ConfigError([f"audit.path: {settings.audit.path}: {error.strerror}"]) from None
     audit.start()
     return audit
-
-
-def _local_keys(settings: ProxySettings, faults: list[str]) -> dict[bytes, LocalKey]:
-    service = service_token.find(os.environ)
-    keys: dict[bytes, LocalKey] = {}
-    for index, key in enumerate(settings.keys):
-        source = TokenFile(key.token.file) if isinstance(key.token, KeyTokenFile) else service
-        if source is None:
-            names = ", ".join(service_token.NAMES)
-            faults.append(f"keys.{index}.token: no service token is set ({names}, or one of them with _FILE)")
-        else:
-            keys[bytes.fromhex(key.sha256)] = LocalKey(key.name, key.models, source.read)
-    return keys
-
-
-def _limits_storage(limits: LimitSettings, faults: list[str]) -> Secret:
-    """Where limits are counted; a file is read once, since a proxy does not change it while it runs."""
-    if limits.storage_file is None:
-        return limits.storage
-    url = TokenFile(limits.storage_file).read()
-    try:
-        return parse_storage(url.reveal() if url else None)
-    except ValueError as error:
-        faults.append(f"limits.storage_file: {error}" if url else "limits.storage_file: cannot be read")
-        return limits.storage
 
 
 async def _counters(stack: AsyncExitStack, storage: Secret, metrics: Metrics, clocks: Clocks) -> Counters:
@@ -304,7 +246,7 @@ async def _control_session(stack: AsyncExitStack, settings: ProxySettings) -> ai
 async def _pool(
     stack: AsyncExitStack,
     settings: ProxySettings,
-    keys: Keys,
+    checked: Checked,
     grants: Grants,
     metrics: Metrics,
     *,
@@ -317,8 +259,8 @@ async def _pool(
             session,
             entry.name,
             entry.url,
-            backend=keys.backends[entry.name].current,
-            keys=keys.own.current,
+            backend=checked.backends[entry.name].current,
+            keys=checked.keys.current,
             grants=grants,
             now=clocks.now,
         )
@@ -327,8 +269,13 @@ async def _pool(
     return Pool([upstream(entry) for entry in settings.upstreams], metrics)
 
 
-async def _background(stack: AsyncExitStack, pool: Pool) -> "asyncio.Task[None]":
-    task = asyncio.create_task(pool.poll(), name="poll")
+async def _background(stack: AsyncExitStack, pool: Pool, checked: Checked) -> "asyncio.Task[None]":
+    """What goes on for as long as the proxy does."""
+
+    async def work() -> None:
+        await asyncio.gather(pool.poll(), watch(checked.files))
+
+    task = asyncio.create_task(work(), name="background")
 
     async def stop() -> None:
         task.cancel()
@@ -347,11 +294,17 @@ def _unready(pool: Pool, audit: Audit, drain: Drain) -> str | None:
     return None if audit.admits() else "the audit trail cannot be written"
 
 
-async def _listen(stack: AsyncExitStack, settings: ProxySettings, gateway: Gateway) -> int:
+async def _listen(
+    stack: AsyncExitStack,
+    settings: ProxySettings,
+    gateway: Gateway,
+    certificate: KeyFile[ssl.SSLContext] | None,
+) -> int:
     server = Server(gateway.handle, gateway.refuse, header_timeout=settings.timeouts.header)
     listen = settings.listen
+    tls = None if certificate is None else serving(certificate)
     try:
-        port = await server.listen(listen.host, listen.port, _tls(listen.tls))
+        port = await server.listen(listen.host, listen.port, tls)
     except OSError as error:
         raise ConfigError([f"listen.port: {error.strerror or error}"]) from None
 
@@ -377,14 +330,3 @@ async def _listen_admin(stack: AsyncExitStack, settings: ProxySettings, app: web
         raise ConfigError([f"admin.port: {error.strerror or error}"]) from None
     port: int = runner.addresses[0][1]
     return port
-
-
-def _tls(tls: Tls | None) -> ssl.SSLContext | None:
-    if tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as error:
-        raise ConfigError([f"listen.tls: {error.strerror or 'is no certificate with its key'}"]) from None
-    return context

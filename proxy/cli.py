@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
-from proxy import app
+from proxy import app, preflight
 from proxy.settings import ProxySettings
 from runtime import log
 
@@ -24,22 +24,24 @@ def run(read: Callable[[], ProxySettings]) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = read()
     log.configure(settings.log.level, settings.log.format)
-    keys = app.check(settings)
-    return uvloop.run(_serve(settings, keys, read))
+    checked = preflight.check(settings)
+    return uvloop.run(_serve(settings, checked, read))
 
 
-async def _serve(settings: ProxySettings, keys: app.Keys, read: Callable[[], ProxySettings]) -> int:
+async def _serve(
+    settings: ProxySettings, checked: preflight.Checked, read: Callable[[], ProxySettings]
+) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with app.running(settings, keys) as proxy:
+    async with app.running(settings, checked) as proxy:
         loop.add_signal_handler(signal.SIGHUP, proxy.reloader.reload, read)
         _log.info("listening", port=proxy.port, admin_port=proxy.admin_port)
         stopped = asyncio.create_task(stopping.wait())
-        await asyncio.wait({stopped, proxy.poller}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopped, proxy.background}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():
-            _log.error("the poller died", error=repr(proxy.poller.exception()))
+            _log.error("the background work died", error=repr(proxy.background.exception()))
             stopped.cancel()
             return 1
         _log.info("stopping")

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import Any, Final, cast
 
 from proxy.errors import Code
-from proxy.http.connection import LINGER, Connection
+from proxy.http.connection import LINGER, STALLED, Connection
 from proxy.http.inbound import Inbound, Response
 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
@@ -50,6 +50,8 @@ class Server:
                 host,
                 port,
                 ssl=tls,
+                ssl_handshake_timeout=self.header_timeout if tls else None,
+                ssl_shutdown_timeout=STALLED if tls else None,
                 backlog=BACKLOG,
             )
         )

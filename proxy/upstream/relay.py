@@ -14,7 +14,8 @@ from proxy.metrics import Metrics
 from proxy.skeleton import Pieces
 from proxy.upstream import headers
 from proxy.upstream.answers import Refusal
-from proxy.upstream.connections import Address, BrokenError, Connections, HeldError, Source, size
+from proxy.upstream.connection import Address, BrokenError, HeldError, Source, size
+from proxy.upstream.connections import Connections
 from proxy.upstream.head import Head
 from proxy.usage import Meter, Withheld
 from proxy.value import Value

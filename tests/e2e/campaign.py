@@ -21,7 +21,7 @@ from openai import APIStatusError, AsyncOpenAI
 
 from demo import configs
 from demo.catalog import load as catalog
-from proxy import app
+from proxy import app, preflight
 from proxy.settings import ProxySettings
 from proxy.upstream import pool
 from runtime.config import load
@@ -232,7 +232,9 @@ async def campaign(product: Product, folder: Path, seed: int) -> AsyncIterator[C
         oracle.commit(repo, name.partition("@")[2])
     read = _settings(product, folder)
     with patch.object(pool, "POLL_SECONDS", 0.1):
-        async with app.running(read, app.check(read), app.Clocks(now=time.time, monotonic=clock)) as proxy:
+        async with app.running(
+            read, preflight.check(read), app.Clocks(now=time.time, monotonic=clock)
+        ) as proxy:
 
             async def ready() -> bool:
                 return (await ask(proxy.admin_port, request("GET", "/readyz"))).status == 200

@@ -24,7 +24,7 @@ from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.hub import DemoHub
-from proxy import app, trail
+from proxy import app, preflight, trail
 from proxy.settings import ProxySettings
 from proxy.upstream import pool
 from runtime.config import load
@@ -53,7 +53,7 @@ class Edge:
     backends: Sequence[FakeBackend]
     engines: Sequence[RawEngine]
     settings: ProxySettings
-    keys: app.Keys
+    checked: preflight.Checked
     proxy: app.Proxy
     config: Path
     stop: Callable[[], Coroutine[None, None, None]]  # end the proxy now, and not with the context
@@ -78,13 +78,13 @@ class Edge:
         async with AsyncExitStack() as stack:
             hub, fakes, config = await surroundings(stack, folder, settings, backends)
             read = load(ProxySettings, config)
-            keys = app.check(read)
+            checked = preflight.check(read)
             stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
             running = await stack.enter_async_context(AsyncExitStack())
-            proxy = await running.enter_async_context(app.running(read, keys, clocks))
+            proxy = await running.enter_async_context(app.running(read, checked, clocks))
             http = await stack.enter_async_context(aiohttp.ClientSession())
             engines = [fake.hosted[0].engine for fake in fakes]
-            edge = cls(hub, fakes, engines, read, keys, proxy, config, running.aclose, http, stack)
+            edge = cls(hub, fakes, engines, read, checked, proxy, config, running.aclose, http, stack)
             if ready:
                 await edge.until_ready()
             yield edge
@@ -97,10 +97,12 @@ class Edge:
         audit_file = {"path": str(self.config.with_name("twin.jsonl"))}
         config.write_text(yaml.safe_dump({**values, "audit": audit_file, **sections}))
         read = load(ProxySettings, config)
-        keys = app.check(read)
+        checked = preflight.check(read)
         async with AsyncExitStack() as running:
-            proxy = await running.enter_async_context(app.running(read, keys))
-            edge = replace(self, settings=read, keys=keys, proxy=proxy, config=config, stop=running.aclose)
+            proxy = await running.enter_async_context(app.running(read, checked))
+            edge = replace(
+                self, settings=read, checked=checked, proxy=proxy, config=config, stop=running.aclose
+            )
             await edge.until_ready()
             yield edge
 
@@ -131,8 +133,8 @@ class Edge:
 
     def sdk(self, token: str = ALICE, **options: Any) -> AsyncOpenAI:
         """The unmodified OpenAI SDK; without retries unless asked for."""
-        options = {"max_retries": 0, "timeout": PATIENCE, **options}
-        client = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=token, **options)
+        options = {"base_url": f"{self.url}/v1", "max_retries": 0, "timeout": PATIENCE, **options}
+        client = AsyncOpenAI(api_key=token, **options)
         self._stack.push_async_callback(client.close)
         return client
 
@@ -186,7 +188,7 @@ class Edge:
 
     def verify(self) -> trail.Verdict:
         """What `hubgate audit verify` would say now."""
-        return trail.verify(self.settings.audit.path, self.keys.own.current().derive("audit"))
+        return trail.verify(self.settings.audit.path, self.checked.keys.current().derive("audit"))
 
     def hub_calls(self, user: str | None = None) -> list[str]:
         """What the Hub was asked, in order; of one user if named."""

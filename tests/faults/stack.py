@@ -26,7 +26,7 @@ from backend.fetch import Fetcher
 from backend.flags import render
 from backend.transfer import Patience
 from demo.hub import DemoHub
-from proxy import app, trail
+from proxy import app, preflight, trail
 from proxy.settings import ProxySettings
 from proxy.upstream import pool
 from runtime.config import load
@@ -104,7 +104,7 @@ class Stack:
             await whole._start_backend({"engines": {"max_running": 2, **engines}})
             settings = whole._settings(cold_start)
             clocks = app.Clocks(now=whole.clock)
-            proxy = app.running(settings, app.check(settings), clocks)
+            proxy = app.running(settings, preflight.check(settings), clocks)
             whole.proxy = await stack.enter_async_context(proxy)
             await whole.until_up()
             yield whole

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from demo.accounts import hub_id
 from demo.hub import DemoHub
-from proxy import app
+from proxy import app, preflight
 from proxy.auth.questions import Questions
 from proxy.upstream import pool
 from tests.fakes import backend as fake_backend
@@ -100,7 +100,7 @@ class Lab:
                 machines.add(await stack.enter_async_context(RawEngine.start()), f"{base}@{first[base]}")
             read = settings(folder, hub, backend, bounds)
             clocks = app.Clocks(now=clock, monotonic=clock)
-            proxy = await stack.enter_async_context(app.running(read, app.check(read), clocks))
+            proxy = await stack.enter_async_context(app.running(read, preflight.check(read), clocks))
             await backend.greeted(2)  # then the proxy has believed the first of them
             client = Client(proxy.port)
             stack.push_async_callback(client.close)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proxy.http.inbound import WINDOW, Inbound
-from proxy.upstream import connections
+from proxy.upstream import connection as engines
 from tests.fakes.answers import chunk, head, misdirected, raw, refusal, silent, whole
 from tests.fakes.edge import BASE, Edge
 from tests.fakes.engine import CONTINUE, Connection, Received
@@ -103,8 +103,8 @@ class Held:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.unread = self.unsent = 0
         self.stuck = asyncio.Event()  # the engine takes nothing, and nothing more is read
-        choked = set[connections.Connection]()
-        feed, pause = Inbound.feed, connections.Connection.pause_writing
+        choked = set[engines.Connection]()
+        feed, pause = Inbound.feed, engines.Connection.pause_writing
 
         def fed(inbound: Inbound, data: bytes) -> None:
             feed(inbound, data)
@@ -114,12 +114,12 @@ class Held:
             if choked and inbound._held >= WINDOW:
                 self.stuck.set()
 
-        def paused(connection: connections.Connection) -> None:
+        def paused(connection: engines.Connection) -> None:
             pause(connection)
             choked.add(connection)
 
         patch.setattr(Inbound, "feed", fed)
-        patch.setattr(connections.Connection, "pause_writing", paused)
+        patch.setattr(engines.Connection, "pause_writing", paused)
 
 
 @pytest.mark.inside

@@ -261,7 +261,7 @@ async def test_a_password_works_and_shows_nowhere(
             assert (await edge.chat()).status == 200
         counters = edge.proxy.reloader.limits._counters
         assert isinstance(counters, RedisCounters)
-        shown = [edge.settings, edge.settings.limits.model_dump(), edge.keys, counters, counters._client]
+        shown = [edge.settings, edge.settings.limits.model_dump(), edge.checked, counters, counters._client]
         assert events(logged) == [UP, UP, AWAY]
         assert PASSWORD not in repr([*shown, logged])
 

@@ -112,7 +112,7 @@ async def test_junk_tokens_cost_a_bounded_number_of_questions(tmp_path: Path) ->
 async def test_keys_of_both_sides_rotate_without_a_lost_request(tmp_path: Path) -> None:
     """Old key, both, new key: every request is served, and in the end the new keys are in use."""
     async with Edge.start(tmp_path) as edge:
-        ring, backend = edge.backend.ring, edge.keys.backends["gpu-0"]
+        ring, backend = edge.backend.ring, edge.checked.backends["gpu-0"]
         old = ring.proxy.signing.kid
 
         async def served() -> bool:
@@ -120,7 +120,7 @@ async def test_keys_of_both_sides_rotate_without_a_lost_request(tmp_path: Path) 
 
         async def rotated() -> bool:
             assert await served()
-            own = edge.keys.own.current().signing.kid != old
+            own = edge.checked.keys.current().signing.kid != old
             return own and backend.current().sealing.kid == ring.backend_half.sealing.kid
 
         assert await served()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy import app
+from proxy import app, preflight
 from proxy.settings import PUBLIC_HUB, Hub, ProxySettings
 from runtime.config import ConfigError, load
 from tests.fakes.keyring import Keyring
@@ -113,13 +113,20 @@ def test_key_files_are_checked_together(tmp_path: Path) -> None:
         {"name": "gpu-1", "url": "http://127.0.0.1:2", "public_key_file": str(tmp_path / "nowhere")},
     ]
     keys = [{"name": "ci", "sha256": "0" * 64, "token": "service", "models": ["demo/*"]}]
-    settings = read(tmp_path, upstreams=upstreams, seal={"key_file": str(ring.proxy_public)}, keys=keys)
+    settings = read(
+        tmp_path,
+        listen={"tls": {"cert_file": str(tmp_path / "nowhere"), "key_file": str(ring.proxy_private)}},
+        upstreams=upstreams,
+        seal={"key_file": str(ring.proxy_public)},
+        keys=keys,
+    )
     with pytest.raises(ConfigError) as caught:
-        app.check(settings)
+        preflight.check(settings)
     assert [fault.partition(":")[0] for fault in caught.value.faults] == [
         "seal.key_file",
         "upstreams.0.public_key_file",
         "upstreams.1.public_key_file",
+        "listen.tls",
         "keys.0.token",
     ]
 
@@ -137,7 +144,7 @@ async def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:
         listen={"host": "127.0.0.1", "port": 0},
         admin={"port": 0},
     )
-    keys = app.check(settings)
+    keys = preflight.check(settings)
     async with app.running(settings, keys) as proxy:
         other = settings.audit.model_copy(update={"path": tmp_path / "other.jsonl"})
         listen = settings.listen.model_copy(update={"port": proxy.port})

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from demo.hub import DemoHub
-from proxy import app
+from proxy import app, preflight
 from proxy.settings import ProxySettings
 from proxy.upstream import pool
 from runtime.config import load
@@ -47,7 +47,7 @@ class Stack:
             behind = await stack.enter_async_context(running.running(folder, hub, **backend))
             stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
             read = _settings(folder, hub, behind)
-            proxy = await stack.enter_async_context(app.running(read, app.check(read)))
+            proxy = await stack.enter_async_context(app.running(read, preflight.check(read)))
             whole = cls(hub, ears, behind, proxy, folder)
             await eventually(whole._ready)
             yield whole

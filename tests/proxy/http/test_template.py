@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from proxy.http.connection import Connection, Server
 from proxy.http.inbound import Inbound, Response
 from proxy.http.template import MAX_TEMPLATE, template
-from proxy.upstream import connections as engines
-from proxy.upstream.connections import BrokenError, Connections
+from proxy.upstream import connection as engines
+from proxy.upstream.connection import BrokenError
+from proxy.upstream.connections import Connections
 from proxy.upstream.head import Head
 from tests.fakes import answers
 

@@ -3,18 +3,19 @@
 import asyncio
 import itertools
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from unittest.mock import patch
+from typing import Any, Literal, get_args
 
 import msgspec
 import pytest
 import pytest_asyncio
 
-from proxy.upstream import connections
 from tests.fakes.answers import chunk, dies, head, raw, silent, whole
+from tests.fakes.certificates import Authority
 from tests.fakes.edge import ALICE, Edge, eventually
 from tests.fakes.engine import LOCAL, Answer, Connection, Received
 from tests.fakes.raw import RawAnswer, RawClient, request
@@ -27,18 +28,20 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 VAST = 64  # events of 128 KiB: more than all socket buffers on the way
 LENGTH = 1000  # bytes of a plain answer that does not come to its end
 NUMBERS = itertools.count(1)
+Door = Literal["plain", "tls"]
 HASTY = 0.1  # seconds; only where nothing more comes anyway
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A patient proxy and two that give an engine up soon."""
+    """Behind each door a patient proxy and two that give an engine up soon."""
 
-    edges: dict[str, Edge]
+    edges: dict[tuple[Door, str], Edge]
+    trusted: ssl.SSLContext
     watch: Watch
 
-    def edge(self, fault: Fault) -> Edge:
-        return self.edges[fault if fault.startswith("engine silent") else "patient"]
+    def edge(self, door: Door, fault: Fault) -> Edge:
+        return self.edges[door, fault if fault.startswith("engine silent") else "patient"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -49,15 +52,18 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
         "engine silent after": {"idle": HASTY},
     }
     async with AsyncExitStack() as stack:
-        watch = stack.enter_context(watching())
-        stack.enter_context(patch.object(connections, "KEEPALIVE", 60))  # a slow machine is no idle one
-        edges = {}
-        for name, times in timeouts.items():
+        watch, authority = stack.enter_context(watching()), Authority()
+        bench = Bench({}, authority.trusted(), watch)
+        for door, (name, times) in itertools.product(get_args(Door), timeouts.items()):
             folder = tmp_path_factory.mktemp("edge")
-            settings = {"timeouts": times, "limits": {"requests_per_minute": 1_000_000}}
-            edges[name] = await stack.enter_async_context(Edge.start(folder, settings))
-            assert (await edges[name].chat()).status == 200  # what is made once is made
-        yield Bench(edges, watch)
+            settings = {
+                "listen": {"tls": authority.issue(folder) if door == "tls" else None},
+                "timeouts": times,
+                "limits": {"requests_per_minute": 1_000_000},
+            }
+            bench.edges[door, name] = edge = await stack.enter_async_context(Edge.start(folder, settings))
+            await serves(bench, door, edge)  # what is made once is made
+        yield bench
 
 
 def begun(endpoint: Endpoint, mode: Mode) -> bytes:
@@ -98,13 +104,16 @@ def misbehaves(endpoint: Endpoint, mode: Mode, fault: Fault) -> Answer:
     return answers[fault]()
 
 
-@pytest.mark.parametrize(("name", "mode", "fault"), CELLS)
-async def test_every_cell(bench: Bench, name: str, mode: Mode, fault: Fault) -> None:
+@pytest.mark.parametrize(
+    ("door", "name", "mode", "fault"),
+    [("plain", *cell) for cell in CELLS] + [("tls", *cell) for cell in CELLS if cell[0] == "chat"],
+)
+async def test_every_cell(bench: Bench, door: Door, name: str, mode: Mode, fault: Fault) -> None:
     """The caller, the audit and the engine see what the table says, and nothing is left behind."""
-    edge, endpoint, due = bench.edge(fault), ENDPOINTS[name], OUTCOMES[fault, mode]
+    edge, endpoint, due = bench.edge(door, fault), ENDPOINTS[name], OUTCOMES[fault, mode]
     before, asked, number = tasks(), len(edge.engine.requests), f"request-{next(NUMBERS)}"
     edge.engine.then(misbehaves(endpoint, mode, fault))
-    async with small_window(edge.port) as client:
+    async with connected(bench, door, edge) as client:
         await client.send(post(endpoint, mode, number))
         await edge.engine.received(asked + 1)
         await settle(edge)
@@ -122,7 +131,7 @@ async def test_every_cell(bench: Bench, name: str, mode: Mode, fault: Fault) -> 
     assert len(edge.engine.requests) == asked + 1, "it ran twice"
     await nothing_is_left(bench, edge, before)
     assert await audited(edge, number) == due.audit
-    await serves_on(edge, due)
+    await serves_on(bench, door, edge, due)
 
 
 async def audited(edge: Edge, number: str) -> tuple[int, str]:
@@ -150,23 +159,19 @@ def post(endpoint: Endpoint, mode: Mode, number: str) -> bytes:
     return request("POST", endpoint.path, auth, body)
 
 
-class small_window:  # noqa: N801 - used as a function
+@asynccontextmanager
+async def connected(bench: Bench, door: Door, edge: Edge) -> AsyncIterator[RawClient]:
     """A caller who holds little of what they do not read."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def __aenter__(self) -> RawClient:
-        caller = socket.socket()
-        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        caller.settimeout(0)
-        await asyncio.get_running_loop().sock_connect(caller, (LOCAL, self._port))
-        reader, writer = await asyncio.open_connection(sock=caller, limit=1 << 20)
-        self._client = RawClient(reader, writer)
-        return self._client
-
-    async def __aexit__(self, *_: object) -> None:
-        self._client.leave()
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    caller.settimeout(0)
+    await asyncio.get_running_loop().sock_connect(caller, (LOCAL, edge.port))
+    tls: dict[str, Any] = {"ssl": bench.trusted, "server_hostname": LOCAL} if door == "tls" else {}
+    client = RawClient(*await asyncio.open_connection(sock=caller, limit=1 << 20, **tls))
+    try:
+        yield client
+    finally:
+        client.leave()
 
 
 def judge(endpoint: Endpoint, mode: Mode, due: Outcome, found: RawAnswer) -> None:
@@ -208,11 +213,18 @@ async def nothing_is_left(bench: Bench, edge: Edge, before: Counter[str]) -> Non
     assert await edge.metric("hubgate_in_flight_requests") == 0
 
 
-async def serves_on(edge: Edge, due: Outcome) -> None:
+async def serves(bench: Bench, door: Door, edge: Edge) -> None:
+    """A plain chat is answered."""
+    async with connected(bench, door, edge) as client:
+        await client.send(post(ENDPOINTS["chat"], "plain", f"request-{next(NUMBERS)}"))
+        assert (await client.answer()).status == 200
+
+
+async def serves_on(bench: Bench, door: Door, edge: Edge, due: Outcome) -> None:
     """The next request is answered, over the same connection to the engine only if that is whole."""
     known = set(edge.engine.connections)
     assert bool(known) == due.reused
-    assert (await edge.chat()).status == 200
+    await serves(bench, door, edge)
     assert (set(edge.engine.connections) == known) == due.reused
     for connection in tuple(edge.engine.connections):
         connection.close()

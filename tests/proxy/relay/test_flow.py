@@ -12,7 +12,8 @@ from proxy.http import server
 from proxy.http.inbound import Flow, Head, Inbound
 from proxy.metrics import Metrics
 from proxy.settings import Timeouts
-from proxy.upstream.connections import Connection, Connections
+from proxy.upstream.connection import Connection
+from proxy.upstream.connections import Connections
 from proxy.upstream.head import Head as AnswerHead
 from proxy.upstream.relay import Relay
 from tests.fakes import answers

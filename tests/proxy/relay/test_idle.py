@@ -4,7 +4,9 @@ import asyncio
 import random
 from unittest.mock import patch
 
-from proxy.upstream import connections
+import pytest
+
+from proxy.upstream import connection as engines
 from tests.fakes.answers import completion, misdirected
 from tests.fakes.edge import Edge, eventually
 from tests.fakes.engine import Connection, RawEngine, Received
@@ -38,6 +40,7 @@ class Forgetful:
             connection.close()
 
 
+@pytest.mark.inside
 async def test_2000_requests_with_pauses(start_edge: StartEdge) -> None:
     """An engine that closes what is idle costs nobody an answer, whatever pauses the callers make."""
     edge = await start_edge({"limits": {"requests_per_minute": 1_000_000}})
@@ -53,7 +56,7 @@ async def test_2000_requests_with_pauses(start_edge: StartEdge) -> None:
                 await asyncio.sleep(rng.choice([WE_KEEP * 0.9, WE_KEEP * 1.1, ENGINE_KEEPS * 1.1]))
         return found
 
-    with patch.object(connections, "KEEPALIVE", WE_KEEP):
+    with patch.object(engines, "KEEPALIVE", WE_KEEP):
         for _ in range(2):
             found = await asyncio.gather(*[caller(REQUESTS // 2 // AT_ONCE) for _ in range(AT_ONCE)])
             assert [status for statuses in found for status in statuses] == [200] * (REQUESTS // 2)

@@ -11,7 +11,8 @@ from unittest.mock import patch
 
 from proxy import app
 from proxy.http import connection as callers
-from proxy.upstream import connections as engines
+from proxy.upstream import connection as engines
+from proxy.upstream.connections import Connections
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class Watch:
 
     open: set[callers.Connection] = field(default_factory=set)
     engaged: set[engines.Connection] = field(default_factory=set)  # open to engines
-    pools: list[engines.Connections] = field(default_factory=list)
+    pools: list[Connections] = field(default_factory=list)
 
     @property
     def idle(self) -> set[engines.Connection]:
@@ -62,8 +63,8 @@ def watching() -> Iterator[Watch]:
     """Watch the proxies that are started in here."""
     watch = Watch()
 
-    def pool(connect_timeout: float) -> engines.Connections:
-        watch.pools.append(engines.Connections(connect_timeout))
+    def pool(connect_timeout: float) -> Connections:
+        watch.pools.append(Connections(connect_timeout))
         return watch.pools[-1]
 
     # What the loop calls by name can be replaced in what is compiled as well.

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.upstream.chunks import content
-from proxy.upstream.connections import BrokenError, Connection, Connections
+from proxy.upstream.connection import BrokenError, Connection
+from proxy.upstream.connections import Connections
 from proxy.upstream.head import Head
 from tests.fakes.answers import chunk, head
 

@@ -1,0 +1,103 @@
+"""What has to be right before anything starts: the files that the settings name, and the build."""
+
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aiohttp import http_parser
+
+from proxy import endpoints
+from proxy.auth.identity import LocalKey
+from proxy.http import certificate
+from proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
+from runtime import service_token
+from runtime.config import ConfigError
+from runtime.service_token import TokenFile
+from wire.keyfile import KeyFile
+from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
+from wire.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found in the files."""
+
+    keys: KeyFile[ProxyKeys]  # our own
+    backends: Mapping[str, KeyFile[BackendPublic]]
+    certificate: KeyFile[ssl.SSLContext] | None  # of the public port
+    local: Mapping[bytes, LocalKey]
+    limits_storage: Secret
+
+    @property
+    def files(self) -> Mapping[str, KeyFile[Any]]:
+        """Those that are read again when they change, by their names in the settings."""
+        files: dict[str, KeyFile[Any]] = {"seal.key_file": self.keys}
+        for index, file in enumerate(self.backends.values()):
+            files[f"upstreams.{index}.public_key_file"] = file
+        return files if self.certificate is None else {**files, "listen.tls": self.certificate}
+
+
+def check(settings: ProxySettings) -> Checked:
+    """Read every file that the settings name. Raises `ConfigError` with all faults at once."""
+    faults: list[str] = []
+    backends: dict[str, KeyFile[BackendPublic]] = {}
+    keys: KeyFile[ProxyKeys] | None = None
+    try:
+        keys = KeyFile(settings.seal.key_file, load_proxy_keys, time.monotonic)
+    except KeyFileError as error:
+        faults.append(f"seal.key_file: {error}")
+    for index, upstream in enumerate(settings.upstreams):
+        try:
+            path = upstream.public_key_file
+            backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
+        except KeyFileError as error:
+            faults.append(f"upstreams.{index}.public_key_file: {error}")
+    public = _certificate(settings.listen.tls, faults)
+    faults += endpoints.unknown(settings.request.extra_fields)
+    local = _local_keys(settings, faults)
+    storage = _limits_storage(settings.limits, faults)
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
+        faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
+    if faults or keys is None:
+        raise ConfigError(faults)
+    return Checked(keys, backends, public, local, storage)
+
+
+def _certificate(tls: Tls | None, faults: list[str]) -> KeyFile[ssl.SSLContext] | None:
+    if tls is None:
+        return None
+    try:
+        return KeyFile(tls.cert_file, partial(certificate.load, key=tls.key_file), time.monotonic)
+    except KeyFileError as error:
+        faults.append(f"listen.tls: {error}")
+        return None
+
+
+def _local_keys(settings: ProxySettings, faults: list[str]) -> dict[bytes, LocalKey]:
+    service = service_token.find(os.environ)
+    keys: dict[bytes, LocalKey] = {}
+    for index, key in enumerate(settings.keys):
+        source = TokenFile(key.token.file) if isinstance(key.token, KeyTokenFile) else service
+        if source is None:
+            names = ", ".join(service_token.NAMES)
+            faults.append(f"keys.{index}.token: no service token is set ({names}, or one of them with _FILE)")
+        else:
+            keys[bytes.fromhex(key.sha256)] = LocalKey(key.name, key.models, source.read)
+    return keys
+
+
+def _limits_storage(limits: Limits, faults: list[str]) -> Secret:
+    """Where limits are counted; a file is read once, since a proxy does not change it while it runs."""
+    if limits.storage_file is None:
+        return limits.storage
+    url = TokenFile(limits.storage_file).read()
+    try:
+        return parse_storage(url.reveal() if url else None)
+    except ValueError as error:
+        faults.append(f"limits.storage_file: {error}" if url else "limits.storage_file: cannot be read")
+        return limits.storage
