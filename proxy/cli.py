@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
-from proxy import app, preflight
+from proxy import app, build, preflight
 from proxy.settings import ProxySettings
 from runtime import log
 
@@ -37,7 +37,9 @@ async def _serve(
         loop.add_signal_handler(number, stopping.set)
     async with app.running(settings, checked) as proxy:
         loop.add_signal_handler(signal.SIGHUP, proxy.reloader.reload, read)
-        _log.info("listening", port=proxy.port, admin_port=proxy.admin_port)
+        _log.info("listening", port=proxy.port, admin_port=proxy.admin_port, version=build.VERSION)
+        if not build.compiled():
+            _log.warning("interpreted", hint="a request takes half of the CPU after `make compiled`")
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({stopped, proxy.background}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():

@@ -1,10 +1,19 @@
 """Every series that the proxy exports. Labels are bounded: no token, no repo, no user by default."""
 
-from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
+import platform
+
+from prometheus_client import (
+    CollectorRegistry,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client import Counter as SlowCounter
 from prometheus_client import Gauge as SlowGauge
 from prometheus_client import Histogram as SlowHistogram
 
+from proxy import build
 from proxy.series import Counter, Gauge, Histogram, Spread
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
@@ -29,6 +38,14 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which nobody reads
         self.registry = CollectorRegistry()
         registry = self.registry
+        ProcessCollector(registry=registry)
+        Info("hubgate_build", "What runs here", registry=registry).info(
+            {
+                "version": build.VERSION,
+                "python": platform.python_version(),
+                "compiled": "true" if build.compiled() else "false",
+            }
+        )
         self.requests = Counter(
             "hubgate_requests",
             "Requests answered; code is `ok` or the error's, also where it came after the headers",

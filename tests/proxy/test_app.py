@@ -2,10 +2,12 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from proxy import gateway
 from runtime.config import ConfigError
 from tests.fakes.answers import Stream, silent
 from tests.fakes.edge import ALICE, BASE, CHAT, MESSAGES, Edge
@@ -21,6 +23,15 @@ async def test_it_serves_before_a_backend_is_there(start_edge: StartEdge) -> Non
     assert await edge.admin("/livez") == (200, "alive\n")
     assert (await edge.chat()).code == "no_upstream"
     assert await edge.metric("hubgate_upstream_up") == 0
+
+
+async def test_it_tells_what_runs(start_edge: StartEdge) -> None:
+    """Which build, and what it takes of the machine, by the names that Prometheus' own libraries use."""
+    edge, built = await start_edge(), not gateway.__file__.endswith(".py")
+    labels = {"version": version("hubgate"), "compiled": str(built).lower()}
+    assert await edge.metric("hubgate_build_info", **labels) == 1
+    assert await edge.metric("process_resident_memory_bytes") > 0
+    assert await edge.metric("process_open_fds") > 0
 
 
 async def test_fields_for_an_endpoint_that_is_none(start_edge: StartEdge) -> None:
