@@ -38,6 +38,13 @@ def _check_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _check_private(text: str) -> str:
+    # The control API would be asked with TLS, and the engines, whose ports it tells, without.
+    if not text.startswith("http://"):
+        raise ValueError("must be http://, there is no TLS to backends yet: keep their network private")
+    return text
+
+
 def _check_glob(text: str) -> str:
     if text.count("/") != 1 or not text.isascii() or any(c in text for c in "@\\ []"):
         raise ValueError("must be org/name, with * or ? as wildcards")
@@ -53,6 +60,7 @@ def _check_repo(text: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_check_url)]
+PrivateUrl = Annotated[Url, AfterValidator(_check_private)]
 ModelGlob = Annotated[str, AfterValidator(_check_glob)]
 RepoText = Annotated[str, AfterValidator(_check_repo)]
 
@@ -232,7 +240,7 @@ class Upstream(Section):
     """One backend: `name` is its own, the audience of what we seal for it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    url: Url
+    url: PrivateUrl
     public_key_file: Path
     tls: None = None
 

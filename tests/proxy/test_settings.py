@@ -80,6 +80,8 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ({"request": {"media_urls": "any"}}, "request.media_urls"),
         ({"upstreams": []}, "upstreams"),
         ({"upstreams": MINIMAL["upstreams"] * 2}, "configuration"),
+        ({"upstreams": [{**MINIMAL["upstreams"][0], "url": f"https://{CANARY}"}]}, "upstreams.0.url"),
+        ({"upstreams": [{**MINIMAL["upstreams"][0], "tls": CANARY}]}, "upstreams.0.tls"),
         ({"listen": {"port": 65536}}, "listen.port"),
         ({"listen": {"tls": {"cert_file": "x"}}}, "listen.tls.key_file"),
         (
