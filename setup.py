@@ -5,9 +5,12 @@ path stays out, and so does what mypyc cannot compile: asynchronous generators, 
 """
 
 import os
+import sys
 from pathlib import Path
+from shutil import which
+from sysconfig import get_path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 COMPILED = (
     "proxy/allowances.py",
@@ -60,14 +63,27 @@ COMPILED = (
 # a request's CPU.
 FLAGS = ("-fvisibility=hidden", "-fno-plt", "-flto=auto", "-O3")
 
-if "HUBGATE_COMPILE" in os.environ:
-    from mypyc.build import mypycify
+
+def compiled() -> list[Extension]:
+    """The modules, as C. Raises `SystemExit` where one is not what mypy takes."""
+    from mypyc.build import mypycify  # noqa: PLC0415 - half a minute, for those who build
 
     os.chdir(Path(__file__).parent)
     modules = mypycify(list(COMPILED), opt_level="3", debug_level="0", group_name="hubgate")
     for module in modules:
         module.extra_compile_args = [*module.extra_compile_args, *FLAGS]
         module.extra_link_args = [*module.extra_link_args, *FLAGS]
-    setup(ext_modules=modules)
-else:
-    setup()
+    return modules
+
+
+def compiler() -> bool:
+    """Whether C can be compiled here for this Python."""
+    return which("cc") is not None and Path(get_path("include"), "Python.h").exists()
+
+
+# `pip install .` and `pip wheel .` build a wheel, `make compiled` beside the sources; what is installed as
+# editable is not compiled.
+building = not {"bdist_wheel", "build_ext"}.isdisjoint(sys.argv)
+if building and not compiler():
+    sys.stderr.write("no C compiler or no Python.h (Debian: gcc, python3-dev): it will run interpreted\n")
+setup(ext_modules=compiled() if building and compiler() else [])

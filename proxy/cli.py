@@ -39,7 +39,7 @@ async def _serve(
         loop.add_signal_handler(signal.SIGHUP, proxy.reloader.reload, read)
         _log.info("listening", port=proxy.port, admin_port=proxy.admin_port, version=build.VERSION)
         if not build.compiled():
-            _log.warning("interpreted", hint="a request takes half of the CPU after `make compiled`")
+            _log.warning("interpreted", hint="install it where there is a C compiler: half of the CPU")
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({stopped, proxy.background}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():

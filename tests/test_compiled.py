@@ -3,8 +3,14 @@
 import ast
 import os
 import re
+import shutil
+import subprocess
+import sys
 import sysconfig
+import tomllib
+import zipfile
 from collections.abc import Iterator
+from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
 
@@ -50,6 +56,40 @@ def test_the_rule_sees(source: str) -> None:
     """What it forbids is found."""
     body = "\n".join(f"  {line}" for line in source.splitlines())
     assert list(waits_in_handlers(ast.parse(f"async def f():\n{body}")))
+
+
+def test_a_build_has_the_types_of_what_it_runs_with() -> None:
+    """Compiling reads them: what the build asks for is what setup.cfg does, and the mypy that is locked."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    locked = re.search(r"^mypy==\S+", (ROOT / "requirements/cpu.txt").read_text(), re.MULTILINE)
+    assert locked is not None
+    assert {*config["options"]["install_requires"].split(), locked[0]} <= set(asked)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_pip_builds_what_is_compiled(tmp_path: Path) -> None:
+    """The wheel that `pip install` makes holds every module of the path as C, and as Python too."""
+    left = shutil.ignore_patterns(".*", "build", "bench", "tests", "*.so", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, tmp_path / "source", ignore=left)
+    build = (
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+        str(tmp_path / "source"),
+    )
+    subprocess.run([sys.executable, *build], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    assert {f"{module}{end}" for module in MODULES for end in (suffix, ".py")} <= names
+    assert f"hubgate__mypyc{suffix}" in names
 
 
 def test_what_is_tested_is_what_is_shipped() -> None:
