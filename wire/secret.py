@@ -12,11 +12,11 @@ class Secret:
     a secret leaves its wrapper.
     """
 
-    __slots__ = ("_digest", "_key", "_value")
+    __slots__ = ("_last", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
-        self._key = self._digest = b""  # of the last digest
+        self._last: tuple[bytes, bytes] | None = None  # the key of the last digest, and the digest
 
     def reveal(self) -> str:
         """The secret itself. Pass it on at once; never keep, log or format it."""
@@ -27,10 +27,11 @@ class Secret:
 
         A third of an HMAC's time, and asked for by each request; it means nothing outside of this process.
         """
-        if not self._digest or self._key != key:
-            self._digest = hashlib.blake2b(self._value.encode(), key=key, digest_size=32).digest()
-            self._key = key
-        return self._digest
+        last = self._last
+        if last is None or last[0] != key:
+            last = key, hashlib.blake2b(self._value.encode(), key=key, digest_size=32).digest()
+            self._last = last
+        return last[1]
 
     def hmac(self, key: bytes) -> bytes:
         """32 bytes of HMAC-SHA256 over the whole secret: what names are derived from."""

@@ -83,6 +83,13 @@ def test_equality_is_that_of_the_text(one: str, other: str) -> None:
     assert (Secret(one) == one) is False
 
 
+def test_a_digest_is_that_of_its_key() -> None:
+    """Whichever key was asked for before, an empty one included."""
+    secret, keys = Secret("hf_one"), (b"", b"first", b"second", b"second", b"first")
+    assert [secret.digest(key) for key in keys] == [Secret("hf_one").digest(key) for key in keys]
+    assert len({secret.digest(key) for key in keys}) == 3
+
+
 @pytest.mark.parametrize("digest", [Secret.digest, Secret.hmac])
 @given(st.text("ab_", min_size=1, max_size=64), st.binary(min_size=32, max_size=32))
 def test_digests_rest_on_the_whole_secret(

@@ -441,3 +441,14 @@ async def test_a_base_that_is_named_with_its_commit(world: World) -> None:
     found = await world.decide(world.authorizer(), "hf_demo_bob", "demo/odd")
     assert isinstance(found, Access)
     assert found.base == pinned
+
+
+async def test_names_are_kept_for_a_bounded_number(world: World) -> None:
+    """Twenty of each of a thousand callers, the latest; what one names pushes out nothing of another's."""
+    authorizer = world.authorizer()
+    for number in range(25):
+        authorizer.name(f"demo/m{number}", "alice")
+    assert list(authorizer._named["alice"]) == [f"demo/m{number}" for number in range(5, 25)]
+    for number in range(1_005):
+        authorizer.name("demo/m", f"caller-{number}")
+    assert list(authorizer._named) == [f"caller-{number}" for number in range(5, 1_005)]
