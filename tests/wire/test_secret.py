@@ -90,6 +90,12 @@ def test_a_digest_is_that_of_its_key() -> None:
     assert len({secret.digest(key) for key in keys}) == 3
 
 
+def test_a_digest_is_made_once() -> None:
+    """The same object for the same key, and nothing is computed for it."""
+    secret = Secret("hf_one")
+    assert secret.digest(b"key") is secret.digest(b"key")
+
+
 @pytest.mark.parametrize("digest", [Secret.digest, Secret.hmac])
 @given(st.text("ab_", min_size=1, max_size=64), st.binary(min_size=32, max_size=32))
 def test_digests_rest_on_the_whole_secret(
