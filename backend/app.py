@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -37,7 +36,7 @@ from backend.supervisor import Supervisor
 from backend.workers import Workers
 from runtime import service_token
 from runtime.config import ConfigError
-from runtime.watch import watch
+from runtime.watch import Watched, watch
 from wire.keyfile import KeyFile
 from wire.keys import BackendKeys, KeyFileError, generate_supervisor, load_backend_keys, load_verifying
 
@@ -175,7 +174,7 @@ async def backend(
             lambda: store.bytes,
         )
         background.start("reap", supervisor.reap())
-        files: dict[str, KeyFile[Any]] = {"seal.key_file": checked.keys, "seal.proxies_file": checked.proxies}
+        files: dict[str, Watched] = {"seal.key_file": checked.keys, "seal.proxies_file": checked.proxies}
         background.start("watch files", watch(files))
         for preload in settings.engines.preload:
             background.start(f"preload {preload.repo}", preloader.keep(preload))

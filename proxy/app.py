@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -32,7 +31,7 @@ from proxy.counters import Counters, MemoryCounters
 from proxy.drain import Drain
 from proxy.errors import Denied
 from proxy.gateway import Gateway
-from proxy.http.certificate import serving
+from proxy.http.certificate import Certificate
 from proxy.http.server import Server
 from proxy.limits import Limits
 from proxy.loading import Loading
@@ -52,7 +51,6 @@ from proxy.upstream.pool import Pool, Upstream
 from proxy.upstream.relay import Relay
 from runtime.config import ConfigError
 from runtime.watch import watch
-from wire.keyfile import KeyFile
 from wire.keys import ProxyKeys
 from wire.secret import Secret
 
@@ -298,11 +296,11 @@ async def _listen(
     stack: AsyncExitStack,
     settings: ProxySettings,
     gateway: Gateway,
-    certificate: KeyFile[ssl.SSLContext] | None,
+    certificate: Certificate | None,
 ) -> int:
     server = Server(gateway.handle, gateway.refuse, header_timeout=settings.timeouts.header)
     listen = settings.listen
-    tls = None if certificate is None else serving(certificate)
+    tls = None if certificate is None else certificate.context
     try:
         port = await server.listen(listen.host, listen.port, tls)
     except OSError as error:

@@ -1,22 +1,20 @@
 """What has to be right before anything starts: the files that the settings name, and the build."""
 
 import os
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from aiohttp import http_parser
 
 from proxy import endpoints
 from proxy.auth.identity import LocalKey
-from proxy.http import certificate
+from proxy.http.certificate import Certificate
 from proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
 from runtime import service_token
 from runtime.config import ConfigError
 from runtime.service_token import TokenFile
+from runtime.watch import Watched
 from wire.keyfile import KeyFile
 from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
 from wire.secret import Secret
@@ -28,14 +26,14 @@ class Checked:
 
     keys: KeyFile[ProxyKeys]  # our own
     backends: Mapping[str, KeyFile[BackendPublic]]
-    certificate: KeyFile[ssl.SSLContext] | None  # of the public port
+    certificate: Certificate | None  # of the public port
     local: Mapping[bytes, LocalKey]
     limits_storage: Secret
 
     @property
-    def files(self) -> Mapping[str, KeyFile[Any]]:
+    def files(self) -> Mapping[str, Watched]:
         """Those that are read again when they change, by their names in the settings."""
-        files: dict[str, KeyFile[Any]] = {"seal.key_file": self.keys}
+        files: dict[str, Watched] = {"seal.key_file": self.keys}
         for index, file in enumerate(self.backends.values()):
             files[f"upstreams.{index}.public_key_file"] = file
         return files if self.certificate is None else {**files, "listen.tls": self.certificate}
@@ -56,7 +54,7 @@ def check(settings: ProxySettings) -> Checked:
             backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
         except KeyFileError as error:
             faults.append(f"upstreams.{index}.public_key_file: {error}")
-    public = _certificate(settings.listen.tls, faults)
+    certificate = _certificate(settings.listen.tls, faults)
     faults += endpoints.unknown(settings.request.extra_fields)
     local = _local_keys(settings, faults)
     storage = _limits_storage(settings.limits, faults)
@@ -65,14 +63,14 @@ def check(settings: ProxySettings) -> Checked:
         faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
     if faults or keys is None:
         raise ConfigError(faults)
-    return Checked(keys, backends, public, local, storage)
+    return Checked(keys, backends, certificate, local, storage)
 
 
-def _certificate(tls: Tls | None, faults: list[str]) -> KeyFile[ssl.SSLContext] | None:
+def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:
     if tls is None:
         return None
     try:
-        return KeyFile(tls.cert_file, partial(certificate.load, key=tls.key_file), time.monotonic)
+        return Certificate(tls.cert_file, tls.key_file)
     except KeyFileError as error:
         faults.append(f"listen.tls: {error}")
         return None

@@ -2,19 +2,26 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Never
+from typing import Never, Protocol
 
 import structlog
-
-from wire.keyfile import KeyFile
 
 EVERY = 30.0  # seconds
 
 log = structlog.get_logger("files")
 
 
-async def watch(files: Mapping[str, KeyFile[Any]]) -> Never:
-    """Log the fault of each file, by its name in the settings; its last good version counts meanwhile."""
+class Watched(Protocol):
+    """What is read from a file, or from some, and read again when they change."""
+
+    fault: str | None  # why they cannot be read; what was last good counts meanwhile
+
+    def current(self) -> object:
+        """Look at them, and take over what is new."""
+
+
+async def watch(files: Mapping[str, Watched]) -> Never:
+    """Look at each, and log what is wrong with it, by its name in the settings."""
     while True:
         for name, file in files.items():
             file.current()

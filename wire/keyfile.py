@@ -32,7 +32,7 @@ class KeyFile(Generic[Keys]):
         self._clock = clock
         self._checked = clock()
         self._settled_at = self._checked + SETTLE + RECHECK
-        self._version = _version(path)
+        self._version = version_of(path)
         self._keys = load(path)
         self.fault: str | None = None
 
@@ -45,7 +45,7 @@ class KeyFile(Generic[Keys]):
         return self._keys
 
     def _look(self, now: float) -> None:
-        version = _version(self._path)
+        version = version_of(self._path)
         if version != self._version:
             self._settled_at = now + SETTLE + RECHECK
         elif self.fault is None and now > self._settled_at:
@@ -58,7 +58,7 @@ class KeyFile(Generic[Keys]):
         self._version, self.fault = version, None
 
 
-def _version(path: Path) -> tuple[int, ...] | None:
+def version_of(path: Path) -> tuple[int, ...] | None:
     """Tells one version of a file from another; a secret volume swaps a link, which shows as well."""
     try:
         stat = path.stat()

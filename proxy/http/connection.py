@@ -105,7 +105,11 @@ class Connection:
     def buffer_updated(self, nbytes: int) -> None:
         reader = self._reader
         reader.feed(self._server.buffer[:nbytes])
-        if reader.in_head and not (reader.deaf or self._head_timed) and self._current is None:
+        if (
+            reader.in_head
+            and not (reader.deaf or self._head_timed or self._waiting)
+            and self._current is None
+        ):
             self._time_head()
 
     def eof_received(self) -> None:
@@ -167,7 +171,9 @@ class Connection:
         if not keep:
             self._leave()
         elif self._waiting:
-            if not self._choked:  # else its answer would only wait with the others
+            if self._choked:  # its answer would only wait with the others
+                self._deadline.expire_in(STALLED)
+            else:
                 self._next()
         elif self._reader.in_head:
             self._time_head()
@@ -182,7 +188,6 @@ class Connection:
     # Called by the reader.
 
     def came(self, request: Inbound) -> None:
-        self._deadline.at = NEVER
         self._head_timed = False
         if self._current is None and not self._waiting:
             self._start(request)
@@ -194,7 +199,7 @@ class Connection:
     def refused(self, code: Code) -> None:
         """Tell the caller, after the answers that are due before."""
         self._waiting.append(code)
-        if self._current is None:
+        if self._current is None and len(self._waiting) == 1:
             self._next()
 
     # Answering, one after the other.
@@ -211,6 +216,7 @@ class Connection:
 
     def _start(self, request: Inbound) -> None:
         self._current = request
+        self._deadline.at = NEVER  # nothing is due from the caller now
         if self._task is None:
             self._task = self._loop.create_task(self._answer())
         elif self._turn is not None and not self._turn.done():
@@ -246,10 +252,10 @@ class Connection:
 
     def _close(self) -> None:
         """Close when all is sent, or when nobody takes it: such a connection would stay for ever."""
+        self._waiting.clear()
         self._transport.close()
-        self._left = self.unsent
-        if self._left:
-            self._deadline.expire_in(STALLED)
+        self._left = self.unsent  # with TLS there may be more below, or its end that is not answered
+        self._deadline.expire_in(STALLED)
 
     def _time_head(self) -> None:
         self._head_timed = True
@@ -259,7 +265,7 @@ class Connection:
         """The caller has not moved on in time."""
         if self._lingering or (self._transport.is_closing() and self.unsent >= self._left):
             self._transport.abort()
-        elif self._reader.in_head and not self._transport.is_closing():
+        elif self._reader.in_head and not self._waiting and not self._transport.is_closing():
             self._reader.refuse("request_timeout")
         else:
             self._close()

@@ -190,23 +190,26 @@ class Reader:
         self._completed = 0
         size = self._head_size
         self._framing += len(data)
+        declined: memoryview | None = None  # what stands behind a request that asks for another protocol
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            declined = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             fault = error.__context__
             if isinstance(fault, _Faulty):
                 self.refuse(fault.code)
             else:
                 self.refuse("http_version" if str(error) in _VERSIONS else "invalid_request")
-        else:
-            if self.in_head:
-                self._grow(len(data) if size == self._head_size else 0)
-            elif self._framing > MAX_FRAMING and self._reading is not None:
-                self.refuse("invalid_request")
-            elif between and self._completed == 1 and self._again:
-                self._template = template(bytes(data))
+            return
+        if declined is not None:
+            self._decline_upgrade(declined)
+        elif self.in_head:
+            self._grow(len(data) if size == self._head_size else 0)
+        elif self._framing > MAX_FRAMING and self._reading is not None:
+            self.refuse("invalid_request")
+        elif between and self._completed == 1 and self._again:
+            self._template = template(bytes(data))
 
     def _grow(self, size: int) -> None:
         """A head comes in pieces, `size` bytes of which ended no line: the parser holds those."""

@@ -9,11 +9,12 @@ from email.utils import formatdate
 from typing import Any, Final, cast
 
 from proxy.errors import Code
-from proxy.http.connection import LINGER, STALLED, Connection
+from proxy.http.connection import LINGER, Connection
 from proxy.http.inbound import Inbound, Response
 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
 KEEPALIVE: Final = 75.0  # seconds that a connection may be idle (nginx's default)
+SHUTDOWN: Final = 3600.0  # seconds for what is unsent and the end of TLS; STALLED ends it before, if need be
 BACKLOG: Final = 1024  # connections that wait to be accepted
 
 
@@ -51,7 +52,7 @@ class Server:
                 port,
                 ssl=tls,
                 ssl_handshake_timeout=self.header_timeout if tls else None,
-                ssl_shutdown_timeout=STALLED if tls else None,
+                ssl_shutdown_timeout=SHUTDOWN if tls else None,
                 backlog=BACKLOG,
             )
         )

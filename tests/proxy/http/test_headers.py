@@ -167,6 +167,15 @@ async def test_row_13_too_many_headers(edge: Edge, more: list[bytes]) -> None:
     await refused(edge, post(*more), "headers_too_large")
 
 
+async def test_row_13_too_many_headers_behind_another_protocol(edge: Edge) -> None:
+    """They are told as anywhere, also where the request before them asked for another protocol."""
+    before = head(b"GET /health HTTP/1.1", HOST, b"Connection: Upgrade", b"Upgrade: websocket")
+    async with RawClient.connect(edge.port) as client:
+        await client.send(before + post(*[b"X: a"] * 1_000))
+        assert (await client.answer("GET")).status == 200
+        told(await client.answer(), "headers_too_large")
+
+
 async def test_many_headers(edge: Edge) -> None:
     """A hundred small headers, or one of 8,000 bytes, are no attack."""
     await served(edge, post(*(b"X-%d: a" % number for number in range(100))))

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from openai import DefaultAsyncHttpxClient
 
-from proxy.http.certificate import load
+from proxy.http.certificate import Certificate
+from runtime import watch
 from tests.fakes.answers import Stream
 from tests.fakes.certificates import Authority
 from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
@@ -62,10 +63,16 @@ async def test_a_large_body_comes_whole(start_edge: StartEdge, authority: Author
     assert edge.engine.requests[-1].json()["messages"][0]["content"] == content
 
 
+@pytest.mark.parametrize("order", [("cert_file", "key_file"), ("key_file", "cert_file")])
 async def test_a_renewed_certificate_is_served_to_who_connects_then(
-    start_edge: StartEdge, authority: Authority, tmp_path: Path
+    start_edge: StartEdge,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    order: tuple[str, str],
 ) -> None:
-    """Nothing is restarted, who is connected stays so, and half of a renewal changes nothing."""
+    """Nothing is restarted, who is connected stays so, and half of a renewal is told and changes nothing."""
+    monkeypatch.setattr(watch, "EVERY", 0.02)
     (tmp_path / "new").mkdir()
     old, new = authority.issue(tmp_path), authority.issue(tmp_path / "new")
     edge, trusted = await start_edge({"listen": {"tls": old}}), authority.trusted()
@@ -76,14 +83,14 @@ async def test_a_renewed_certificate_is_served_to_who_connects_then(
 
     async with connected(edge, trusted) as (client, _):
         first = await served()
-        shutil.copy(new["cert_file"], old["cert_file"])
+        shutil.copy(new[order[0]], old[order[0]])
 
         async def seen() -> bool:
             assert await served() == first
             return edge.checked.files["listen.tls"].fault is not None
 
         await eventually(seen)
-        shutil.copy(new["key_file"], old["key_file"])
+        shutil.copy(new[order[1]], old[order[1]])
 
         async def renewed() -> bool:
             return await served() != first
@@ -92,6 +99,34 @@ async def test_a_renewed_certificate_is_served_to_who_connects_then(
         assert edge.checked.files["listen.tls"].fault is None
         await client.send(HEALTH)
         assert (await client.answer("GET")).status == 200
+
+
+@pytest.mark.parametrize("gone", ["tls.pem", "tls.key"])
+def test_a_file_that_is_gone_is_a_fault(authority: Authority, tmp_path: Path, gone: str) -> None:
+    """Of the certificate and of the key alike, until it is back; what was read before is still served."""
+    authority.issue(tmp_path)
+    certificate = Certificate(tmp_path / "tls.pem", tmp_path / "tls.key")
+    (tmp_path / gone).rename(tmp_path / "aside")
+    for _ in range(2):
+        assert certificate.current() is certificate.context
+        assert certificate.fault is not None
+        assert gone in certificate.fault
+    (tmp_path / "aside").rename(tmp_path / gone)
+    certificate.current()
+    assert certificate.fault is None
+
+
+async def test_any_name_may_be_asked_for(start_edge: StartEdge, authority: Authority, tmp_path: Path) -> None:
+    """The certificate is one for all; a name of odd bytes (SNI) is answered, and nothing of it is logged."""
+    edge = await start_edge({"listen": {"tls": authority.issue(tmp_path)}})
+    said, name = ssl.MemoryBIO(), b"some.name.example"
+    with pytest.raises(ssl.SSLWantReadError):
+        authority.trusted().wrap_bio(ssl.MemoryBIO(), said, server_hostname=name.decode()).do_handshake()
+    hello = said.read()
+    assert hello.count(name) == 1
+    async with RawClient.connect(edge.port) as client:
+        await client.send(hello.replace(name, b"\xff" * len(name)))
+        assert (await client.read(1)) == b"\x16"  # a handshake goes on (RFC 8446, section 5.1)
 
 
 async def test_http_1_1_is_what_is_agreed_on(
@@ -128,9 +163,10 @@ def test_only_a_pair_is_taken(authority: Authority, tmp_path: Path, certificate:
     authority.issue(tmp_path / "other")
     (tmp_path / "locked.key").write_bytes(authority.lock(tmp_path / "tls.key"))
     if (certificate, key) == ("tls.pem", "tls.key"):
-        assert load(tmp_path / certificate, tmp_path / key).minimum_version >= ssl.TLSVersion.TLSv1_2
+        taken = Certificate(tmp_path / certificate, tmp_path / key)
+        assert taken.context.minimum_version >= ssl.TLSVersion.TLSv1_2
         return
     with pytest.raises(KeyFileError) as caught:
-        load(tmp_path / certificate, tmp_path / key)
+        Certificate(tmp_path / certificate, tmp_path / key)
     assert str(tmp_path / key) in str(caught.value)
     assert "-----" not in str(caught.value)
