@@ -43,8 +43,7 @@ from proxy.reload import Reloader
 from proxy.settings import MEMORY, ProxySettings
 from proxy.settings import Upstream as UpstreamSettings
 from proxy.trail import AuditFileError
-from proxy.upstream.connection import KEEPALIVE
-from proxy.upstream.connections import Connections
+from proxy.upstream.connections import KEEPALIVE, Connections
 from proxy.upstream.control import Control
 from proxy.upstream.grants import Grants
 from proxy.upstream.pool import Pool, Upstream

@@ -17,7 +17,7 @@ class Deadline:
     __slots__ = ("_loop", "_missed", "_time", "_timer", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, missed: Callable[[], None]) -> None:
-        self.at = NEVER  # on the loop's clock
+        self.at = NEVER  # on the loop's clock; set it directly only to move it further away
         self._loop = loop
         self._time = loop.time
         self._missed = missed

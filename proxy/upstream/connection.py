@@ -16,7 +16,6 @@ from proxy.upstream.head import Head
 if TYPE_CHECKING:
     from proxy.upstream.connections import Connections
 
-KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
 MAX_HEAD: Final = 64 * 1024  # bytes of all of them
 CONTINUE: Final = 5.0  # seconds to wait for leave to send a body that can be sent only once
@@ -174,7 +173,7 @@ class Connection:
 
         The pool is told of its end only a moment later.
         """
-        return self.idle_since + KEEPALIVE > self._time() and not self._transport.is_closing()
+        return self.idle_since + self._pool.keepalive > self._time() and not self._transport.is_closing()
 
     def close(self) -> None:
         self._transport.close()

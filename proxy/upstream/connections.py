@@ -2,15 +2,19 @@
 
 import asyncio
 from collections import defaultdict
-from typing import cast
+from typing import Final, cast
 
 from proxy.upstream.connection import Address, Connection
+
+KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 
 
 class Connections:
     """The idle connections to all engines; one that is in use belongs to who uses it."""
 
-    def __init__(self, connect_timeout: float) -> None:
+    def __init__(self, connect_timeout: float, keepalive: float = KEEPALIVE) -> None:
+        """Both in seconds; a connection that is idle for longer than `keepalive` is not used again."""
+        self.keepalive = keepalive
         self._connect_timeout = connect_timeout
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import random
+from functools import partial
 from unittest.mock import patch
 
-import pytest
-
-from proxy.upstream import connection as engines
+from proxy import app
+from proxy.upstream.connections import Connections
 from tests.fakes.answers import completion, misdirected
 from tests.fakes.edge import Edge, eventually
 from tests.fakes.engine import Connection, RawEngine, Received
@@ -40,10 +40,10 @@ class Forgetful:
             connection.close()
 
 
-@pytest.mark.inside
 async def test_2000_requests_with_pauses(start_edge: StartEdge) -> None:
     """An engine that closes what is idle costs nobody an answer, whatever pauses the callers make."""
-    edge = await start_edge({"limits": {"requests_per_minute": 1_000_000}})
+    with patch.object(app, "Connections", partial(Connections, keepalive=WE_KEEP)):
+        edge = await start_edge({"limits": {"requests_per_minute": 1_000_000}})
     forgetful = Forgetful()
     edge.engine.always(forgetful)
     rng = random.Random(11)  # noqa: S311 - the same in every run
@@ -56,12 +56,11 @@ async def test_2000_requests_with_pauses(start_edge: StartEdge) -> None:
                 await asyncio.sleep(rng.choice([WE_KEEP * 0.9, WE_KEEP * 1.1, ENGINE_KEEPS * 1.1]))
         return found
 
-    with patch.object(engines, "KEEPALIVE", WE_KEEP):
-        for _ in range(2):
-            found = await asyncio.gather(*[caller(REQUESTS // 2 // AT_ONCE) for _ in range(AT_ONCE)])
-            assert [status for statuses in found for status in statuses] == [200] * (REQUESTS // 2)
-            # A pause in which the engine closes whatever is left, before more is asked.
-            await edge.engine.until(lambda: not edge.engine.connections)
+    for _ in range(2):
+        found = await asyncio.gather(*[caller(REQUESTS // 2 // AT_ONCE) for _ in range(AT_ONCE)])
+        assert [status for statuses in found for status in statuses] == [200] * (REQUESTS // 2)
+        # A pause in which the engine closes whatever is left, before more is asked.
+        await edge.engine.until(lambda: not edge.engine.connections)
     assert len(edge.engine.requests) == REQUESTS
     assert forgetful.closed >= 2
 

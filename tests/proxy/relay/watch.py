@@ -64,7 +64,7 @@ def watching() -> Iterator[Watch]:
     watch = Watch()
 
     def pool(connect_timeout: float) -> Connections:
-        watch.pools.append(Connections(connect_timeout))
+        watch.pools.append(Connections(connect_timeout, keepalive=60))  # a slow machine is no idle one
         return watch.pools[-1]
 
     # What the loop calls by name can be replaced in what is compiled as well.
