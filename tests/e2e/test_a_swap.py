@@ -54,7 +54,8 @@ def test_a_core_killed_in_mid_stream_is_seen_and_the_first_base_comes_back(swapp
     server = swapping.process("vllm.entrypoints")
     old = [server, *server.children(recursive=True)]
     core = max(old[1:], key=lambda process: process.memory_info().rss)
-    body = {"model": OTHER, "prompt": "the ", "max_tokens": 450, "temperature": 0, "stream": True}
+    # Eight long answers at once: even a starved reader of the first event comes before their end.
+    body = {"model": OTHER, "prompt": "the ", "max_tokens": 450, "n": 8, "temperature": 0.5, "stream": True}
     url, headers = f"{swapping.url}/v1/completions", {"Authorization": f"Bearer {TOKEN}"}
     received, broke = "", False
     with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as stream:

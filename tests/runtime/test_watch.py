@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from runtime import watch
@@ -32,6 +33,7 @@ async def test_a_fault_is_told_until_it_is_mended(tmp_path: Path, monkeypatch: p
         return [f"{entry['event']} {entry['file']} {entry['fault']}" for entry in log]
 
     with capture_logs() as log:
+        monkeypatch.setattr(watch, "log", structlog.get_logger())  # one that no test before has bound
         watching = asyncio.create_task(watch.watch(files))
         await asyncio.sleep(0)
         assert told() == []
