@@ -23,13 +23,13 @@ setup: $(VENV)/.ready ## make .venv with everything that is locked in requiremen
 compiled: $(COMPILED) ## compile the path of a request with mypyc (setup.py): twice as many per second
 
 interpreted: ## take the compiled modules away: what is edited takes effect at once
-	@rm -f $(COMPILED) hubgate__mypyc.*.so && find proxy wire -name '*.so' -delete
+	@rm -f $(COMPILED) src/hubgate/compiled_sources.py && find proxy wire src -name '*.so' -delete
 
 debian: ## install the Debian packages that tests need and that are missing
 	@requirements/debian.sh
 
 run: compiled ## start demo Hub, backend (vLLM on the CPU) and proxy; Ctrl-C stops all
-	@exec setpriv --pdeathsig TERM $(BIN)/python -m demo.run --dir $(RUN_DIR) $(RUN_PORTS)
+	@exec setpriv --pdeathsig TERM $(BIN)/python -P -m hubgate.demo.run --dir $(RUN_DIR) $(RUN_PORTS)
 
 test: compiled debian ## run the tests, the end-to-end ones on a real vLLM included
 	@$(BIN)/python -m pytest $(ARGS)
@@ -38,8 +38,8 @@ test: compiled debian ## run the tests, the end-to-end ones on a real vLLM inclu
 test-long: compiled debian ## campaigns and soaks
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-mutants: setup interpreted ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
-	@$(BIN)/python -m tests.mutation $(ARGS)
+mutants: setup ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
+	@INTERPRETED=1 $(BIN)/python -m tests.mutation $(ARGS)
 
 bench: compiled bench/.venv/.ready ## measure against nginx, Envoy and others: ARGS="--quick", see bench/README.md
 	@$(BIN)/python -m bench $(ARGS)

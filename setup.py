@@ -6,6 +6,7 @@ path stays out, and so does what mypyc cannot compile: asynchronous generators, 
 
 import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 from shutil import which
 from sysconfig import get_path
@@ -13,49 +14,49 @@ from sysconfig import get_path
 from setuptools import Extension, setup
 
 COMPILED = (
-    "proxy/allowances.py",
-    "proxy/audit.py",
-    "proxy/auth/authorization.py",
-    "proxy/auth/bearer.py",
-    "proxy/auth/cache.py",
-    "proxy/auth/identity.py",
-    "proxy/auth/revisions.py",
-    "proxy/body.py",
-    "proxy/clients.py",
-    "proxy/counters.py",
-    "proxy/drain.py",
-    "proxy/endpoints.py",
-    "proxy/errors.py",
-    "proxy/exchange.py",
-    "proxy/fields/table.py",
-    "proxy/gateway.py",
-    "proxy/http/connection.py",
-    "proxy/http/deadline.py",
-    "proxy/http/inbound.py",
-    "proxy/http/reader.py",
-    "proxy/http/server.py",
-    "proxy/http/template.py",
-    "proxy/limits.py",
-    "proxy/metrics.py",
-    "proxy/models.py",
-    "proxy/opening.py",
-    "proxy/policy.py",
-    "proxy/record.py",
-    "proxy/request.py",
-    "proxy/series.py",
-    "proxy/trail.py",
-    "proxy/upstream/affinity.py",
-    "proxy/upstream/chunks.py",
-    "proxy/upstream/connection.py",
-    "proxy/upstream/connections.py",
-    "proxy/upstream/grants.py",
-    "proxy/upstream/head.py",
-    "proxy/upstream/headers.py",
-    "proxy/upstream/pool.py",
-    "proxy/upstream/relay.py",
-    "proxy/usage.py",
-    "wire/repo.py",
-    "wire/secret.py",
+    "src/hubgate/proxy/audit/chain.py",
+    "src/hubgate/proxy/audit/record.py",
+    "src/hubgate/proxy/audit/writer.py",
+    "src/hubgate/proxy/auth/authorization.py",
+    "src/hubgate/proxy/auth/bearer.py",
+    "src/hubgate/proxy/auth/identity.py",
+    "src/hubgate/proxy/auth/policy.py",
+    "src/hubgate/proxy/auth/revisions.py",
+    "src/hubgate/proxy/body/json_request.py",
+    "src/hubgate/proxy/body/reader.py",
+    "src/hubgate/proxy/context.py",
+    "src/hubgate/proxy/drain.py",
+    "src/hubgate/proxy/endpoints.py",
+    "src/hubgate/proxy/errors.py",
+    "src/hubgate/proxy/fields/table.py",
+    "src/hubgate/proxy/gateway.py",
+    "src/hubgate/proxy/http/client_address.py",
+    "src/hubgate/proxy/http/connection.py",
+    "src/hubgate/proxy/http/parser.py",
+    "src/hubgate/proxy/http/request.py",
+    "src/hubgate/proxy/http/server.py",
+    "src/hubgate/proxy/hub/cache.py",
+    "src/hubgate/proxy/limits/allowances.py",
+    "src/hubgate/proxy/limits/limiter.py",
+    "src/hubgate/proxy/limits/memory_counters.py",
+    "src/hubgate/proxy/listing.py",
+    "src/hubgate/proxy/metrics/instruments.py",
+    "src/hubgate/proxy/metrics/registry.py",
+    "src/hubgate/proxy/net/deadline.py",
+    "src/hubgate/proxy/net/repeated_head.py",
+    "src/hubgate/proxy/request_head.py",
+    "src/hubgate/proxy/upstream/affinity.py",
+    "src/hubgate/proxy/upstream/chunks.py",
+    "src/hubgate/proxy/upstream/connection.py",
+    "src/hubgate/proxy/upstream/connection_pool.py",
+    "src/hubgate/proxy/upstream/grant_signer.py",
+    "src/hubgate/proxy/upstream/header_filter.py",
+    "src/hubgate/proxy/upstream/pool.py",
+    "src/hubgate/proxy/upstream/relay.py",
+    "src/hubgate/proxy/upstream/response_head.py",
+    "src/hubgate/proxy/upstream/usage.py",
+    "src/hubgate/wire/repo.py",
+    "src/hubgate/wire/secret.py",
 )
 
 # By default a library's every call goes through a table, so that another library could take the function's
@@ -64,12 +65,29 @@ COMPILED = (
 FLAGS = ("-fvisibility=hidden", "-fno-plt", "-flto=auto", "-O3")
 
 
+# What the sources were when they were compiled: compiled with them, and compared by hubgate/runtime/build.py.
+RECORD = Path("src/hubgate/compiled_sources.py")
+
+
+def record() -> None:
+    """Write down the SHA-256 of each source."""
+    digests = {
+        path.removeprefix("src/hubgate/"): sha256(Path(path).read_bytes()).hexdigest() for path in COMPILED
+    }
+    lines = "".join(f'    "{path}": "{digest}",\n' for path, digest in digests.items())
+    RECORD.write_text(
+        f'"""Written by setup.py, to be compiled."""\n\nSHA256: dict[str, str] = {{\n{lines}}}\n'
+    )
+
+
 def compiled() -> list[Extension]:
     """The modules, as C. Raises `SystemExit` where one is not what mypy takes."""
     from mypyc.build import mypycify  # noqa: PLC0415 - half a minute, for those who build
 
-    os.chdir(Path(__file__).parent)
-    modules = mypycify(list(COMPILED), opt_level="3", debug_level="0", group_name="hubgate")
+    record()
+    modules = mypycify(
+        [*COMPILED, str(RECORD)], opt_level="3", debug_level="0", group_name="hubgate.compiled"
+    )
     for module in modules:
         module.extra_compile_args = [*module.extra_compile_args, *FLAGS]
         module.extra_link_args = [*module.extra_link_args, *FLAGS]
@@ -83,6 +101,7 @@ def compiler() -> bool:
 
 # `pip install .` and `pip wheel .` build a wheel, `make compiled` beside the sources; what is installed as
 # editable is not compiled.
+os.chdir(Path(__file__).parent)
 building = not {"bdist_wheel", "build_ext"}.isdisjoint(sys.argv)
 if building and not compiler():
     sys.stderr.write("no C compiler or no Python.h (Debian: gcc, python3-dev): it will run interpreted\n")

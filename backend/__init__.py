@@ -1,0 +1,1 @@
+"""The GPU side: downloads with the caller's scoped token, runs and feeds vLLM."""

@@ -14,31 +14,38 @@ import structlog
 from aiohttp import web
 from joserfc.jwk import KeySet
 
-from backend import command, gpus, placement
-from backend.background import Background
-from backend.control import MAX_BODY, ControlApi, Identity
-from backend.engine_client import new_session
-from backend.fetch import Fetcher
-from backend.flights import Flights
-from backend.gpus import Turns
-from backend.guard import Guard
-from backend.launcher import Launcher, MakeArgv, installed_build
-from backend.loads import Limits, Loads
-from backend.metrics import Metrics
-from backend.placement import Devices
-from backend.preload import Preloader
-from backend.probes import Probes
-from backend.residents import Residents
-from backend.settings import BackendSettings
-from backend.shelf import delete_now
-from backend.store import Store
-from backend.supervisor import Supervisor
-from backend.workers import Workers
-from runtime import service_token
-from runtime.config import ConfigError
-from runtime.watch import Watched, watch
-from wire.keyfile import KeyFile
-from wire.keys import BackendKeys, KeyFileError, generate_supervisor, load_backend_keys, load_verifying
+from hubgate.backend import placement
+from hubgate.backend.api.auth import ControlAuth
+from hubgate.backend.api.control import MAX_BODY, BackendIdentity, ControlApi
+from hubgate.backend.api.probes import Probes
+from hubgate.backend.background import Background
+from hubgate.backend.downloads.fetcher import Fetcher
+from hubgate.backend.downloads.single_flight import SingleFlight
+from hubgate.backend.downloads.worker_pool import WorkerPool
+from hubgate.backend.engines import argv, gpus
+from hubgate.backend.engines.client import new_session
+from hubgate.backend.engines.gpus import Turns
+from hubgate.backend.engines.launcher import Launcher, MakeArgv, installed_build
+from hubgate.backend.engines.loaded_adapters import LoadedAdapters
+from hubgate.backend.engines.supervisor import Supervisor
+from hubgate.backend.loading.model_loader import LoadLimits, ModelLoader
+from hubgate.backend.loading.preloader import Preloader
+from hubgate.backend.metrics import Metrics
+from hubgate.backend.placement import Devices
+from hubgate.backend.settings import BackendSettings
+from hubgate.backend.store.layout import delete_now
+from hubgate.backend.store.store import Store
+from hubgate.runtime import service_token
+from hubgate.runtime.config import ConfigError
+from hubgate.runtime.watch import Watched, watch
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keygen import generate_supervisor
+from hubgate.wire.keys import (
+    BackendKeys,
+    KeyFileError,
+    load_backend_keys,
+    load_verifying,
+)
 
 RUNTIME = ".runtime"  # in the store: identities of engines, their home; private like all of it
 
@@ -62,7 +69,7 @@ class Backend:
 
     control: ControlApi
     probes: Probes
-    loads: Loads
+    loader: ModelLoader
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Three paths are open; all others, known or not, are the control API's."""
@@ -81,10 +88,10 @@ def check(
     settings: BackendSettings,
     environ: Mapping[str, str] = os.environ,
     find_gpus: Callable[[], gpus.Gpus | None] = gpus.find,
-    find_build: Callable[[], command.Build | None] = installed_build,
+    find_build: Callable[[], argv.Build | None] = installed_build,
 ) -> Checked:
     """Read keys, look at environment and GPUs, find vLLM. Raises `ConfigError` with every fault."""
-    faults = command.faults_of(environ)
+    faults = argv.faults_of(environ)
     found = find_gpus()
     slots = gpus.slots(settings.engines.devices, settings.engines.max_running, environ, found)
     if settings.engines.devices is not None:
@@ -109,7 +116,7 @@ def check(
         faults.append("engines.max_asleep: vLLM's CPU build has no sleep mode; only 0 works here")
     if faults or keys is None or proxies is None or build is None:
         raise ConfigError(faults)
-    return Checked(keys, proxies, partial(command.argv, build=build), found, slots)
+    return Checked(keys, proxies, partial(argv.argv, build=build), found, slots)
 
 
 def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:
@@ -124,7 +131,7 @@ def build(settings: BackendSettings, checked: Checked, background: Background) -
 
     async def give_up(_: web.Application) -> None:
         await background.close()
-        await running[0].loads.close()
+        await running[0].loader.close()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await running[0].answer(request)
@@ -145,7 +152,7 @@ async def backend(
         store = Store(settings.store.path, settings.store.max_bytes, time.time, delete=_delete_aside)
         store.open()
         stack.callback(store.close)
-        workers = Workers(environ, settings.hub.endpoint)
+        workers = WorkerPool(environ, settings.hub.endpoint)
         workers.start()
         stack.push_async_callback(workers.close)
         session = await stack.enter_async_context(new_session())
@@ -161,15 +168,15 @@ async def backend(
         supervisor = Supervisor(settings.engines, launcher, store, metrics, turns=turns, clock=time.monotonic)
         stack.push_async_callback(supervisor.close)
         fetcher = Fetcher(store, workers, metrics, settings.hub.endpoint)
-        residents = Residents(store, metrics, settings.adapters.max_cpu_loras)
-        loads = Loads(store, Flights(fetcher), supervisor, residents, _limits(settings))
+        loaded_adapters = LoadedAdapters(store, metrics, settings.adapters.max_cpu_loras)
+        loader = ModelLoader(store, SingleFlight(fetcher), supervisor, loaded_adapters, _limits(settings))
         token = service_token.find(environ)
-        preloader = Preloader(settings.engines.preload, fetcher, loads, supervisor, token)
-        guard = Guard(settings.name, boot, checked.keys, checked.proxies, time.time)
-        identity = Identity(settings.name, boot, checked.keys)
-        control = ControlApi(identity, guard, supervisor, loads, preloader)
+        preloader = Preloader(settings.engines.preload, fetcher, loader, supervisor, token)
+        auth = ControlAuth(settings.name, boot, checked.keys, checked.proxies, time.time)
+        identity = BackendIdentity(settings.name, boot, checked.keys)
+        control = ControlApi(identity, auth, supervisor, loader, preloader)
         metrics.observe(
-            lambda: [*supervisor.states(), *["downloading"] * loads.downloading()],
+            lambda: [*supervisor.states(), *["downloading"] * loader.downloading()],
             lambda: sum(len(engine.adapters) for engine in supervisor.engines()),
             lambda: store.bytes,
         )
@@ -179,7 +186,7 @@ async def backend(
         for preload in settings.engines.preload:
             background.start(f"preload {preload.repo}", preloader.keep(preload))
         log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
-        yield Backend(control, Probes(supervisor, metrics), loads)
+        yield Backend(control, Probes(supervisor, metrics), loader)
 
 
 def _delete_aside(directory: Path) -> None:
@@ -187,8 +194,8 @@ def _delete_aside(directory: Path) -> None:
     asyncio.get_running_loop().run_in_executor(None, delete_now, directory)
 
 
-def _limits(settings: BackendSettings) -> Limits:
-    return Limits(
+def _limits(settings: BackendSettings) -> LoadLimits:
+    return LoadLimits(
         max_model_bytes=settings.store.max_model_bytes,
         max_adapter_bytes=settings.adapters.max_bytes,
         max_rank=settings.adapters.max_rank,

@@ -8,11 +8,12 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from backend.app import Checked, build, check
-from backend.background import Background
-from backend.settings import BackendSettings
-from runtime.config import ConfigError
-from runtime.log import configure
+from hubgate.backend.app import Checked, build, check
+from hubgate.backend.background import Background
+from hubgate.backend.settings import BackendSettings
+from hubgate.runtime import build as compiled_build
+from hubgate.runtime.config import ConfigError
+from hubgate.runtime.log import configure, warn_of_stale_code
 
 HURRY = 2.0  # seconds that open connections get at the end
 
@@ -24,6 +25,7 @@ def run(settings: BackendSettings) -> int:
     # Callers' tokens pass through this process and its workers: none of them leaves a core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     configure(settings.log.level, settings.log.format)
+    warn_of_stale_code(compiled_build.stale())
     checked = check(settings)
     return uvloop.run(serve(settings, checked))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.flags import Value
+from hubgate.backend.vllm_args import Value
 
 SHARE = 0.92  # of a device's memory, where no flag says otherwise (vllm/config/cache.py)
 _PARALLEL = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")

@@ -8,15 +8,23 @@ import aiohttp
 import msgspec
 from joserfc.jwk import KeySet
 
-from backend.control import HELLO, REFRESH
-from backend.engine_client import new_session
-from backend.launcher import local_url
-from backend.settings import BackendSettings
-from runtime.config import ConfigError
-from wire import seal
-from wire.control import GRANT_HEADER, Failed, Hello, Progress, Refreshed, RefreshEvent, RefreshRequest
-from wire.keys import KeyFileError, load_backend_keys
-from wire.seal import SealError, control_grant
+from hubgate.backend.api.control import HELLO, REFRESH
+from hubgate.backend.engines.client import new_session
+from hubgate.backend.engines.launcher import local_url
+from hubgate.backend.settings import BackendSettings
+from hubgate.runtime.config import ConfigError
+from hubgate.wire import seal
+from hubgate.wire.control_api import (
+    GRANT_HEADER,
+    Failed,
+    Hello,
+    Progress,
+    Refreshed,
+    RefreshEvent,
+    RefreshRequest,
+)
+from hubgate.wire.keys import KeyFileError, load_backend_keys
+from hubgate.wire.seal import SealError, control_grant
 
 # Silence is no fault: a large model is drained, stopped and started in between.
 _PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=5)

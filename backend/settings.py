@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from backend import placement
-from backend.flags import VllmArgs, checked_args
-from runtime.config import Section, Settings
-from runtime.log import Level
-from wire.repo import InvalidRepoError, RepoRef
+from hubgate.backend import placement
+from hubgate.backend.vllm_args import VllmArgs, checked_args
+from hubgate.runtime.config import Section, Settings
+from hubgate.runtime.log import Level
+from hubgate.wire.repo import InvalidRepoError, RepoRef
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench import profile, real, report
+from bench import profile, real_vllm, report
 from bench.campaign import Plan, run
 from bench.client import LoadError
 from bench.contenders import CONTENDERS, DIRECT
@@ -141,7 +141,7 @@ def _compare(plan: Plan, target: Path | None) -> None:
 
 def _real(rounds: int) -> None:
     """Latency beside a real engine, in a table of its own."""
-    found = asyncio.run(_follow(rounds + 1, partial(real.measure, rounds)))
+    found = asyncio.run(_follow(rounds + 1, partial(real_vllm.measure, rounds)))
     shown = Table("ms", "vLLM alone", "through Hubgate", "added")
     for name in ("p50", "p99"):
         figures = (getattr(found, f"{kind}_{name}") for kind in ("direct", "through", "added"))

@@ -28,8 +28,8 @@ from bench.messages import LOCAL, MODEL
 from bench.process import Child, StartError, free_port, running, until_listening
 from bench.rows import Row
 from bench.surroundings import ALICE
-from demo import configs
-from demo.configs import Layout, Ports
+from hubgate.demo import configs
+from hubgate.demo.configs import Layout, Ports
 
 COUNT: Final = 25  # adapters
 UNCOUNTED: Final = 3  # before them: connections, imports, caches
@@ -122,7 +122,7 @@ async def fake_site(folder: Path) -> AsyncIterator[Site]:
             whole = running(name, *python, *command, folder=folder, environment={**paths, **environment})
             return await stack.enter_async_context(whole)
 
-        hub = await start("hub", "demo.hub", *hub_ports)
+        hub = await start("hub", "hubgate.demo.hub", *hub_ports)
         await until_listening(hub, ports.hub)
         child = await start("backend", *backend, **token, **BACKEND)
         await until_listening(await start("proxy", *proxy, **PROXY), ports.proxy)

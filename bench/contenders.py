@@ -214,7 +214,7 @@ CONTENDERS: Final = (
         "plain pass-through in forty lines",
         _peer(
             "aiohttp",
-            *(sys.executable, "-m", "bench.plain", "--port", "@PORT@", "--upstream", "@UPSTREAM@"),
+            *(sys.executable, "-m", "bench.plain_proxy", "--port", "@PORT@", "--upstream", "@UPSTREAM@"),
             PYTHONPATH=str(ROOT),
         ),
         (sys.executable, "-m", "pip", "show", "aiohttp"),

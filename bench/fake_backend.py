@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 import uvloop
 
-from backend.app import check
-from backend.cli import serve
-from backend.command import Launch
-from backend.settings import BackendSettings
 from bench.contenders import ROOT
-from runtime.config import load
-from runtime.log import configure
+from hubgate.backend.app import check
+from hubgate.backend.cli import serve
+from hubgate.backend.engines.argv import Launch
+from hubgate.backend.settings import BackendSettings
+from hubgate.runtime.config import load
+from hubgate.runtime.log import configure
 
 ENGINE = str(ROOT / "tests" / "backend" / "fake_engine.py")
 

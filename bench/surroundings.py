@@ -12,8 +12,8 @@ import msgspec
 import uvloop
 
 from bench.messages import MODEL
-from demo.catalog import Token
-from demo.hub import DemoHub
+from hubgate.demo.catalog import Token
+from hubgate.demo.hub import DemoHub
 from tests.fakes.backend import FakeBackend
 from tests.fakes.engine import RawEngine
 from tests.fakes.keyring import Keyring

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from demo.catalog import Token, User
+from hubgate.demo.catalog import Token, User
 
 Clock = Callable[[], float]
 """Gives seconds since the epoch."""

@@ -8,10 +8,10 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from demo.accounts import Refused
-from demo.log import Entry, RequestLog, stripped
-from demo.outage import ROWS, Outage
-from demo.state import HubState
+from hubgate.demo.accounts import Refused
+from hubgate.demo.log import Entry, RequestLog, stripped
+from hubgate.demo.outage import ROWS, Outage
+from hubgate.demo.state import HubState
 
 SWITCHES: Final = "/_demo/"
 """Where a separate process finds the switches, on the files origin."""

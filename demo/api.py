@@ -6,13 +6,13 @@ from typing import Final, TypeVar
 from aiohttp import web
 from yarl import URL
 
-from demo.accounts import Caller, Refused, hub_id
-from demo.answers import bearer, content, endpoint, refuse
-from demo.files import SignedLinks
-from demo.git import Commit
-from demo.listing import entries, last_commit, sizes
-from demo.repos import Repo
-from demo.state import HubState
+from hubgate.demo.accounts import Caller, Refused, hub_id
+from hubgate.demo.answers import bearer, content, endpoint, refuse
+from hubgate.demo.files import SignedLinks
+from hubgate.demo.git import Commit
+from hubgate.demo.listing import entries, last_commit, sizes
+from hubgate.demo.repos import Repo
+from hubgate.demo.state import HubState
 
 _NAME: Final = r"[\w.-]+"
 _REPO: Final = f"/{{org:{_NAME}}}/{{name:{_NAME}}}"

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import yaml
 
-from demo import weights
-from demo.git import MAIN
+from hubgate.demo import weights
+from hubgate.demo.git import MAIN
 
 DEFAULT: Final = Path(__file__).with_name("hub.yaml")
 
@@ -41,7 +41,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitSpec:
-    """A commit to be made: a recipe of `demo.weights` and its arguments."""
+    """A commit to be made: a recipe of `hubgate.demo.weights` and its arguments."""
 
     name: str
     make: str

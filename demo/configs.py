@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from wire import keys
+from hubgate.wire import keygen
 
 # What suits a tiny model on two cores.
 ENGINE_ARGS: dict[str, Any] = {"enforce-eager": True, "dtype": "float32", "max-model-len": 512, "seed": 0}
@@ -82,9 +82,9 @@ def write(
     for folder in (layout.root, layout.keys, layout.logs, layout.service_token.parent):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (layout.keys / "hubgate_proxy.key").exists():
-        keys.generate_proxy(layout.keys)
+        keygen.generate_proxy(layout.keys)
     if not (layout.keys / "hubgate_backend.key").exists():
-        keys.generate_backend(layout.keys)
+        keygen.generate_backend(layout.keys)
     _write(layout.service_token, SERVICE_TOKEN + "\n")
     for name, path, values in (
         ("proxy", layout.proxy_config, proxy(layout, ports)),

@@ -10,12 +10,12 @@ from typing import Any, Final
 from aiohttp import web
 from yarl import URL
 
-from demo import weights
-from demo.accounts import Refused
-from demo.answers import SWITCHES, content, refuse
-from demo.git import Blob
-from demo.log import RequestLog
-from demo.state import HubState
+from hubgate.demo import weights
+from hubgate.demo.accounts import Refused
+from hubgate.demo.answers import SWITCHES, content, refuse
+from hubgate.demo.git import Blob
+from hubgate.demo.log import RequestLog
+from hubgate.demo.state import HubState
 
 _BAD_REQUEST: Final = 400
 

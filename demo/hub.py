@@ -1,6 +1,6 @@
 """The demo Hub: a server that the unmodified huggingface_hub client accepts as the Hub.
 
-Run it with `python -m demo.hub`, or hold one in a test:
+Run it with `python -m hubgate.demo.hub`, or hold one in a test:
 
     async with DemoHub.start() as hub:
         api = HfApi(endpoint=hub.endpoint, token=hub.token("alice"))
@@ -25,13 +25,13 @@ import click
 from aiohttp import web
 from yarl import URL
 
-from demo.accounts import Clock
-from demo.answers import endpoint, middleware
-from demo.api import HubOrigin
-from demo.catalog import load
-from demo.files import FilesOrigin, SignedLinks
-from demo.log import RequestLog
-from demo.state import HubState
+from hubgate.demo.accounts import Clock
+from hubgate.demo.answers import endpoint, middleware
+from hubgate.demo.api import HubOrigin
+from hubgate.demo.catalog import load
+from hubgate.demo.files import FilesOrigin, SignedLinks
+from hubgate.demo.log import RequestLog
+from hubgate.demo.state import HubState
 
 LOCAL: Final = "127.0.0.1"
 _GOODBYE: Final = 0.1

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from demo.git import Blob, Commit, tree_id
-from demo.repos import Repo
+from hubgate.demo.git import Blob, Commit, tree_id
+from hubgate.demo.repos import Repo
 
 
 def sizes(blob: Blob) -> dict[str, object]:

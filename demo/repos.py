@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from demo.git import MAIN, Blob, Commit, blob, commit
+from hubgate.demo.git import MAIN, Blob, Commit, blob, commit
 
 
 @dataclass(slots=True, kw_only=True)

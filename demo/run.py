@@ -25,8 +25,9 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from demo import configs
-from demo.configs import Changes, Layout, Ports
+from hubgate.demo import configs
+from hubgate.demo.configs import Changes, Layout, Ports
+from hubgate.runtime import child_python
 
 ALICE = "hf_demo_alice"
 BASE = "demo/tiny-llama"
@@ -70,7 +71,7 @@ async def program(name: str, layout: Layout, *arguments: str, **variables: str) 
     path = layout.logs / f"{name}.log"
     with path.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "TERM", sys.executable, *arguments),
+            *("setpriv", "--pdeathsig", "TERM", *child_python.COMMAND, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -87,7 +88,7 @@ async def program(name: str, layout: Layout, *arguments: str, **variables: str) 
 def _environment(variables: dict[str, str]) -> dict[str, str]:
     """Our own environment without any Hub token: the demo brings its own."""
     kept = {k: v for k, v in os.environ.items() if "TOKEN" not in k and not k.startswith("HF_")}
-    return {**kept, **variables}
+    return child_python.safe({**kept, **variables})
 
 
 async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool = False) -> int:
@@ -113,7 +114,7 @@ async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool
 
 async def _start(stack: AsyncExitStack, layout: Layout, ports: Ports) -> list[Program]:
     hub = program(
-        "hub", layout, "-m", "demo.hub", "--port", str(ports.hub), "--files-port", str(ports.files),
+        "hub", layout, "-m", "hubgate.demo.hub", "--port", str(ports.hub), "--files-port", str(ports.files),
         "--log", str(layout.root / "hub.jsonl"),
     )  # fmt: skip
     backend = program(
@@ -253,7 +254,7 @@ def _refuse_taken(ports: Ports) -> None:
     if taken:
         raise click.ClickException(
             f"in use already: port {', '.join(taken)}. Is another `make run` going? "
-            "Else choose others: python -m demo.run --help"
+            "Else choose others: python -m hubgate.demo.run --help"
         )
 
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from demo.accounts import READS, WRITE, Accounts, Caller, Clock, Refused, iso
-from demo.catalog import Catalog, RepoSpec, Token, User, files_of, load
-from demo.git import MAIN, Blob
-from demo.outage import Outage, Outages
-from demo.repos import Repo
+from hubgate.demo.accounts import READS, WRITE, Accounts, Caller, Clock, Refused, iso
+from hubgate.demo.catalog import Catalog, RepoSpec, Token, User, files_of, load
+from hubgate.demo.git import MAIN, Blob
+from hubgate.demo.outage import Outage, Outages
+from hubgate.demo.repos import Repo
 
 
 class HubState:

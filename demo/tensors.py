@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from demo import tokenizer
+from hubgate.demo import tokenizer
 
 Array = NDArray[np.float32]
 Tensors = dict[str, Array]

@@ -1,4 +1,4 @@
-"""The files of the demo's repos, made on the spot and byte-identical every time: see `demo.tensors`.
+"""The files of the demo's repos, made on the spot and byte-identical every time: see `hubgate.demo.tensors`.
 
 A recipe takes what `hub.yaml` writes under `with:` and gives the files of one commit.
 """
@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from safetensors.numpy import save
 
-from demo import tokenizer
-from demo.tensors import TARGETS, Dims, Tensors, llama, lora, qwen
-from demo.tokenizer import as_json
+from hubgate.demo import tokenizer
+from hubgate.demo.tensors import TARGETS, Dims, Tensors, llama, lora, qwen
+from hubgate.demo.tokenizer import as_json
 
 Files = dict[str, bytes]
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from proxy.auth.ages import OverAge
-from proxy.metrics import Metrics
+from hubgate.proxy.auth.old_tokens import OldTokenGauge
+from hubgate.proxy.metrics.registry import Metrics
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' exposition format
 
 
-def app(metrics: Metrics, over_age: OverAge, unready: Callable[[], str | None]) -> web.Application:
+def app(metrics: Metrics, old_tokens: OldTokenGauge, unready: Callable[[], str | None]) -> web.Application:
     """Routes of the admin port; `unready` says why the proxy should get no traffic, if so."""
 
     async def livez(_: web.Request) -> web.Response:
@@ -21,7 +21,7 @@ def app(metrics: Metrics, over_age: OverAge, unready: Callable[[], str | None]) 
         return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
 
     async def expose(_: web.Request) -> web.Response:
-        metrics.tokens_over_age.set(over_age.count())
+        metrics.tokens_over_age.set(old_tokens.count())
         return web.Response(body=metrics.expose(), headers={"Content-Type": _TEXT})
 
     admin = web.Application()

@@ -13,45 +13,45 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy import admin
-from proxy.audit import Audit
-from proxy.auth.ages import OverAge
-from proxy.auth.answers import Allowed, Moved
-from proxy.auth.authorization import AccessKey, Authorizer
-from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient
-from proxy.auth.identity import Identities
-from proxy.auth.questions import Questions
-from proxy.auth.refusals import Refusals
-from proxy.auth.revisions import Revisions
-from proxy.auth.strangers import Strangers
-from proxy.body import Bodies
-from proxy.clients import Clients
-from proxy.counters import Counters, MemoryCounters
-from proxy.drain import Drain
-from proxy.errors import Denied
-from proxy.gateway import Gateway
-from proxy.http.certificate import Certificate
-from proxy.http.server import Server
-from proxy.limits import Limits
-from proxy.loading import Loading
-from proxy.metrics import Metrics
-from proxy.models import Listing
-from proxy.policy import CallerPolicy, ModelPolicy
-from proxy.preflight import Checked
-from proxy.reload import Reloader
-from proxy.settings import MEMORY, ProxySettings
-from proxy.settings import Upstream as UpstreamSettings
-from proxy.trail import AuditFileError
-from proxy.upstream.connections import KEEPALIVE, Connections
-from proxy.upstream.control import Control
-from proxy.upstream.grants import Grants
-from proxy.upstream.pool import Pool, Upstream
-from proxy.upstream.relay import Relay
-from runtime.config import ConfigError
-from runtime.watch import watch
-from wire.keys import ProxyKeys
-from wire.secret import Secret
+from hubgate.proxy import admin
+from hubgate.proxy.audit.chain import AuditFileError
+from hubgate.proxy.audit.writer import AuditWriter
+from hubgate.proxy.auth.authorization import AccessKey, Authorizer
+from hubgate.proxy.auth.identity import Identities
+from hubgate.proxy.auth.old_tokens import OldTokenGauge
+from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
+from hubgate.proxy.auth.revisions import Revisions
+from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
+from hubgate.proxy.body.reader import BodyReader
+from hubgate.proxy.drain import Drain
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.gateway import Gateway
+from hubgate.proxy.http.client_address import ClientAddresses
+from hubgate.proxy.http.server import Server
+from hubgate.proxy.http.tls import Certificate
+from hubgate.proxy.hub.cache import Cache
+from hubgate.proxy.hub.client import HubClient
+from hubgate.proxy.hub.errors import HubErrors
+from hubgate.proxy.hub.schemas import Allowed, Moved
+from hubgate.proxy.hub.transport import HubTransport
+from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.limits.memory_counters import Counters, MemoryCounters
+from hubgate.proxy.listing import ModelListing
+from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.preflight import Checked
+from hubgate.proxy.reload import Reloader
+from hubgate.proxy.settings import MEMORY, ProxySettings
+from hubgate.proxy.settings import Upstream as UpstreamSettings
+from hubgate.proxy.upstream.cold_start import ColdStart
+from hubgate.proxy.upstream.connection_pool import KEEPALIVE, ConnectionPool
+from hubgate.proxy.upstream.control_client import ControlClient
+from hubgate.proxy.upstream.grant_signer import GrantSigner
+from hubgate.proxy.upstream.pool import Pool, Upstream
+from hubgate.proxy.upstream.relay import Relay
+from hubgate.runtime.config import ConfigError
+from hubgate.runtime.watch import watch
+from hubgate.wire.keys import ProxyKeys
+from hubgate.wire.secret import Secret
 
 log = structlog.get_logger("proxy")
 
@@ -92,24 +92,24 @@ class Proxy:
 async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checked, clocks: Clocks) -> Proxy:
     metrics = Metrics()
     drain = Drain()
-    over_age = OverAge(clocks.now)
+    old_tokens = OldTokenGauge(clocks.now)
     audit = _audit(settings, checked.keys.current(), metrics, clocks)
     stack.callback(audit.close)
 
-    refusals = Refusals(settings.hub.url)
+    refusals = HubErrors(settings.hub.url)
     digest_key = secrets.token_bytes(32)
     session = await _hub_session(stack, settings)
-    hub = HubClient(Questions(session, settings.hub.url, metrics, clocks.monotonic, digest_key), refusals)
+    hub = HubClient(HubTransport(session, settings.hub.url, metrics, clocks.monotonic, digest_key), refusals)
     identities = Identities(
         hub,
         checked.keys.current(),
         checked.local,
-        Strangers(settings.hub.refused_tokens_per_minute, clocks.monotonic),
+        UnknownTokenLimiter(settings.hub.refused_tokens_per_minute, clocks.monotonic),
         refusals,
         cache=_cache(settings, settings.hub.identity_ttl, clocks),
         digest_key=digest_key,
     )
-    grants = Grants(checked.keys.current, clocks.now)
+    grants = GrantSigner(checked.keys.current, clocks.now)
     accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl, clocks)
     callers = CallerPolicy(settings.callers, settings.tokens, refusals.advice)
     pool = await _pool(stack, settings, checked, grants, metrics, clocks=clocks)
@@ -123,22 +123,22 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         running=pool.running,
     )
     counters = await _counters(stack, checked.limits_storage, metrics, clocks)
-    limits = Limits(settings.limits, settings.keys, counters)
+    limits = Limiter(settings.limits, settings.keys, counters)
     gateway = Gateway(
         request_settings=settings.request,
         cold_start=settings.cold_start,
         per_user=settings.metrics.per_user,
-        clients=Clients(settings.listen.trusted_proxies),
+        clients=ClientAddresses(settings.listen.trusted_proxies),
         identities=identities,
         caller_policy=callers,
         advice=refusals.advice,
-        over_age=over_age,
+        old_tokens=old_tokens,
         limits=limits,
-        bodies=Bodies(settings.request, settings.timeouts.body_idle),
+        bodies=BodyReader(settings.request, settings.timeouts.body_idle),
         authorizer=authorizer,
-        listing=Listing(authorizer, policy),
+        listing=ModelListing(authorizer, policy),
         pool=pool,
-        loading=Loading(audit, settings.cold_start.heartbeat_after),
+        loading=ColdStart(audit, settings.cold_start.heartbeat_after),
         grants=grants,
         relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
         audit=audit,
@@ -148,7 +148,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     )
     background = await _background(stack, pool, checked)
     unready = partial(_unready, pool, audit, drain)
-    admin_port = await _listen_admin(stack, settings, admin.app(metrics, over_age, unready))
+    admin_port = await _listen_admin(stack, settings, admin.app(metrics, old_tokens, unready))
 
     def forget() -> None:
         identities.forget_all()
@@ -159,10 +159,12 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     return Proxy(port, admin_port, background, reloader)
 
 
-def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: Clocks) -> Audit:
+def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: Clocks) -> AuditWriter:
     try:
         key = keys.derive("audit")
-        audit = Audit(settings.audit.path, key, metrics, required=settings.audit.required, now=clocks.now)
+        audit = AuditWriter(
+            settings.audit.path, key, metrics, required=settings.audit.required, now=clocks.now
+        )
     except AuditFileError as error:
         raise ConfigError([f"audit.path: {error}"]) from None
     except OSError as error:
@@ -175,7 +177,7 @@ async def _counters(stack: AsyncExitStack, storage: Secret, metrics: Metrics, cl
     if storage == Secret(MEMORY):
         metrics.limits_storage_up.set(1)
         return MemoryCounters(clocks.monotonic)
-    from proxy import redis_counters  # noqa: PLC0415 - half a second, for those who use it
+    from hubgate.proxy.limits import redis_counters  # noqa: PLC0415 - half a second, for those who use it
 
     redis = redis_counters.connected(storage, metrics.limits_storage_up, clocks.monotonic)
     return await stack.enter_async_context(redis)
@@ -221,8 +223,8 @@ async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohtt
     )
 
 
-def _connections(stack: AsyncExitStack, settings: ProxySettings) -> Connections:
-    connections = Connections(settings.timeouts.connect)
+def _connections(stack: AsyncExitStack, settings: ProxySettings) -> ConnectionPool:
+    connections = ConnectionPool(settings.timeouts.connect)
     stack.callback(connections.close)
     return connections
 
@@ -244,7 +246,7 @@ async def _pool(
     stack: AsyncExitStack,
     settings: ProxySettings,
     checked: Checked,
-    grants: Grants,
+    grants: GrantSigner,
     metrics: Metrics,
     *,
     clocks: Clocks,
@@ -252,7 +254,7 @@ async def _pool(
     session = await _control_session(stack, settings)
 
     def upstream(entry: UpstreamSettings) -> Upstream:
-        control = Control(
+        control = ControlClient(
             session,
             entry.name,
             entry.url,
@@ -283,7 +285,7 @@ async def _background(stack: AsyncExitStack, pool: Pool, checked: Checked) -> "a
     return task
 
 
-def _unready(pool: Pool, audit: Audit, drain: Drain) -> str | None:
+def _unready(pool: Pool, audit: AuditWriter, drain: Drain) -> str | None:
     if drain.begun:
         return "draining"
     if not pool.ready:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
-from proxy import app, build, preflight
-from proxy.settings import ProxySettings
-from runtime import log
+from hubgate.proxy import app, preflight
+from hubgate.proxy.settings import ProxySettings
+from hubgate.runtime import build, log
 
 _log = structlog.get_logger("proxy")
 
@@ -40,6 +40,7 @@ async def _serve(
         _log.info("listening", port=proxy.port, admin_port=proxy.admin_port, version=build.VERSION)
         if not build.compiled():
             _log.warning("interpreted", hint="install it where there is a C compiler: half of the CPU")
+        log.warn_of_stale_code(build.stale())
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({stopped, proxy.background}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():

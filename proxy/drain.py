@@ -2,7 +2,7 @@
 
 import asyncio
 
-from proxy.errors import Denied
+from hubgate.proxy.errors import Denied
 
 RETRY_AFTER = 5  # seconds; by then a load balancer knows of the restart
 

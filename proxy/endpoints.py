@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
-from proxy.errors import Denied, Dialect
-from proxy.fields.audio import TRANSCRIPTIONS, TRANSLATIONS
-from proxy.fields.generation import CHAT, COMPLETIONS
-from proxy.fields.messages import COUNT_TOKENS, MESSAGES
-from proxy.fields.pooling import EMBEDDINGS, RERANK, SCORE
-from proxy.fields.responses import RESPONSES
-from proxy.fields.table import Table
-from proxy.fields.tokens import DETOKENIZE, TOKENIZE
+from hubgate.proxy.errors import Denied, Dialect
+from hubgate.proxy.fields.audio import TRANSCRIPTIONS, TRANSLATIONS
+from hubgate.proxy.fields.generation import CHAT, COMPLETIONS
+from hubgate.proxy.fields.messages import COUNT_TOKENS, MESSAGES
+from hubgate.proxy.fields.pooling import EMBEDDINGS, RERANK, SCORE
+from hubgate.proxy.fields.responses import RESPONSES
+from hubgate.proxy.fields.table import Table
+from hubgate.proxy.fields.tokens import DETOKENIZE, TOKENIZE
 
 Kind = Literal["inference", "multipart", "models", "model", "health"]
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from proxy.value import Value
+from hubgate.proxy.frozen import FrozenStruct
 
 Dialect = Literal["openai", "responses", "anthropic"]
 
@@ -99,7 +99,7 @@ MAX_RETRY_AFTER: Final = 120  # seconds
 LAST: Final = 2**31 - 1
 
 
-class Denied(Value):
+class Denied(FrozenStruct):
     """A refusal, with a reason that a machine (`code`) and a person (`message`) can read."""
 
     code: Code

@@ -8,31 +8,33 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from proxy import endpoints, errors, opening, record, request, settings, upload
-from proxy.audit import Audit
-from proxy.auth.ages import OverAge
-from proxy.auth.authorization import Access, Authorizer
-from proxy.auth.bearer import Credential
-from proxy.auth.identity import Caller, Identities, Known
-from proxy.body import Bodies
-from proxy.clients import Clients
-from proxy.drain import Drain
-from proxy.errors import Code, Denied
-from proxy.exchange import SERVER, Exchange, new_id
-from proxy.http.inbound import Inbound, Response
-from proxy.limits import Limits
-from proxy.loading import Loading
-from proxy.metrics import Metrics
-from proxy.models import Listing, card
-from proxy.opening import Opening
-from proxy.policy import CallerPolicy
-from proxy.skeleton import Skeleton
-from proxy.upload import Upload
-from proxy.upstream.control import ControlError
-from proxy.upstream.grants import Grants
-from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
-from proxy.upstream.relay import Relay, Stale, break_off
-from wire.control import Engine, Failed
+from hubgate.proxy import endpoints, errors, request_head, settings
+from hubgate.proxy.audit import record
+from hubgate.proxy.audit.writer import AuditWriter
+from hubgate.proxy.auth.authorization import Access, Authorizer
+from hubgate.proxy.auth.bearer import Credential
+from hubgate.proxy.auth.identity import Caller, Identities, Known
+from hubgate.proxy.auth.old_tokens import OldTokenGauge
+from hubgate.proxy.auth.policy import CallerPolicy
+from hubgate.proxy.body import json_request, upload
+from hubgate.proxy.body.large_json import LargeBody
+from hubgate.proxy.body.reader import BodyReader
+from hubgate.proxy.body.upload import Upload
+from hubgate.proxy.context import SERVER, RequestContext, new_id
+from hubgate.proxy.drain import Drain
+from hubgate.proxy.errors import Code, Denied
+from hubgate.proxy.http.client_address import ClientAddresses
+from hubgate.proxy.http.request import Response, ServerRequest
+from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.listing import ModelListing, model_card
+from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.request_head import RequestHead
+from hubgate.proxy.upstream.cold_start import ColdStart
+from hubgate.proxy.upstream.control_client import ControlError
+from hubgate.proxy.upstream.grant_signer import GrantSigner
+from hubgate.proxy.upstream.pool import Pool, Upstream, refusal, unreachable
+from hubgate.proxy.upstream.relay import Relay, StaleEngine, break_off
+from hubgate.wire.control_api import EngineInfo, Failed
 
 log = structlog.get_logger("gateway")
 
@@ -55,116 +57,116 @@ class Gateway:
     request_settings: settings.Request
     cold_start: settings.ColdStart
     per_user: bool  # whether users have series of their own
-    clients: Clients
+    clients: ClientAddresses
     identities: Identities
     caller_policy: CallerPolicy
     advice: str  # to those who come without a token
-    over_age: OverAge
-    limits: Limits
-    bodies: Bodies
+    old_tokens: OldTokenGauge
+    limits: Limiter
+    bodies: BodyReader
     authorizer: Authorizer
-    listing: Listing
+    listing: ModelListing
     pool: Pool
-    loading: Loading
-    grants: Grants
+    loading: ColdStart
+    grants: GrantSigner
     relay: Relay
-    audit: Audit
+    audit: AuditWriter
     metrics: Metrics
     drain: Drain
     now: Callable[[], float]
 
-    async def handle(self, inbound: Inbound) -> None:
+    async def handle(self, request: ServerRequest) -> None:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        said = opening.of(inbound.head, self.clients, self.advice)
-        exchange = Exchange(said.request_id or new_id(), said.client)
+        said = request_head.parse_head(request.head, self.clients, self.advice)
+        context = RequestContext(said.request_id or new_id(), said.client)
         self.metrics.in_flight.inc()
         self.drain.enter()
         try:
-            answer = await self._serve(exchange, inbound, said)
-            if isinstance(answer, Denied) and inbound.begun:  # heartbeats went before
-                break_off(exchange, inbound, answer, streaming=True)
+            answer = await self._serve(context, request, said)
+            if isinstance(answer, Denied) and request.begun:  # heartbeats went before
+                break_off(context, request, answer, streaming=True)
                 return
             if isinstance(answer, Denied):
-                answer = _refuse(exchange, answer)
+                answer = _refuse(context, answer)
             if answer is not None:
-                exchange.bytes_out = len(answer.body)
-                inbound.respond(answer)
+                context.bytes_out = len(answer.body)
+                request.respond(answer)
         except asyncio.CancelledError:
-            exchange.left()
+            context.left()
             raise
         except Exception:
-            log.exception("request failed", request_id=exchange.request_id)
+            log.exception("request failed", request_id=context.request_id)
             told = Denied("internal_error", "Something went wrong here; the log knows more.")
-            if inbound.begun:
-                exchange.failed(told.code)
-                inbound.cut()
+            if request.begun:
+                context.failed(told.code)
+                request.cut()
             else:
-                inbound.respond(_refuse(exchange, told))
+                request.respond(_refuse(context, told))
         finally:
-            self._finish(exchange)
+            self._finish(context)
             self.drain.leave()
 
     def refuse(self, code: Code) -> Response:
         """The answer to bytes that are no request. Nothing of them is repeated."""
-        return _refuse(Exchange(new_id(), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
+        return _refuse(RequestContext(new_id(), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
 
     # The path of a request is one list, and each step may end it.
     async def _serve(  # noqa: C901, PLR0911, PLR0912
-        self, exchange: Exchange, inbound: Inbound, said: Opening
+        self, context: RequestContext, request: ServerRequest, said: RequestHead
     ) -> Answer:
-        exchange.dialect, route = said.dialect, said.route
+        context.dialect, route = said.dialect, said.route
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
-        exchange.endpoint = endpoint.path
+        context.endpoint = endpoint.path
         if draining := self.drain.refusal():
             return draining
         if endpoint.kind == "health":
-            return self._json(exchange, {"status": "alive"})
+            return self._json(context, {"status": "alive"})
         if not self.audit.admits():
             return Denied("audit_unavailable", "The audit trail cannot be written right now.", retry_after=10)
 
-        caller = await self._authenticate(exchange, said.credential)
+        caller = await self._authenticate(context, said.credential)
         if isinstance(caller, Denied):
             return caller
-        permit = self.limits.acquire_here(caller.identity)
+        permit = self.limits.try_acquire(caller.identity)
         if permit is None:
-            exchange.enter("limits")
+            context.enter("limits")
             permit = await self.limits.acquire(caller.identity)
-            exchange.enter("own")
+            context.enter("own")
         if isinstance(permit, Denied):
             return permit
-        exchange.permit = permit
+        context.permit = permit
 
         if endpoint.kind == "models":
-            return self._json(exchange, await self.listing.all(caller))
+            return self._json(context, await self.listing.all(caller))
         if endpoint.kind == "model":
-            found = await self._authorize(exchange, caller, route.argument)
-            return found if isinstance(found, Denied) else self._json(exchange, card(found.model))
-        inference = await self._read(exchange, inbound, endpoint)
+            found = await self._authorize(context, caller, route.argument)
+            return found if isinstance(found, Denied) else self._json(context, model_card(found.model))
+        inference = await self._read(context, request, endpoint)
         if isinstance(inference, Denied):
             return inference
 
-        access = await self._authorize(exchange, caller, inference.model)
+        access = await self._authorize(context, caller, inference.model)
         if isinstance(access, Denied):
             return access
 
         upstream = self.pool.lease(access)
         if isinstance(upstream, Denied):
             return upstream
-        exchange.upstream = upstream.name
+        context.upstream = upstream.name
         # Once more, and then surely loaded, where the engine turns out not to hold the model: nothing ran.
         for known in (upstream.engine(access), None):
-            engine = known or await self._ensure(exchange, inbound, caller, access, upstream)
+            engine = known or await self._ensure(context, request, caller, access, upstream)
             if isinstance(engine, Denied):
                 return engine
             address = upstream.address(engine)
             grant = self.grants.use(caller.identity.sub, access.model, engine)
             body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
-            exchange.enter("upstream")
+            context.enter("upstream")
             answer = await self.relay.forward(
-                exchange,
-                inbound,
+                context,
+                request,
                 address=address,
                 body=body,
                 content_type=inference.content_type,
@@ -172,17 +174,19 @@ class Gateway:
                 grant=grant,
                 withhold=inference.withholds_usage,
             )
-            exchange.enter("own")
-            if not isinstance(answer, Stale):
+            context.enter("own")
+            if not isinstance(answer, StaleEngine):
                 return answer
             upstream.lost(engine)
             if inference.spent:
                 return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
 
-    async def _authenticate(self, exchange: Exchange, credential: Credential | Denied) -> Caller | Denied:
+    async def _authenticate(
+        self, context: RequestContext, credential: Credential | Denied
+    ) -> Caller | Denied:
         """Steps 1 and 2: one credential, whose it is, and whether that caller may call at all."""
-        exchange.audited = True
+        context.audited = True
         if isinstance(credential, Denied):
             self.metrics.authentications.labels(credential.code, "none").inc()
             return credential
@@ -191,159 +195,164 @@ class Gateway:
         caller: Caller | Denied | None = self.identities.known(credential)
         source: Known = "cache"
         if caller is None:
-            exchange.enter("auth")
-            caller, source = await self.identities.resolve(credential.secret, exchange.client)
-            took = exchange.enter("own")
+            context.enter("auth")
+            caller, source = await self.identities.resolve(credential.secret, context.client)
+            took = context.enter("own")
             if source == "hub":
-                exchange.hub_wait += took
+                context.hub_wait += took
         if isinstance(caller, Denied):
             self.metrics.authentications.labels(caller.code, source).inc()
             return caller
         now = self.now()
-        exchange.identity = identity = caller.identity
+        context.identity = identity = caller.identity
         refused = self.caller_policy.check(identity, now)
         self.metrics.authentications.labels(refused.code if refused else "ok", source).inc()
         if (age := identity.age_days(now)) is not None:
             self.metrics.token_age.labels().observe(age)
-        exchange.notice = self.caller_policy.notice(identity, now)
-        if exchange.notice is not None:
-            self.over_age.saw(identity.fingerprint)
+        context.notice = self.caller_policy.notice(identity, now)
+        if context.notice is not None:
+            self.old_tokens.seen(identity.fingerprint)
         return refused or caller
 
     async def _read(
-        self, exchange: Exchange, inbound: Inbound, endpoint: endpoints.Endpoint
-    ) -> request.InferenceRequest | Upload | Denied:
+        self, context: RequestContext, request: ServerRequest, endpoint: endpoints.Endpoint
+    ) -> json_request.InferenceRequest | Upload | Denied:
         """Step 4: the body, read only now, and parsed once; of a form, what stands before its file."""
         if endpoint.kind == "multipart":
-            exchange.enter("body")
-            form = await upload.receive(self.bodies, exchange, inbound, endpoint, self.request_settings)
-            exchange.enter("own")
+            context.enter("body")
+            form = await upload.receive(self.bodies, context, request, endpoint, self.request_settings)
+            context.enter("own")
             if not isinstance(form, Denied):
-                exchange.stream = form.stream
+                context.stream = form.stream
             return form
-        raw: bytes | Skeleton | Denied | None = self.bodies.take(inbound)
+        raw: bytes | LargeBody | Denied | None = self.bodies.take(request)
         if raw is None:
-            exchange.enter("body")
-            raw = await self.bodies.read(inbound)
-            exchange.enter("own")
+            context.enter("body")
+            raw = await self.bodies.read(request)
+            context.enter("own")
         if isinstance(raw, Denied):
             return raw
-        exchange.bytes_in = exchange.buffered = len(raw)
-        inference = request.parse(endpoint, raw, self.request_settings)
+        context.bytes_in = context.buffered = len(raw)
+        inference = json_request.parse(endpoint, raw, self.request_settings)
         if not isinstance(inference, Denied):
-            exchange.stream = inference.stream
+            context.stream = inference.stream
         return inference
 
-    async def _authorize(self, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
+    async def _authorize(self, context: RequestContext, caller: Caller, name: str) -> Access | Denied:
         """Step 5: on every request, whatever is loaded."""
         asked = self.authorizer.name(name, caller.identity.sub)
         if isinstance(asked, Denied):
             return asked
-        exchange.model = str(asked)
-        exchange.enter("auth")
+        context.model = str(asked)
+        context.enter("auth")
         access, source = await self.authorizer.authorize(caller, asked)
-        took = exchange.enter("own")
+        took = context.enter("own")
         if source == "hub":
-            exchange.hub_wait += took
+            context.hub_wait += took
         if isinstance(access, Denied):
-            exchange.access = None  # it may have been granted before a load, and taken away meanwhile
+            context.access = None  # it may have been granted before a load, and taken away meanwhile
             self.metrics.authorizations.labels(access.code, source).inc()
             return access
         self.metrics.authorizations.labels("ok", source).inc()
         self.listing.granted(caller, access)
-        exchange.access = access
+        context.access = access
         return access
 
     async def _ensure(
-        self, exchange: Exchange, inbound: Inbound, caller: Caller, access: Access, upstream: Upstream
-    ) -> Engine | Denied:
+        self,
+        context: RequestContext,
+        request: ServerRequest,
+        caller: Caller,
+        access: Access,
+        upstream: Upstream,
+    ) -> EngineInfo | Denied:
         """Step 7: have a cold model loaded, with this caller's own token.
 
         A caller who streams is told that it goes on; one who does not cannot be, and waits for less.
         """
-        name, cold_start = exchange.model or "", self.cold_start
-        exchange.cold = True
+        name, cold_start = context.model or "", self.cold_start
+        context.cold = True
         refused = await self.limits.cold_load(caller.identity, access.model)
         if refused is not None:
             return refused
         try:
-            exchange.enter("load")
-            async with asyncio.timeout(cold_start.timeout if exchange.stream else cold_start.plain_wait):
-                ended = await self.loading.load(exchange, inbound, caller, access, upstream)
+            context.enter("load")
+            async with asyncio.timeout(cold_start.timeout if context.stream else cold_start.plain_wait):
+                ended = await self.loading.load(context, request, caller, access, upstream)
         except TimeoutError:
             return Denied(
                 "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
             )
         except ControlError as error:
             log.warning(
-                "ensure failed", upstream=upstream.name, reason=error.reason, request_id=exchange.request_id
+                "ensure failed", upstream=upstream.name, reason=error.reason, request_id=context.request_id
             )
             return unreachable()
         finally:
-            exchange.enter("own")
+            context.enter("own")
         if isinstance(ended, Failed):
             return refusal(ended, name)
         # What was known may have aged before the load and ages while it lasts: both together stay within
         # its time only if it is asked for again, which costs nothing while it is cached.
-        known = await self._renew(exchange, caller)
+        known = await self._renew(context, caller)
         if isinstance(known, Denied):
             return known
-        renewed = await self._authorize(exchange, known, name)
+        renewed = await self._authorize(context, known, name)
         if isinstance(renewed, Denied):
             return renewed
-        exchange.access = access  # what was loaded is what is served, wherever main is by now
+        context.access = access  # what was loaded is what is served, wherever main is by now
         return ended.engine
 
-    async def _renew(self, exchange: Exchange, caller: Caller) -> Caller | Denied:
+    async def _renew(self, context: RequestContext, caller: Caller) -> Caller | Denied:
         """Whether the caller may still call at all, after a wait."""
-        exchange.enter("auth")
-        known, source = await self.identities.renew(caller, exchange.client)
-        took = exchange.enter("own")
+        context.enter("auth")
+        known, source = await self.identities.renew(caller, context.client)
+        took = context.enter("own")
         if source == "hub":
-            exchange.hub_wait += took
+            context.hub_wait += took
         refused = known if isinstance(known, Denied) else self.caller_policy.check(known.identity, self.now())
         if refused is not None:
-            exchange.access = None
+            context.access = None
             self.metrics.authentications.labels(refused.code, source).inc()
         return refused or known
 
-    def _json(self, exchange: Exchange, body: dict[str, Any] | Denied) -> Answer:
+    def _json(self, context: RequestContext, body: dict[str, Any] | Denied) -> Answer:
         if isinstance(body, Denied):
             return body
-        exchange.answered(200)
-        return Response(200, msgspec.json.encode(body), _JSON + exchange.lines())
+        context.answered(200)
+        return Response(200, msgspec.json.encode(body), _JSON + context.lines())
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, context: RequestContext) -> None:
         """Step 9: whatever happened, it is told, counted and its place given back."""
         metrics = self.metrics
         metrics.in_flight.dec()
-        if exchange.permit is not None:
-            used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
-            self.limits.release(exchange.permit, used)
-        self.bodies.release(exchange.buffered)
-        if exchange.identity is not None and self.per_user:
-            metrics.user(exchange.identity.user, exchange.prompt_tokens, exchange.completion_tokens)
-        metrics.requests.labels(exchange.endpoint, str(exchange.status), exchange.code).inc()
-        exchange.enter("own")
-        times = metrics.times(exchange.endpoint)
-        times.total.observe(exchange.elapsed)
-        times.overhead.observe(exchange.overhead)
-        if exchange.first_byte is not None:
-            times.first_byte.observe(exchange.first_byte)
-        if exchange.audited:
-            event = "auth.denied" if exchange.turned_away else "request.done"
-            self.audit.tell(event, record.of(exchange, self.now()))
+        if context.permit is not None:
+            used = (context.prompt_tokens or 0) + (context.completion_tokens or 0)
+            self.limits.release(context.permit, used)
+        self.bodies.release(context.buffered)
+        if context.identity is not None and self.per_user:
+            metrics.user(context.identity.user, context.prompt_tokens, context.completion_tokens)
+        metrics.requests.labels(context.endpoint, str(context.status), context.code).inc()
+        context.enter("own")
+        times = metrics.times(context.endpoint)
+        times.total.observe(context.elapsed)
+        times.overhead.observe(context.overhead)
+        if context.first_byte is not None:
+            times.first_byte.observe(context.first_byte)
+        if context.audited:
+            event = "auth.denied" if context.turned_away else "request.done"
+            self.audit.append(event, record.of(context, self.now()))
 
 
-def _refuse(exchange: Exchange, denied: Denied) -> Response:
+def _refuse(context: RequestContext, denied: Denied) -> Response:
     """Render a refusal in the endpoint's dialect. It carries no timing: that could tell tales."""
-    exchange.refused(denied)
+    context.refused(denied)
     # Too many cold loads: the state of the other limits.
-    rates = exchange.permit.lines if denied.status == 429 and exchange.permit is not None else ""
-    own = _JSON + errors.identified(exchange.request_id, exchange.dialect) + SERVER
+    rates = context.permit.lines if denied.status == 429 and context.permit is not None else ""
+    own = _JSON + errors.identified(context.request_id, context.dialect) + SERVER
     return Response(
         denied.status,
-        errors.body(denied, exchange.dialect, exchange.request_id),
+        errors.body(denied, context.dialect, context.request_id),
         own + rates + errors.lines(denied),
         close=denied.code in ("request_timeout", "request_too_large", "draining"),
     )

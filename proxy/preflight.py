@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from aiohttp import http_parser
 
-from proxy import endpoints
-from proxy.auth.identity import LocalKey
-from proxy.http.certificate import Certificate
-from proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
-from runtime import service_token
-from runtime.config import ConfigError
-from runtime.service_token import TokenFile
-from runtime.watch import Watched
-from wire.keyfile import KeyFile
-from wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
-from wire.secret import Secret
+from hubgate.proxy import endpoints
+from hubgate.proxy.auth.identity import LocalKey
+from hubgate.proxy.http.tls import Certificate
+from hubgate.proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
+from hubgate.runtime import service_token
+from hubgate.runtime.config import ConfigError
+from hubgate.runtime.service_token import TokenFile
+from hubgate.runtime.watch import Watched
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
+from hubgate.wire.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from proxy.limits import Limits
-from proxy.policy import CallerPolicy, ModelPolicy
-from proxy.settings import ProxySettings
-from runtime.config import ConfigError
+from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
+from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.settings import ProxySettings
+from hubgate.runtime.config import ConfigError
 
 LIVE = ("callers", "tokens", "models", "limits")
 
@@ -26,7 +26,7 @@ class Reloader:
     started: ProxySettings  # what the process was started with; but for LIVE, that is in force
     caller_policy: CallerPolicy
     model_policy: ModelPolicy
-    limits: Limits
+    limits: Limiter
     forget: Callable[[], None]
     _read: ProxySettings = field(init=False)  # the last good ones
 

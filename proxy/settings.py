@@ -19,10 +19,10 @@ from pydantic import (
     model_validator,
 )
 
-from runtime.config import Section, Settings
-from runtime.log import Level
-from wire.repo import InvalidRepoError, RepoRef
-from wire.secret import Secret
+from hubgate.runtime.config import Section, Settings
+from hubgate.runtime.log import Level
+from hubgate.wire.repo import InvalidRepoError, RepoRef
+from hubgate.wire.secret import Secret
 
 PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
 MEMORY = "memory://"

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from traceback import extract_tb
 from typing import Literal
@@ -37,6 +38,13 @@ def configure(level: Level, form: Literal["json", "console"]) -> None:
         structlog.stdlib.ProcessorFormatter(processors=[_drop_internals, renderer], foreign_pre_chain=shared)
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def warn_of_stale_code(sources: Sequence[str]) -> None:
+    """Say that these sources were changed after they were compiled, if any were."""
+    if sources:
+        hint = "`make compiled`; or INTERPRETED=1 runs the sources"
+        structlog.get_logger().warning("compiled code is older than its sources", sources=sources, hint=hint)
 
 
 def _drop_internals(

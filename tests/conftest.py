@@ -3,10 +3,10 @@
 import asyncio
 import os
 import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Mapping
-from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,12 +14,33 @@ import uvloop
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+ROOT = Path(__file__).parents[1]
+PACKAGES = frozenset({"proxy", "backend", "wire", "runtime", "demo"})
+
+
+class _OneName:
+    """Refuses `import proxy`, which works from the root of the repository and makes a second `hubgate.proxy`.
+
+    Each of its classes would be there twice, and `isinstance` would be false without a word.
+    """
+
+    def find_spec(
+        self, name: str, _: Sequence[str] | None, __: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in PACKAGES:
+            raise ImportError(f"import hubgate.{name}: every module of ours has that one name", name=name)
+        return None
+
+
+sys.meta_path.insert(0, _OneName())
+
+from hubgate.runtime import build  # noqa: E402 - `_OneName` comes first
+
 # Machines under load are slow; a test's own timeout is the judge of that, not hypothesis. The same
 # examples in every run: a gate must not fail by chance. `--hypothesis-seed` draws others.
 settings.register_profile("hubgate", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("hubgate")
 
-ROOT = Path(__file__).parents[1]
 _OURS = ("HUBGATE_", "HF_", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_")
 
 
@@ -33,39 +54,18 @@ def _no_settings_of_this_machine() -> Iterator[None]:
         yield
 
 
-def _built() -> list[Path]:
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    return [*ROOT.glob(f"proxy/**/*{suffix}"), *ROOT.glob(f"wire/*{suffix}")]
-
-
-def _find_sources(folder: str) -> FileFinder:
-    """Find sources alone, whatever was compiled of them (a hook of the import system)."""
-    if not Path(folder).is_relative_to(ROOT / "proxy") and Path(folder) != ROOT / "wire":
-        raise ImportError
-    return FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES))
-
-
-# Before anything of ours is imported. What tests start as a process of its own runs compiled all the same.
-if INTERPRETED := "INTERPRETED" in os.environ:
-    sys.path_hooks.insert(0, _find_sources)
-COMPILED = bool(_built()) and not INTERPRETED
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what needs the sources to a run of its own, if need be (a hook of pytest)."""
-    inside = [item for item in items if COMPILED and item.get_closest_marker("inside")]
+    inside = [item for item in items if build.compiled() and item.get_closest_marker("inside")]
     config.hook.pytest_deselected(items=inside)
     items[:] = [item for item in items if item not in inside]
 
 
 def pytest_sessionstart() -> None:
     """Refuse to test what was compiled before it was changed (a hook of pytest)."""
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    for built in () if INTERPRETED else _built():
-        source = built.with_name(built.name.removesuffix(suffix) + ".py")
-        if not source.exists() or source.stat().st_mtime > built.stat().st_mtime:
-            told = f"{source.relative_to(ROOT)} was changed since it was compiled"
-            pytest.exit(f"{told}: `make compiled`, or `make interpreted` to do without", returncode=2)
+    if changed := build.stale():
+        told = f"{', '.join(changed)}: changed since it was compiled"
+        pytest.exit(f"{told}: `make compiled`, or INTERPRETED=1 to do without", returncode=2)
 
 
 class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from hubgate.runtime import build
+
 ROOT = Path(__file__).parents[1]
-MODULES = re.findall(r'^    "((?:proxy|wire)/[\w/]+)\.py",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
+SOURCE = ROOT / "src" / "hubgate"
+MODULES = re.findall(r'^    "src/hubgate/([\w/]+)\.py",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
 
 
 def waits_in_handlers(tree: ast.Module) -> Iterator[int]:
@@ -41,7 +44,7 @@ def test_no_coroutine_waits_while_it_handles_an_exception(module: str) -> None:
 
     A cancellation that is lost like that lets a request go on whose caller has left.
     """
-    assert list(waits_in_handlers(ast.parse((ROOT / module).with_suffix(".py").read_text()))) == []
+    assert list(waits_in_handlers(ast.parse((SOURCE / f"{module}.py").read_text()))) == []
 
 
 @pytest.mark.parametrize(
@@ -88,16 +91,37 @@ def test_pip_builds_what_is_compiled(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    assert {f"{module}{end}" for module in MODULES for end in (suffix, ".py")} <= names
-    assert f"hubgate__mypyc{suffix}" in names
+    assert {f"hubgate/{module}{end}" for module in MODULES for end in (suffix, ".py")} <= names
+    assert f"hubgate/compiled__mypyc{suffix}" in names
 
 
 def test_what_is_tested_is_what_is_shipped() -> None:
-    """Where the modules were compiled, all of them were, and are what is imported, unless asked not to."""
+    """Where modules were compiled, all of them are imported, unless the sources were asked for."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    built = [module for module in MODULES if (ROOT / f"{module}{suffix}").exists()]
+    wanted = suffix if build.compiled() else ".py"
     assert MODULES
-    assert built in ([], MODULES)
-    wanted = ".py" if "INTERPRETED" in os.environ else suffix
-    for module in built:
-        assert (import_module(module.replace("/", ".")).__file__ or "").endswith(wanted)
+    assert build.compiled() == (bool(list(SOURCE.glob(f"*{suffix}"))) and "INTERPRETED" not in os.environ)
+    for module in MODULES:
+        assert (import_module(f"hubgate.{module.replace('/', '.')}").__file__ or "").endswith(wanted)
+
+
+@pytest.mark.skipif(not build.compiled(), reason="nothing is compiled")
+def test_the_sources_are_those_that_were_compiled(tmp_path: Path) -> None:
+    """A source that was changed since, or is gone, is named; what its time says does not count."""
+    assert build.stale() == []
+    shutil.copytree(SOURCE, tmp_path / "copy", ignore=shutil.ignore_patterns("*.so", "__pycache__", "demo"))
+    changed, touched, gone = (tmp_path / "copy" / f"{module}.py" for module in MODULES[:3])
+    changed.write_text(changed.read_text() + "# another line\n")
+    os.utime(touched)
+    gone.unlink()
+    assert build.stale(tmp_path / "copy") == [f"{MODULES[0]}.py", f"{MODULES[2]}.py"]
+
+
+@pytest.mark.parametrize("module", ["hubgate.wire.secret", "hubgate.proxy.gateway"])
+def test_interpreted_runs_the_sources(module: str, tmp_path: Path) -> None:
+    """Everywhere, and in the children of a program too: `INTERPRETED=1` stays in their environment."""
+    code = f"import {module}; print({module}.__file__)"
+    command = [sys.executable, "-P", "-c", code]
+    environ = {**os.environ, "INTERPRETED": "1"}
+    found = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.strip().endswith(".py")

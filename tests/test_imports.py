@@ -1,4 +1,4 @@
-"""The import rule of docs/design.md, section 1, read from the source: who may know whom."""
+"""Who may know whom, read from the sources: the layers of the house, and one name for each module."""
 
 import ast
 import subprocess
@@ -11,18 +11,69 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("proxy", "backend", "wire", "runtime", "hubgate", "demo")
+LINKED = ("proxy", "backend", "wire", "runtime", "demo")  # from src/hubgate to the top of the repository
 
-# Which of our packages each may import, besides itself.
+# Rooms from the ground up: each knows only rooms before it, so that there is no circle. A room is a package,
+# or a module that lies flat in `proxy` or `backend`.
+LAYERS = [
+    "wire",
+    "runtime",
+    "proxy.frozen",
+    "proxy.errors",
+    "proxy.settings",
+    "proxy.drain",
+    "proxy.net",
+    "proxy.fields",
+    "proxy.endpoints",
+    "proxy.http",
+    "proxy.metrics",
+    "proxy.hub",
+    "proxy.auth",
+    "proxy.limits",
+    "proxy.context",
+    "proxy.body",
+    "proxy.audit",
+    "proxy.upstream",
+    "proxy.request_head",
+    "proxy.listing",
+    "proxy.gateway",
+    "proxy.admin",
+    "proxy.preflight",
+    "proxy.reload",
+    "proxy.app",
+    "proxy.cli",
+    "backend.vllm_args",
+    "backend.placement",
+    "backend.settings",
+    "backend.background",
+    "backend.metrics",
+    "backend.repo_files",
+    "backend.admission",
+    "backend.store",
+    "backend.processes",
+    "backend.downloads",
+    "backend.plugin",
+    "backend.engines",
+    "backend.loading",
+    "backend.api",
+    "backend.refresh",
+    "backend.app",
+    "backend.cli",
+    "demo",
+    "cli",
+]
+# Besides the order: which of the programs' packages each may know at all.
 MAY = {
-    "proxy": {"wire", "runtime"},
-    "backend": {"wire", "runtime"},
     "wire": set[str](),
     "runtime": {"wire"},
-    "hubgate": {"proxy", "backend", "wire", "runtime"},
+    "proxy": {"wire", "runtime"},
+    "backend": {"wire", "runtime"},
     "demo": {"wire", "runtime"},
+    "cli": {"wire", "runtime", "proxy", "backend"},
 }
-DOWNLOADS = "backend.downloads"  # the one module that downloads from the Hub
+MOST = 15  # modules of one package
+DOWNLOADS = "hubgate.backend.downloads.worker"  # the one module that downloads from the Hub
+PLUGIN = "hubgate.backend.plugin"
 NETWORK = {"aiohttp", "asyncio", "http", "httpx", "requests", "socket", "ssl", "urllib", "yarl"}
 
 
@@ -40,12 +91,8 @@ class Import:
         return f"{self.by} line {self.line} imports {self.of}"
 
     @property
-    def top(self) -> str:
+    def library(self) -> str:
         return self.of.partition(".")[0]
-
-    @property
-    def by_top(self) -> str:
-        return self.by.partition(".")[0]
 
 
 class _Visitor(ast.NodeVisitor):
@@ -91,10 +138,13 @@ class _Visitor(ast.NodeVisitor):
 def modules() -> dict[str, Path]:
     """Every module of ours, by its dotted name."""
     found = {}
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    folders = [ROOT / "src" / "hubgate", *(ROOT / package for package in LINKED)]
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            root = ("hubgate",) if folder.name == "hubgate" else ("hubgate", folder.name)
+            name = (*root, *(parts[:-1] if parts[-1] == "__init__" else parts))
+            found[".".join(name)] = path
     return found
 
 
@@ -111,74 +161,65 @@ def imports() -> tuple[Import, ...]:
     return tuple(each())
 
 
+def room(module: str) -> str:
+    """The room that a module of ours lies in; "" for the root itself, which says nothing."""
+    parts = module.split(".")[1:]
+    if parts and parts[0] in ("proxy", "backend"):
+        return ".".join(parts[:2])
+    if not parts or parts[0] in ("interpreted", "compiled_sources"):
+        return ""
+    return "cli" if parts[0].startswith("cli") else parts[0]
+
+
+def side(module: str) -> str:
+    """`proxy`, `backend`, or the room itself."""
+    return room(module).partition(".")[0]
+
+
+def ours() -> Iterator[Import]:
+    """Imports between two rooms."""
+    for one in imports():
+        if one.library == "hubgate" and room(one.by) != room(one.of) and side(one.of) and side(one.by):
+            yield one
+
+
 def offending(*found: Import) -> list[str]:
     return [str(one) for one in found]
 
 
 def test_there_is_something_to_check() -> None:
-    """The rule would be kept by an empty house."""
-    assert {module.partition(".")[0] for module in modules()} == set(PACKAGES)
-    assert any(one.by == "proxy.gateway" and one.of == "wire.control" for one in imports())
+    """The rules would be kept by an empty house."""
+    assert {room(module) for module in modules()} - {"", "proxy", "backend"} == set(LAYERS)
+    assert len(set(LAYERS)) == len(LAYERS)
+    assert any(
+        one.by == "hubgate.proxy.gateway" and one.of == "hubgate.wire.control_api" for one in imports()
+    )
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_know_only_whom_they_may(package: str) -> None:
-    """`proxy → wire, runtime ← backend`; neither of the two knows the other; nobody knows demo or tests."""
-    ours = {*PACKAGES, "tests", "bench"}
-    wrong = [one for one in imports() if one.by_top == package and one.top in ours - {package} - MAY[package]]
+def test_every_room_knows_only_those_below_it() -> None:
+    """So nothing goes in circles, neither packages nor the flat modules beside them."""
+    place = {name: number for number, name in enumerate(LAYERS)}
+    assert offending(*[one for one in ours() if place[room(one.of)] >= place[room(one.by)]]) == []
+
+
+def test_programs_know_only_whom_they_may() -> None:
+    """Neither of the two programs knows the other, and nobody knows the demo."""
+    wrong = [one for one in ours() if side(one.of) != side(one.by) and side(one.of) not in MAY[side(one.by)]]
     assert offending(*wrong) == []
 
 
-def test_the_command_knows_both_programs_inside_functions() -> None:
-    """`hubgate proxy` does not load what only the backend needs."""
-    wrong = [
-        one
-        for one in imports()
-        if one.by_top == "hubgate" and one.top in ("proxy", "backend", "vllm")
-        if not one.lazy and not one.typing
-    ]
-    assert offending(*wrong) == []
+def test_packages_stay_small() -> None:
+    """Somebody who opens one sees what is in it."""
+    sizes: dict[str, int] = {}
+    for module, path in modules().items():
+        if path.name != "__init__.py":
+            package = module.rpartition(".")[0]
+            sizes[package] = sizes.get(package, 0) + 1
+    assert {package: size for package, size in sizes.items() if size > MOST and "demo" not in package} == {}
 
 
-def test_the_plugin_knows_the_wire_alone() -> None:
-    """What runs inside the engine imports nothing of the supervisor's."""
-    wrong = [
-        one
-        for one in imports()
-        if one.by.startswith("backend.plugin")
-        and one.top in PACKAGES
-        and one.top != "wire"
-        and not one.of.startswith("backend.plugin")
-    ]
-    assert offending(*wrong) == []
-
-
-@pytest.mark.parametrize("library", ["vllm", "torch", "transformers", "fastapi", "starlette"])
-def test_only_the_plugin_knows_the_engine(library: str) -> None:
-    """The engine's libraries and what comes with it are imported inside the engine and nowhere else."""
-    allowed = ("backend.plugin", "demo") if library in ("torch", "transformers") else ("backend.plugin",)
-    wrong = [one for one in imports() if one.top == library and not one.by.startswith(allowed)]
-    assert offending(*wrong) == []
-
-
-def test_only_one_module_downloads() -> None:
-    """`huggingface_hub` is imported by the one module that downloads with it."""
-    wrong = [
-        one
-        for one in imports()
-        if one.top == "huggingface_hub" and one.by != DOWNLOADS and one.by_top != "demo"
-    ]
-    assert offending(*wrong) == []
-    assert any(one.top == "huggingface_hub" and one.by == DOWNLOADS for one in imports())
-
-
-def test_the_wire_does_not_touch_the_network() -> None:
-    """What crosses between the programs is pure: it opens no connection."""
-    assert offending(*[one for one in imports() if one.by_top == "wire" and one.top in NETWORK]) == []
-
-
-def test_nothing_goes_in_circles() -> None:
-    """No module imports itself through others, lazily or not."""
+def test_no_two_modules_go_in_circles() -> None:
+    """Within a room as well, lazily or not."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}
     for one in imports():
         if one.of in graph and one.of != one.by and not one.typing:
@@ -197,16 +238,73 @@ def test_nothing_goes_in_circles() -> None:
         walk(module, ())
 
 
+def test_every_import_says_hubgate() -> None:
+    """A module that is imported by two names is there twice: tests and benchmarks obey it too."""
+    wrong = []
+    for path in (*modules().values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            bare = [name for name in names if name.partition(".")[0] in LINKED]
+            wrong += [f"{path.relative_to(ROOT)} line {node.lineno}: {name}" for name in bare]  # type: ignore[attr-defined]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", LINKED)
+def test_a_bare_name_is_refused_in_tests(package: str) -> None:
+    """From the root of the repository it could be imported, which is what conftest's hook is for."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        with pytest.raises(ImportError, match=f"import hubgate.{package}"):
+            __import__(package)
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+def test_the_command_knows_both_programs_inside_functions() -> None:
+    """`hubgate proxy` does not load what only the backend needs."""
+    wrong = [one for one in ours() if side(one.by) == "cli" and side(one.of) in ("proxy", "backend")]
+    assert offending(*[one for one in wrong if not one.lazy and not one.typing]) == []
+
+
+def test_the_plugin_knows_the_wire_alone() -> None:
+    """What runs inside the engine imports nothing of the supervisor's."""
+    wrong = [one for one in ours() if one.by.startswith(PLUGIN) and side(one.of) != "wire"]
+    assert offending(*wrong) == []
+
+
+@pytest.mark.parametrize("library", ["vllm", "torch", "transformers", "fastapi", "starlette"])
+def test_only_the_plugin_knows_the_engine(library: str) -> None:
+    """The engine's libraries and what comes with it are imported inside the engine and nowhere else."""
+    allowed = (PLUGIN, "hubgate.demo") if library in ("torch", "transformers") else (PLUGIN,)
+    wrong = [one for one in imports() if one.library == library and not one.by.startswith(allowed)]
+    assert offending(*wrong) == []
+
+
+def test_only_one_module_downloads() -> None:
+    """`huggingface_hub` is imported by the one module that downloads with it."""
+    found = [one for one in imports() if one.library == "huggingface_hub" and side(one.by) != "demo"]
+    assert {one.by for one in found} == {DOWNLOADS}
+
+
+def test_the_wire_does_not_touch_the_network() -> None:
+    """What crosses between the programs is pure: it opens no connection."""
+    assert offending(*[one for one in imports() if side(one.by) == "wire" and one.library in NETWORK]) == []
+
+
 @pytest.mark.parametrize(
     ("module", "strangers"),
     [
-        ("proxy.cli", ["backend", "vllm", "torch", "huggingface_hub", "demo", "fastapi"]),
-        ("wire.seal", ["aiohttp", "proxy", "backend", "runtime"]),
-        ("hubgate.cli", ["proxy", "backend", "aiohttp", "vllm", "huggingface_hub"]),
+        (
+            "hubgate.proxy.cli",
+            ["hubgate.backend", "vllm", "torch", "huggingface_hub", "hubgate.demo", "fastapi"],
+        ),
+        ("hubgate.wire.seal", ["aiohttp", "hubgate.proxy", "hubgate.backend", "hubgate.runtime"]),
+        ("hubgate.cli", ["hubgate.proxy", "hubgate.backend", "aiohttp", "vllm", "huggingface_hub"]),
     ],
 )
 def test_what_is_loaded(module: str, strangers: list[str]) -> None:
     """A fresh process that imports a part has none of the others in memory."""
     code = f"import {module}, sys; print([name for name in {strangers!r} if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

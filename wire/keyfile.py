@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from wire.keys import SETTLE, KeyFileError
+from hubgate.wire.keys import SETTLE, KeyFileError
 
 RECHECK = 1.0  # seconds between two looks at the file
 

@@ -1,11 +1,9 @@
-"""Key files: JWK Sets (RFC 7517) of Ed25519 and X25519 keys (RFC 8037), made by `hubgate keygen`.
+"""Key files: JWK Sets (RFC 7517) of Ed25519 and X25519 keys (RFC 8037), made by `hubgate.wire.keygen`.
 
 Private files hold several keys while they rotate: all of them are accepted, the newest signs.
 """
 
 import hmac
-import os
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,36 +49,9 @@ class BackendPublic:
     sealing: OKPKey
 
 
-def generate_proxy(out: Path) -> tuple[Path, Path]:
-    """Write `hubgate_proxy.key` (0600) and `hubgate_proxy.pub` into `out`; refuse to overwrite."""
-    signing = _new_key("Ed25519", "sig")
-    pepper = OctKey.generate_key(PEPPER_BYTES * 8, {"kid": "pepper"})
-    return _write_pair(out, "hubgate_proxy", [signing], [pepper.as_dict(private=True)])
-
-
-def generate_backend(out: Path) -> tuple[Path, Path]:
-    """Write `hubgate_backend.key` (0600) and `hubgate_backend.pub` into `out`."""
-    return _write_pair(out, "hubgate_backend", [_new_key("Ed25519", "sig"), _new_key("X25519", "enc")])
-
-
-def add_proxy(out: Path) -> tuple[Path, Path]:
-    """Put a new signing key beside the old ones in both files; the pepper stays."""
-    return _add(out, "hubgate_proxy", [_new_key("Ed25519", "sig")])
-
-
-def add_backend(out: Path) -> tuple[Path, Path]:
-    """Put new keys beside the old ones in both files."""
-    return _add(out, "hubgate_backend", [_new_key("Ed25519", "sig"), _new_key("X25519", "enc")])
-
-
-def generate_supervisor() -> OKPKey:
-    """The key that a supervisor signs its control grants with: lives in memory, for one boot."""
-    return _new_key("Ed25519", "sig")
-
-
 def load_proxy_keys(path: Path) -> ProxyKeys:
     """Read a proxy's private file. Raises `KeyFileError`."""
-    keys = _read(path)
+    keys = read_jwks(path)
     peppers = [k for k in keys if k.get("kty") == "oct"]
     if len(peppers) != 1:
         raise KeyFileError(f"{path}: holds no pepper; make it with `hubgate keygen proxy`")
@@ -89,20 +60,20 @@ def load_proxy_keys(path: Path) -> ProxyKeys:
 
 def load_backend_keys(path: Path) -> BackendKeys:
     """Read a backend's private file. Raises `KeyFileError`."""
-    keys = _read(path)
+    keys = read_jwks(path)
     opening = KeySet([_import(path, key) for key in _of_curve(path, keys, "X25519", private=True)])
     return BackendKeys(_newest(path, keys, "Ed25519", private=True), opening)
 
 
 def load_backend_public(path: Path) -> BackendPublic:
     """Read the public half that a backend handed over. Raises `KeyFileError`."""
-    keys = _read(path)
+    keys = read_jwks(path)
     return BackendPublic(_verifying(path, keys), _newest(path, keys, "X25519", private=False))
 
 
 def load_verifying(path: Path) -> KeySet:
     """Read the Ed25519 public keys of the proxies that a backend trusts. Raises `KeyFileError`."""
-    return _verifying(path, _read(path))
+    return _verifying(path, read_jwks(path))
 
 
 def public_dict(key: OKPKey) -> dict[str, Any]:
@@ -110,43 +81,8 @@ def public_dict(key: OKPKey) -> dict[str, Any]:
     return dict(key.as_dict(private=False))
 
 
-def _new_key(curve: str, use: str) -> OKPKey:
-    key = OKPKey.generate_key(curve, {"use": use, "kid": secrets.token_hex(8)})  # type: ignore[arg-type]
-    dated: dict[str, Any] = {**key.as_dict(private=True), "iat": int(time.time())}
-    return OKPKey.import_key(dated)
-
-
-def _write_pair(
-    out: Path, stem: str, keys: list[OKPKey], extra: list[dict[str, Any]] | None = None
-) -> tuple[Path, Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    private, public = out / f"{stem}.key", out / f"{stem}.pub"
-    for path in (private, public):
-        if path.exists():
-            raise KeyFileError(f"{path}: exists already; nothing was written")
-    _write(public, [public_dict(k) for k in keys], 0o644)
-    _write(private, [k.as_dict(private=True) for k in keys] + (extra or []), 0o600)
-    return private, public
-
-
-def _add(out: Path, stem: str, keys: list[OKPKey]) -> tuple[Path, Path]:
-    private, public = out / f"{stem}.key", out / f"{stem}.pub"
-    before = _read(private), _read(public)
-    _write(public, before[1] + [public_dict(k) for k in keys], 0o644)
-    _write(private, before[0] + [k.as_dict(private=True) for k in keys], 0o600)
-    return private, public
-
-
-def _write(path: Path, keys: list[dict[str, Any]], mode: int) -> None:
-    """Replace the file in one step: whoever reads it sees the old version or the new one."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode({"keys": keys}), indent=2) + b"\n")
-    scratch.replace(path)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_jwks(path: Path) -> list[dict[str, Any]]:
+    """The keys of a JWK Set, of any kind. Raises `KeyFileError`."""
     try:
         data = msgspec.json.decode(path.read_bytes())
         keys = data["keys"]

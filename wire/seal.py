@@ -18,7 +18,7 @@ from joserfc import jwe, jws
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 
-from wire.secret import Secret
+from hubgate.wire.secret import Secret
 
 LIFETIME = 60  # seconds; bounds acceptance, not how long what was accepted may take
 LEEWAY = 5  # seconds of clock difference that is forgiven, both ways

@@ -1,8 +1,8 @@
 """`vllm.general_plugins`: each vLLM process dies with the one that started it.
 
 vLLM calls `register` in its API server, its engine core and its workers. It is the second line: the
-first is `backend.guardian`, and this one holds when the guardian itself is killed. Since it is called
-everywhere, what must be mended in vLLM is mended here too.
+first is `hubgate.backend.processes.reaper`, and this one holds when the reaper itself is killed. Since it
+is called everywhere, what must be mended in vLLM is mended here too.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from backend.plugin import base_rows
+from hubgate.backend.plugin import vllm_48421
 
 PR_SET_PDEATHSIG = 1
 
@@ -26,7 +26,7 @@ def register() -> None:
         os._exit(1)
     _Forks.follow()
     if "vllm" in sys.modules:
-        base_rows.mend()
+        vllm_48421.apply_workaround()
 
 
 class _Forks:

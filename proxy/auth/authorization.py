@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.auth.answers import Allowed, Moved, Snapshot
-from proxy.auth.cache import Cache, Source
-from proxy.auth.hub import MAX_HOPS, HubClient
-from proxy.auth.identity import Caller, Identities
-from proxy.auth.revisions import Revisions
-from proxy.errors import Denied
-from proxy.policy import ModelPolicy
-from wire.repo import InvalidRepoError, RepoRef
+from hubgate.proxy.auth.identity import Caller, Identities
+from hubgate.proxy.auth.policy import ModelPolicy
+from hubgate.proxy.auth.revisions import Revisions
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.cache import Cache, Source
+from hubgate.proxy.hub.client import MAX_HOPS, HubClient
+from hubgate.proxy.hub.schemas import Allowed, Moved, Snapshot
+from hubgate.wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 

@@ -3,15 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from proxy.errors import Denied, Dialect
-from wire.secret import Secret
+from hubgate.proxy.errors import Denied, Dialect
+from hubgate.proxy.hub.errors import Unsuitable
+from hubgate.wire.secret import Secret
 
 MAX_LENGTH: Final = 512
-
-# Why a credential cannot be a person's token, by its form alone.
-Unsuitable = Literal["organization", "exchanged", "other"]
 
 # RFC 6750, section 2.1: b64token. Anything else in a header value makes HTTP libraries quote it.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)

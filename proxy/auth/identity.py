@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from proxy.auth import bearer
-from proxy.auth.answers import WhoAmI
-from proxy.auth.bearer import Credential
-from proxy.auth.cache import Cache, Source
-from proxy.auth.hub import HubClient
-from proxy.auth.refusals import Refusals
-from proxy.auth.strangers import Strangers
-from proxy.errors import Denied
-from proxy.value import Value
-from wire.keys import ProxyKeys
-from wire.secret import Secret
+from hubgate.proxy.auth import bearer
+from hubgate.proxy.auth.bearer import Credential
+from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.hub.cache import Cache, Source
+from hubgate.proxy.hub.client import HubClient
+from hubgate.proxy.hub.errors import HubErrors
+from hubgate.proxy.hub.schemas import WhoAmI
+from hubgate.wire.keys import ProxyKeys
+from hubgate.wire.secret import Secret
 
 TokenKind = Literal["access_token", "oauth", "other", "key"]
 Known = Source | Literal["key", "none"]  # where an identity is known from
@@ -60,7 +60,7 @@ class Caller:
         self.digest = digest
 
 
-class LocalKey(Value):
+class LocalKey(FrozenStruct):
     """An API key of the proxy's own: its token is read anew for each use, since it may rotate."""
 
     name: str
@@ -81,16 +81,16 @@ class Identities:
         hub: HubClient,
         keys: ProxyKeys,
         local_keys: Mapping[bytes, LocalKey],
-        strangers: Strangers,
-        refusals: Refusals,
+        limiter: UnknownTokenLimiter,
+        errors: HubErrors,
         *,
         cache: Cache[bytes, Identity | Denied],
         digest_key: bytes,
     ) -> None:
         self._hub = hub
         self._local_keys = local_keys  # by sha256 of the key
-        self._strangers = strangers
-        self._refusals = refusals
+        self._limiter = limiter
+        self._errors = errors
         self._cache = cache
         self._digest_key = digest_key
         self._sub_key = keys.derive("sub")
@@ -112,7 +112,7 @@ class Identities:
         if unsuitable == "other":
             return self._local(secret), "key"
         if unsuitable is not None:
-            return self._refusals.of_kind(unsuitable), "none"
+            return self._errors.of_kind(unsuitable), "none"
         digest = secret.digest(self._digest_key)
         identity, source = await self._cache.get(
             digest, lambda: self._ask(secret, client), shareable=_is_about_the_token
@@ -140,7 +140,7 @@ class Identities:
         # would have to find preimages.
         key = self._local_keys.get(hashlib.sha256(secret.reveal().encode()).digest())
         if key is None:
-            return self._refusals.of_kind("other")
+            return self._errors.of_kind("other")
         token = key.read_token()
         if token is None or not bearer.is_hub_token(token):
             return Denied("hub_unavailable", "The token behind this key is not in place.", retry_after=10)
@@ -162,16 +162,16 @@ class Identities:
         return Caller(identity, token, token.digest(self._digest_key))
 
     async def _ask(self, secret: Secret, client: str) -> Identity | Denied:
-        leave = await self._strangers.begin(client)
-        if isinstance(leave, float):
+        slot = await self._limiter.begin(client)
+        if isinstance(slot, float):
             message = "Too many unknown tokens came from your address; the Hub is not asked about more."
-            return Denied("rate_limit_exceeded", message, retry_after=leave)
+            return Denied("rate_limit_exceeded", message, retry_after=slot)
         refused = False
         try:
             facts = await self._hub.whoami(secret)
             refused = isinstance(facts, Denied) and facts.status == 401
         finally:
-            self._strangers.end(leave, refused=refused)
+            self._limiter.end(slot, refused=refused)
         return facts if isinstance(facts, Denied) else self._identity(facts, secret)
 
     def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:

@@ -7,12 +7,12 @@ only after a caller's own auth-check passed, and with that caller's token.
 from collections.abc import Callable
 from typing import TypeVar
 
-from proxy.auth.answers import Refs, Snapshot
-from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient
-from proxy.errors import Denied
-from wire.repo import RepoRef, is_sha
-from wire.secret import Secret
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.cache import Cache
+from hubgate.proxy.hub.client import HubClient
+from hubgate.proxy.hub.schemas import Refs, Snapshot
+from hubgate.wire.repo import RepoRef, is_sha
+from hubgate.wire.secret import Secret
 
 Fact = TypeVar("Fact")
 Factory = Callable[[], "Cache[str, Snapshot | Denied]"]

@@ -5,9 +5,9 @@ They are forms (RFC 7578), so a value comes as text; the types say what it must 
 
 from typing import Any, Literal
 
-from proxy.fields.refusals import BACKGROUND, ENGINE
-from proxy.fields.shapes import Positive
-from proxy.fields.table import Field, Refused, Table, field, refused
+from hubgate.proxy.fields.shapes import Positive
+from hubgate.proxy.fields.table import Field, Refused, Table, field, refused
+from hubgate.proxy.fields.unsupported import BACKGROUND, ENGINE
 
 _COMMON: tuple[Field | Refused, ...] = (
     field("file", Any, "OpenAI; the recording itself", required=True),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from proxy.fields.shapes import DataUrl, Json, Nothing, Shape, Tagged
+from hubgate.proxy.fields.shapes import DataUrl, Json, Nothing, Shape, Tagged
 
 
 class MediaUrl(Shape):

@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-from proxy.fields.content import Message, Prediction, Prompts, ResponseFormat, Tool, ToolChoice
-from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
-from proxy.fields.sampling import GENERATION, PROMPT_LOGPROBS
-from proxy.fields.shapes import GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
-from proxy.fields.table import Apart, Off, Product, Table, field, refused
+from hubgate.proxy.fields.content import Message, Prediction, Prompts, ResponseFormat, Tool, ToolChoice
+from hubgate.proxy.fields.sampling import GENERATION, PROMPT_LOGPROBS
+from hubgate.proxy.fields.shapes import GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
+from hubgate.proxy.fields.table import MustBeFalse, MutuallyExclusive, Product, Table, field, refused
+from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
 
 _FORMAT = field(
-    "response_format", ResponseFormat, "OpenAI; a schema is compiled, so it is bounded", largest=GRAMMAR
+    "response_format", ResponseFormat, "OpenAI; a schema is compiled, so it is bounded", max_bytes=GRAMMAR
 )
 
 CHAT = Table(
@@ -20,7 +20,7 @@ CHAT = Table(
     field("logprobs", bool, "OpenAI"),
     field("top_logprobs", Natural, "OpenAI; -1 would be the whole vocabulary", cap="max_logprobs"),
     _FORMAT,
-    field("tools", list[Tool], "OpenAI; functions only, which callers run themselves", largest=TOOLS),
+    field("tools", list[Tool], "OpenAI; functions only, which callers run themselves", max_bytes=TOOLS),
     field("tool_choice", Literal["none", "auto", "required"] | ToolChoice, "OpenAI"),
     field("parallel_tool_calls", bool, "OpenAI"),
     field("reasoning_effort", Effort, "OpenAI; one word that the model's template may read"),
@@ -32,7 +32,7 @@ CHAT = Table(
     field("verbosity", Literal["low", "medium", "high"], "OpenAI; ignored"),
     field("modalities", list[Literal["text"]], "OpenAI; the engine writes text"),
     field("prediction", Prediction, "OpenAI; ignored"),
-    field("store", Off, "OpenAI; nothing is stored here"),
+    field("store", MustBeFalse, "OpenAI; nothing is stored here"),
     refused("echo", PROMPT_LOGPROBS),
     refused("audio", "the engine writes text only"),
     refused("functions", "it is deprecated and the engine ignores it; use `tools`"),
@@ -61,5 +61,5 @@ COMPLETIONS = Table(
     DOCUMENTS,
     BACKGROUND,
     product=Product(("prompt", "n"), "max_n"),
-    apart=Apart(("echo", "logprobs"), PROMPT_LOGPROBS),
+    exclusive=MutuallyExclusive(("echo", "logprobs"), PROMPT_LOGPROBS),
 )

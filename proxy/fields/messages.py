@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
-from proxy.fields.shapes import ASIDE, GRAMMAR, TOOLS, Json, Nothing, Positive, Shape, Stops, Tagged
-from proxy.fields.table import Refused, Table, field, refused
+from hubgate.proxy.fields.shapes import ASIDE, GRAMMAR, TOOLS, Json, Nothing, Positive, Shape, Stops, Tagged
+from hubgate.proxy.fields.table import Refused, Table, field, refused
+from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
 
 
 class CacheControl(Shape):
@@ -104,14 +104,14 @@ _COMMON = (
     field("model", str, "what is authorized, and sent on under its pinned name", required=True),
     field("messages", list[Message], "Anthropic; walked: known blocks, images inside", required=True),
     field("system", str | list[Text], "Anthropic"),
-    field("tools", list[Tool], "Anthropic; the caller's own: server tools would fetch", largest=TOOLS),
+    field("tools", list[Tool], "Anthropic; the caller's own: server tools would fetch", max_bytes=TOOLS),
     field("tool_choice", ToolChoice, "Anthropic"),
     field("thinking", Thinking, "Anthropic"),
     field(
-        "output_config", OutputConfig, "Anthropic; a schema is compiled, so it is bounded", largest=GRAMMAR
+        "output_config", OutputConfig, "Anthropic; a schema is compiled, so it is bounded", max_bytes=GRAMMAR
     ),
     field("cache_control", CacheControl, "Anthropic; ignored"),
-    field("context_management", Json, "Anthropic; agents send it, the engine ignores it", largest=ASIDE),
+    field("context_management", Json, "Anthropic; agents send it, the engine ignores it", max_bytes=ASIDE),
 )
 _PLATFORM: tuple[Refused, ...] = (
     refused("mcp_servers", "the engine connects to nothing"),

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from proxy.fields.content import Prompts, Texts
-from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
-from proxy.fields.shapes import Natural, Positive, Truncation
-from proxy.fields.table import Field, Forms, Refused, Table, field, refused
+from hubgate.proxy.fields.content import Prompts, Texts
+from hubgate.proxy.fields.shapes import Natural, Positive, Truncation
+from hubgate.proxy.fields.table import ExactlyOneOf, Field, Refused, Table, field, refused
+from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
 
 _COMMON: tuple[Field | Refused, ...] = (
     field("model", str, "what is authorized, and sent on under its pinned name", required=True),
@@ -58,5 +58,5 @@ SCORE = Table(
         field(name, Texts, "vLLM; texts only", cap="max_batch")
         for name in dict.fromkeys(name for pair in _PAIRS for name in pair)
     ),
-    forms=Forms(tuple(frozenset(pair) for pair in _PAIRS)),
+    one_of=ExactlyOneOf(tuple(frozenset(pair) for pair in _PAIRS)),
 )

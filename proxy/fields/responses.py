@@ -6,10 +6,9 @@ functions, which callers run themselves: the others would make the engine, or wh
 
 from typing import Any, Literal
 
-from proxy.fields.content import Audio, JsonObject, PlainText
-from proxy.fields.refusals import BACKGROUND, DOCUMENTS, ENGINE
-from proxy.fields.sampling import BASIC
-from proxy.fields.shapes import (
+from hubgate.proxy.fields.content import Audio, JsonObject, PlainText
+from hubgate.proxy.fields.sampling import BASIC
+from hubgate.proxy.fields.shapes import (
     GRAMMAR,
     TOOLS,
     DataUrl,
@@ -23,7 +22,8 @@ from proxy.fields.shapes import (
     Tagged,
     Tier,
 )
-from proxy.fields.table import Off, Table, field, refused
+from hubgate.proxy.fields.table import MustBeFalse, Table, field, refused
+from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
 
 _Status = Literal["in_progress", "completed", "incomplete"] | None
 
@@ -149,7 +149,7 @@ RESPONSES = Table(
         str | list[Item],
         "OpenAI; walked: known items and keys, media inside",
         required=True,
-        spelled=_with_types,
+        normalize=_with_types,
     ),
     field("instructions", str, "OpenAI"),
     field("max_output_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
@@ -160,24 +160,24 @@ RESPONSES = Table(
         "OpenAI; the others belong to server tools",
     ),
     field("top_logprobs", Natural, "OpenAI; -1 would be the whole vocabulary", cap="max_logprobs"),
-    field("tools", list[Function], "OpenAI; functions only: server tools would fetch", largest=TOOLS),
+    field("tools", list[Function], "OpenAI; functions only: server tools would fetch", max_bytes=TOOLS),
     field("tool_choice", Literal["none", "auto", "required"] | FunctionChoice, "OpenAI"),
     field("parallel_tool_calls", bool, "OpenAI"),
-    field("text", Text, "OpenAI; a schema is compiled, so it is bounded", largest=GRAMMAR),
+    field("text", Text, "OpenAI; a schema is compiled, so it is bounded", max_bytes=GRAMMAR),
     field("reasoning", Reasoning, "OpenAI"),
     field("include_reasoning", bool, "vLLM; leaves reasoning out of the answer"),
     field("truncation", Literal["auto", "disabled"], "OpenAI; makes a prompt shorter"),
     field("metadata", Metadata, "OpenAI; given back in the answer"),
     field("service_tier", Tier, "OpenAI; given back in the answer"),
-    field("store", Off, "OpenAI; sent on as false whatever the caller leaves out"),
-    field("background", Off, "OpenAI; a response in the background would have to be stored"),
+    field("store", MustBeFalse, "OpenAI; sent on as false whatever the caller leaves out"),
+    field("background", MustBeFalse, "OpenAI; a response in the background would have to be stored"),
     # Whether such a response exists is not looked up, so both read the same (THREATS, row 35).
     refused("previous_response_id", _STORED, code="unknown_endpoint"),
     refused("conversation", _STORED),
     refused("previous_input_messages", "send the earlier turns in `input`"),
     refused("enable_response_messages", "it shows the engine's own view of a prompt"),
     refused("prompt", "prompts are not stored here; send `instructions` and `input`"),
-    refused("background_options", BACKGROUND.why),
+    refused("background_options", BACKGROUND.reason),
     refused("context_management", "the engine does not compact"),
     refused("image", "the engine writes text only"),
     refused("moderation", "the engine does not moderate"),

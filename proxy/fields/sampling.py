@@ -4,17 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from proxy.fields.shapes import (
-    GRAMMAR,
-    Json,
-    Natural,
-    Positive,
-    Shape,
-    Stops,
-    Token,
-    Truncation,
-)
-from proxy.fields.table import Field, Refused, field, refused
+from hubgate.proxy.fields.shapes import GRAMMAR, Json, Natural, Positive, Shape, Stops, Token, Truncation
+from hubgate.proxy.fields.table import Field, Refused, field, refused
 
 _Bias = dict[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}\Z")], Annotated[float, Meta(ge=-100, le=100)]]
 
@@ -42,7 +33,7 @@ STRUCTURED = field(
     "structured_outputs",
     StructuredOutputs,
     "vLLM's; short texts only, because the engine compiles them and longer ones cost it minutes",
-    largest=GRAMMAR,
+    max_bytes=GRAMMAR,
 )
 
 # Common to chat, plain completions and responses.

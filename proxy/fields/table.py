@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, Required, TypedDict
 
 import msgspec
 
-from proxy import settings
-from proxy.errors import Code, Denied
+from hubgate.proxy import settings
+from hubgate.proxy.errors import Code, Denied
 
 Cap = Literal["max_n", "max_logprobs", "max_batch"]  # the settings under `request` that bound a cost
 
@@ -25,16 +25,16 @@ _typed_dict: Final[Any] = TypedDict  # mypy knows those alone whose fields stand
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
 
 
-class Off:
+class MustBeFalse:
     """The type of a switch that may only be `false`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is known of one field; `why` is for whoever reads the table, or is refused by it."""
+    """What is known of one field; `reason` is for whoever reads the table, or is refused by it."""
 
     name: str
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Field(Row):
     type: Any
     required: bool = False
     cap: Cap | None = None  # on a number, or on how many stand in a list
-    largest: int | None = None  # bytes as JSON; for free JSON, whose depth is then bounded as well
-    spelled: Callable[[Any], Any] | None = None  # spells a shorthand out, for the check alone
+    max_bytes: int | None = None  # bytes as JSON; for free JSON, whose depth is then bounded as well
+    normalize: Callable[[Any], Any] | None = None  # spells a shorthand out, for the check alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +64,28 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
+class MutuallyExclusive:
     """Fields that are harmless alone and not together."""
 
     names: tuple[str, ...]
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Forms:
+class ExactlyOneOf:
     """Sets of fields of which a body carries exactly one, so that no two readers choose differently."""
 
     sets: tuple[frozenset[str], ...]
 
 
-def field(name: str, type_: Any, why: str, **more: Any) -> Field:
+def field(name: str, type_: Any, reason: str, **more: Any) -> Field:
     """Make a row of the table."""
-    return Field(name=name, type=type_, why=why, **more)
+    return Field(name=name, type=type_, reason=reason, **more)
 
 
-def refused(name: str, why: str, code: Code = "invalid_request") -> Refused:
+def refused(name: str, reason: str, code: Code = "invalid_request") -> Refused:
     """Make a row for a field that is left out on purpose."""
-    return Refused(name=name, why=why, code=code)
+    return Refused(name=name, reason=reason, code=code)
 
 
 class Table:
@@ -95,20 +95,20 @@ class Table:
         self,
         *rows: Field | Refused,
         product: Product | None = None,
-        apart: Apart | None = None,
-        forms: Forms | None = None,
+        exclusive: MutuallyExclusive | None = None,
+        one_of: ExactlyOneOf | None = None,
     ) -> None:
         self.allowed = {row.name: row for row in rows if isinstance(row, Field)}
         self.refused = {row.name: row for row in rows if isinstance(row, Refused)}
         if len({row.name for row in rows}) < len(rows):
             raise ValueError("a field stands twice in one table")
         # Fields in which a text may be of any length and is read by its beginning at most.
-        self.lengthy = frozenset(row.name for row in self.allowed.values() if _lengthy(row))
-        self._bounded = {row.name: row for row in self.allowed.values() if row.cap or row.largest}
-        self._spelled = {row.name: row.spelled for row in self.allowed.values() if row.spelled}
+        self.free_text = frozenset(row.name for row in self.allowed.values() if _is_free_text(row))
+        self._bounded = {row.name: row for row in self.allowed.values() if row.cap or row.max_bytes}
+        self._spelled = {row.name: row.normalize for row in self.allowed.values() if row.normalize}
         self._product = product
-        self._apart = apart
-        self._forms = forms
+        self._exclusive = exclusive
+        self._one_of = one_of
         self._shape = _typed_dict(
             "Body", {row.name: _member(row) for row in self.allowed.values()}, total=False
         )
@@ -130,11 +130,11 @@ class Table:
             if name not in self.allowed and name not in extra:
                 return self._unlisted(name)
         try:
-            spelled = self._spell(body) if self._spelled else body
-            if raw and spelled is body:
+            normalize = self._spell(body) if self._spelled else body
+            if raw and normalize is body:
                 self._read(raw)
             else:
-                _convert(spelled, self._shape, dec_hook=_switch)
+                _convert(normalize, self._shape, dec_hook=_switch)
         except msgspec.ValidationError as error:
             return _mistyped(str(error))
         for name, value in body.items():
@@ -150,7 +150,7 @@ class Table:
     def _unlisted(self, name: str) -> Denied:
         shown = name if name.isidentifier() and len(name) <= 64 else "(unprintable)"
         row = self.refused.get(name)
-        because = f": {row.why}" if row else ""
+        because = f": {row.reason}" if row else ""
         code = row.code if row else "invalid_request"
         return Denied(code, f"The field {shown} is not accepted here{because}.", shown)
 
@@ -167,39 +167,39 @@ class Table:
         return Denied("invalid_request", f"{names} may be {most} at most here.", self._product.names[0])
 
     def _together(self, body: dict[str, Any]) -> Denied | None:
-        if self._apart is None:
+        if self._exclusive is None:
             return None
-        for name in self._apart.names:
+        for name in self._exclusive.names:
             if _off(body.get(name)):
                 return None
-        names = " and ".join(f"`{name}`" for name in self._apart.names)
-        why = f"{names} are not accepted together: {self._apart.why}."
-        return Denied("invalid_request", why, self._apart.names[0])
+        names = " and ".join(f"`{name}`" for name in self._exclusive.names)
+        message = f"{names} are not accepted together: {self._exclusive.reason}."
+        return Denied("invalid_request", message, self._exclusive.names[0])
 
     def _ambiguous(self, body: dict[str, Any]) -> Denied | None:
-        if self._forms is None:
+        if self._one_of is None:
             return None
-        given = {name for form in self._forms.sets for name in form if body.get(name) is not None}
-        if given in self._forms.sets:
+        given = {name for form in self._one_of.sets for name in form if body.get(name) is not None}
+        if given in self._one_of.sets:
             return None
-        forms = ", or ".join(" and ".join(f"`{name}`" for name in sorted(form)) for form in self._forms.sets)
+        forms = ", or ".join(" and ".join(f"`{name}`" for name in sorted(form)) for form in self._one_of.sets)
         return Denied("invalid_request", f"The body must carry {forms}.", min(given, default=None))
 
 
-def _lengthy(row: Field) -> bool:
+def _is_free_text(row: Field) -> bool:
     """Whether nothing in this field has a length that counts, by the schema of its type."""
     schema = msgspec.json.encode(msgspec.json.schema(row.type, schema_hook=lambda _: {"const": False}))
     patterns = set(re.findall(rb'"pattern":"(.*?)"', schema))
-    return row.largest is None and b'"maxLength"' not in schema and patterns <= {b"^data:"}
+    return row.max_bytes is None and b'"maxLength"' not in schema and patterns <= {b"^data:"}
 
 
 def _member(row: Field) -> Any:
     return Required[row.type] if row.required else row.type | None
 
 
-def _switch(kind: type, value: object) -> Off:
-    if kind is Off and value is False:
-        return Off()
+def _switch(kind: type, value: object) -> MustBeFalse:
+    if kind is MustBeFalse and value is False:
+        return MustBeFalse()
     raise ValueError("must be false or left out")
 
 
@@ -224,9 +224,9 @@ def _mistyped(complaint: str) -> Denied:
 def _excess(row: Field, value: Any, limits: settings.Request) -> str | None:
     if row.cap is not None and _count(value) > (most := getattr(limits, row.cap)):
         return f"may be {most} at most here"
-    if row.largest is not None:
-        if len(msgspec.json.encode(value)) > row.largest:
-            return f"may be {row.largest} bytes long at most"
+    if row.max_bytes is not None:
+        if len(msgspec.json.encode(value)) > row.max_bytes:
+            return f"may be {row.max_bytes} bytes long at most"
         if _deeper(value, MAX_DEPTH):
             return f"may be nested {MAX_DEPTH} levels deep at most"
     return None

@@ -1,9 +1,9 @@
 """`/tokenize` and `/detokenize`, vLLM's own: what a prompt becomes, and back. No GPU is asked."""
 
-from proxy.fields.content import Message, Tool
-from proxy.fields.refusals import ENGINE
-from proxy.fields.shapes import TOOLS, Token
-from proxy.fields.table import Forms, Table, field
+from hubgate.proxy.fields.content import Message, Tool
+from hubgate.proxy.fields.shapes import TOOLS, Token
+from hubgate.proxy.fields.table import ExactlyOneOf, Table, field
+from hubgate.proxy.fields.unsupported import ENGINE
 
 _MODEL = field("model", str, "what is authorized, and sent on under its pinned name", required=True)
 
@@ -15,8 +15,8 @@ TOKENIZE = Table(
     field("add_generation_prompt", bool, "vLLM"),
     field("continue_final_message", bool, "vLLM"),
     field("return_token_strs", bool, "vLLM"),
-    field("tools", list[Tool], "vLLM; as chat's are", largest=TOOLS),
+    field("tools", list[Tool], "vLLM; as chat's are", max_bytes=TOOLS),
     *ENGINE,
-    forms=Forms((frozenset({"prompt"}), frozenset({"messages"}))),
+    one_of=ExactlyOneOf((frozenset({"prompt"}), frozenset({"messages"}))),
 )
 DETOKENIZE = Table(_MODEL, field("tokens", list[Token], "vLLM", required=True), *ENGINE)

@@ -7,10 +7,10 @@ from typing import Final, Protocol, cast
 
 import structlog
 
-from proxy.errors import Code
-from proxy.http.deadline import NEVER, Deadline
-from proxy.http.inbound import Flow, Head, Inbound, Response
-from proxy.http.reader import Reader
+from hubgate.proxy.errors import Code
+from hubgate.proxy.http.parser import RequestParser
+from hubgate.proxy.http.request import Flow, RawHead, Response, ServerRequest
+from hubgate.proxy.net.deadline import NEVER, Deadline
 
 MAX_PIPELINED: Final = 32  # requests that wait for the answers before them; no more is read then
 HIGH_WATER: Final = 64 * 1024  # bytes that wait to be sent before their source is held
@@ -32,7 +32,7 @@ class Server(Protocol):
     def date(self) -> str: ...
     def opened(self, connection: "Connection") -> None: ...
     def closed(self, connection: "Connection") -> None: ...
-    def handle(self, request: Inbound) -> Awaitable[None]: ...
+    def handle(self, request: ServerRequest) -> Awaitable[None]: ...
     def refuse(self, code: Code) -> Response: ...
 
 
@@ -49,14 +49,14 @@ class Connection:
         self.write: Callable[[bytes], None]  # the transport's
         self._peer = ""
         self.port = 0  # the caller's
-        self._reader: Reader
+        self._reader: RequestParser
         # What is being answered.
-        self._waiting: deque[Inbound | Code] = deque()
-        self._current: Inbound | None = None
+        self._waiting: deque[ServerRequest | Code] = deque()
+        self._current: ServerRequest | None = None
         self._task: asyncio.Task[None] | None = None  # from the first request on, one for all of them
         self._turn: asyncio.Future[None] | None = None  # what it waits for between two
         self._source: Flow | None = None
-        self._choked = False  # the caller does not read as fast as we write
+        self._write_paused = False  # the caller does not read as fast as we write
         self._paused = False
         self._lingering = False
         self._left = 0  # bytes that were unsent when the connection was closed, or since looked at
@@ -94,7 +94,7 @@ class Connection:
         self.write = transport.write
         peer = transport.get_extra_info("peername")
         self._peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
-        self._reader = Reader(self, self._peer)
+        self._reader = RequestParser(self, self._peer)
         self._server.opened(self)
         self._deadline.expire_in(self._server.header_timeout)
 
@@ -107,7 +107,7 @@ class Connection:
         reader.feed(self._server.buffer[:nbytes])
         if (
             reader.in_head
-            and not (reader.deaf or self._head_timed or self._waiting)
+            and not (reader.ignoring_input or self._head_timed or self._waiting)
             and self._current is None
         ):
             self._time_head()
@@ -126,12 +126,12 @@ class Connection:
             self._task.cancel()
 
     def pause_writing(self) -> None:
-        self._choked = True
+        self._write_paused = True
         if self._source is not None:
             self._source.pause()
 
     def resume_writing(self) -> None:
-        self._choked = False
+        self._write_paused = False
         if self._source is not None:
             self._source.resume()
         elif self._current is None and self._waiting:
@@ -147,13 +147,13 @@ class Connection:
     def draining(self) -> bool:
         return self._server.draining
 
-    def follow(self, source: Flow | None) -> None:
+    def set_source(self, source: Flow | None) -> None:
         self._source = source
-        if source is not None and self._choked:
+        if source is not None and self._write_paused:
             source.pause()
 
     def pause(self) -> None:
-        if not self._paused and not self._reader.deaf:
+        if not self._paused and not self._reader.ignoring_input:
             self._paused = True
             self._transport.pause_reading()
 
@@ -171,7 +171,7 @@ class Connection:
         if not keep:
             self._leave()
         elif self._waiting:
-            if self._choked:  # its answer would only wait with the others
+            if self._write_paused:  # its answer would only wait with the others
                 self._deadline.expire_in(STALLED)
             else:
                 self._next()
@@ -187,7 +187,7 @@ class Connection:
 
     # Called by the reader.
 
-    def came(self, request: Inbound) -> None:
+    def on_request(self, request: ServerRequest) -> None:
         self._head_timed = False
         if self._current is None and not self._waiting:
             self._start(request)
@@ -196,7 +196,7 @@ class Connection:
             if len(self._waiting) > MAX_PIPELINED:
                 self.pause()
 
-    def refused(self, code: Code) -> None:
+    def on_error(self, code: Code) -> None:
         """Tell the caller, after the answers that are due before."""
         self._waiting.append(code)
         if self._current is None and len(self._waiting) == 1:
@@ -206,17 +206,17 @@ class Connection:
 
     def _next(self) -> None:
         following = self._waiting.popleft()
-        if isinstance(following, Inbound):
+        if isinstance(following, ServerRequest):
             self._start(following)
             return
-        none = Head(method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False)
-        last = Inbound(self, none)
+        none = RawHead(method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False)
+        last = ServerRequest(self, none)
         self._current = last
         last.respond(self._server.refuse(following))
 
-    def _start(self, request: Inbound) -> None:
+    def _start(self, request: ServerRequest) -> None:
         self._current = request
-        self._deadline.at = NEVER  # nothing is due from the caller now
+        self._deadline.when = NEVER  # nothing is due from the caller now
         if self._task is None:
             self._task = self._loop.create_task(self._answer())
         elif self._turn is not None and not self._turn.done():

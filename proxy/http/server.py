@@ -8,9 +8,9 @@ from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final, cast
 
-from proxy.errors import Code
-from proxy.http.connection import LINGER, Connection
-from proxy.http.inbound import Inbound, Response
+from hubgate.proxy.errors import Code
+from hubgate.proxy.http.connection import LINGER, Connection
+from hubgate.proxy.http.request import Response, ServerRequest
 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
 KEEPALIVE: Final = 75.0  # seconds that a connection may be idle (nginx's default)
@@ -23,7 +23,7 @@ class Server:
 
     def __init__(
         self,
-        handle: Callable[[Inbound], Awaitable[None]],
+        handle: Callable[[ServerRequest], Awaitable[None]],
         refuse: Callable[[Code], Response],
         *,
         header_timeout: float,

@@ -1,20 +1,18 @@
 """A connection to an engine: HTTP/1.1 on llhttp."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 import structlog
 
-from proxy.http.deadline import Deadline
-from proxy.http.template import Template, template
-from proxy.skeleton import Pieces
-from proxy.upstream.chunks import content
-from proxy.upstream.head import Head
-
-if TYPE_CHECKING:
-    from proxy.upstream.connections import Connections
+from hubgate.proxy.body.large_json import Pieces
+from hubgate.proxy.net.deadline import Deadline
+from hubgate.proxy.net.repeated_head import RepeatedHead, learn_head
+from hubgate.proxy.upstream.chunks import content
+from hubgate.proxy.upstream.response_head import ResponseHead
 
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer
 MAX_HEAD: Final = 64 * 1024  # bytes of all of them
@@ -46,21 +44,21 @@ class BrokenError(Exception):
     """The engine ended the connection, or what it sends is no answer."""
 
 
-class HeldError(Exception):
+class CallerStalledError(Exception):
     """The answer was held for so long that it is given up: it is the caller who does not take it."""
 
 
 class Receiver(Protocol):
     """Takes an answer as it comes."""
 
-    def head(self, head: Head, length: int) -> None:
+    def head(self, head: ResponseHead, length: int) -> None:
         """The head, and the length that it tells. Raises `BrokenError` to take no more."""
 
     def data(self, data: bytes, chunk: bytes = b"") -> None:
         """The next bytes of the body, and the chunk that they came as, where it was one."""
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """A body of unknown length that can be read once."""
 
     async def read(self) -> bytes:
@@ -70,10 +68,22 @@ class Source(Protocol):
 class Connection:
     """One connection to one engine, a protocol (asyncio's), by its methods; carries one request at a time."""
 
-    def __init__(self, pool: "Connections", address: Address) -> None:
+    def __init__(
+        self,
+        address: Address,
+        keepalive: float,
+        on_idle: "Callable[[Connection], None]",
+        on_lost: "Callable[[Connection], None]",
+    ) -> None:
+        """It carries no other request once it was idle for `keepalive` seconds.
+
+        `on_idle` hears of it when it can carry another request, and `on_lost` when it is closed.
+        """
         self.address = address
         self.idle_since = 0.0
-        self._pool = pool
+        self._keepalive = keepalive
+        self._on_idle = on_idle
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
         self._transport: asyncio.Transport
@@ -85,12 +95,12 @@ class Connection:
         self._length = 0  # of the body, as the head tells it
         self._in_body = False
         self._paused = False
-        self._between = False  # two chunks of a body is where the parser stands
+        self._at_chunk_boundary = False  # two chunks of a body is where the parser stands
         self._parts: list[bytes] = []
         self._complete = False
         self._keep = False
-        self._head: Head | None = None  # the last one
-        self._template: Template | None = None  # of it, if it may come again
+        self._head: ResponseHead | None = None  # the last one
+        self._repeated_head: RepeatedHead | None = None  # of it, if it may come again
         self._idle_limit = 0.0
         self._deadline = Deadline(self._loop, self._late)
         # Of a body that is sent as it comes.
@@ -99,14 +109,19 @@ class Connection:
         self._asking = False  # it is the caller who is waited for
 
     async def exchange(
-        self, request: tuple[bytes, Pieces | Source], receiver: Receiver, *, first_byte: float, idle: float
+        self,
+        request: tuple[bytes, Pieces | BodySource],
+        receiver: Receiver,
+        *,
+        first_byte: float,
+        idle: float,
     ) -> None:
         """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
         Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
-        seconds, or `HeldError` if it was `pause`d then. The connection then serves no other request, nor
-        after a cancellation: closing it is what tells the engine to stop, and so is an answer that comes
-        before all of a `Source` was sent. Raises what reading that raises.
+        seconds, or `CallerStalledError` if it was `pause`d then. The connection then serves no other
+        request, nor after a cancellation: closing it is what tells the engine to stop, and so is an
+        answer that comes before all of a `BodySource` was sent. Raises what reading that raises.
         """
         self._receiver = receiver
         self._idle_limit = idle
@@ -133,11 +148,11 @@ class Connection:
                 if self._paused:  # the caller may still be slow, but not the next one
                     self.resume()
                 self.idle_since = self._time()
-                self._pool.give_back(self)
+                self._on_idle(self)
             if sending is not None:
                 sending.cancel()
 
-    async def _stream(self, head: bytes, source: Source, patience: float) -> None:
+    async def _stream(self, head: bytes, source: BodySource, patience: float) -> None:
         """Send a body as it comes, in chunks, no faster than the engine takes it.
 
         The engine is asked for leave first (RFC 9110, section 10.1.1): its gate decides by the head, and
@@ -171,9 +186,9 @@ class Connection:
     def fresh(self) -> bool:
         """Whether it can carry another request: not idle for too long, and its end was not seen.
 
-        The pool is told of its end only a moment later.
+        `on_lost` hears of its end only a moment later.
         """
-        return self.idle_since + self._pool.keepalive > self._time() and not self._transport.is_closing()
+        return self.idle_since + self._keepalive > self._time() and not self._transport.is_closing()
 
     def close(self) -> None:
         self._transport.close()
@@ -197,9 +212,9 @@ class Connection:
         if self._receiver is None or self._done is None or self._done.done():
             self._transport.abort()  # nothing was asked
             return
-        self._deadline.at = self._time() + self._idle_limit
+        self._deadline.when = self._time() + self._idle_limit
         # Between two chunks the parser remembers nothing, so that it need not see one that is whole.
-        if self._between and (start := content(data)):
+        if self._at_chunk_boundary and (start := content(data)):
             self._receiver.data(data[start:-2], data)
         elif not self._repeated(data, self._receiver, self._done):
             self._parse(data, self._receiver, self._done)
@@ -218,7 +233,7 @@ class Connection:
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._deadline.cancel()
-        self._pool.lost(self)
+        self._on_lost(self)
         self._break()
 
     # What reading leads to.
@@ -228,10 +243,10 @@ class Connection:
 
         The parser stands between two answers, and need not see this one.
         """
-        head, template = self._head, self._template
-        if head is None or template is None or self._in_body or self._head_size:
+        head, repeated = self._head, self._repeated_head
+        if head is None or repeated is None or self._in_body or self._head_size:
             return False
-        start = template.body(data)
+        start = repeated.body(data)
         if not start:
             return False
         self._complete = True  # and the connection is kept, as it was the last time
@@ -246,7 +261,7 @@ class Connection:
         return True
 
     def _parse(self, data: bytes, receiver: Receiver, done: asyncio.Future[None]) -> None:
-        self._between = False
+        self._at_chunk_boundary = False
         whole = not self._in_body and not self._head_size  # if it comes to its end as well
         try:
             self._parser.feed_data(data)
@@ -257,7 +272,8 @@ class Connection:
                 self._break()
                 return
             self._keep = False  # what follows an answer belongs to nobody
-        self._between = self._between and data.endswith(b"\r\n")  # not within the next one's size
+        # It does not if the data ends within the size of the next chunk.
+        self._at_chunk_boundary = self._at_chunk_boundary and data.endswith(b"\r\n")
         if self._parts:
             parts, self._parts = self._parts, []
             receiver.data(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -267,7 +283,7 @@ class Connection:
                 self._break()
         elif self._complete:
             if whole and self._keep and data.startswith(_GOOD):  # and nothing interim before it
-                self._template = template(data)
+                self._repeated_head = learn_head(data)
             done.set_result(None)
 
     # Called by the parser.
@@ -304,23 +320,23 @@ class Connection:
             raise BrokenError
         self._in_body = True
         self._deadline.expire_in(self._idle_limit)
-        self._template = None
-        self._head = head = Head(status, headers)
+        self._repeated_head = None
+        self._head = head = ResponseHead(status, headers)
         self._receiver.head(head, self._length)
 
     def on_chunk_header(self) -> None:
-        self._between = False
+        self._at_chunk_boundary = False
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:
             self._parts.append(body)
 
     def on_chunk_complete(self) -> None:
-        self._between = self._in_body
+        self._at_chunk_boundary = self._in_body
 
     def on_message_complete(self) -> None:
         if self._in_body:
-            self._in_body = self._between = False
+            self._in_body = self._at_chunk_boundary = False
             self._complete = True
             self._keep = self._parser.should_keep_alive()  # says so here, and only here
 
@@ -337,4 +353,4 @@ class Connection:
         if self._asking:
             self._deadline.expire_in(self._idle_limit)  # whoever reads the caller's body has a limit for that
         elif not self._done.done():
-            self._done.set_exception(HeldError() if self._paused else TimeoutError())
+            self._done.set_exception(CallerStalledError() if self._paused else TimeoutError())

@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from proxy.auth.authorization import Access
-from proxy.auth.identity import Caller
-from proxy.errors import Code, Denied
-from proxy.metrics import Metrics
-from proxy.upstream import affinity
-from proxy.upstream.control import Control, ControlError
-from wire.control import Engine, Event, Failed, FailureCode
+from hubgate.proxy.auth.authorization import Access
+from hubgate.proxy.auth.identity import Caller
+from hubgate.proxy.errors import Code, Denied
+from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.upstream import affinity
+from hubgate.proxy.upstream.control_client import ControlClient, ControlError
+from hubgate.wire.control_api import EngineInfo, Event, Failed, FailureCode
 
 POLL_SECONDS = 1.0
 
@@ -33,19 +33,19 @@ _CODES: dict[FailureCode, Code] = {
 class Upstream:
     """One backend as this proxy sees it: its last hello, and what was found since."""
 
-    def __init__(self, name: str, url: str, control: Control) -> None:
+    def __init__(self, name: str, url: str, control: ControlClient) -> None:
         self.name = name
         self.host = urlsplit(url).hostname or ""
         self._control = control
         self._boot: str | None = None
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, EngineInfo] = {}
 
     @property
     def up(self) -> bool:
         """Whether the backend answered its last hello."""
         return self._boot is not None
 
-    def engine(self, access: Access) -> Engine | None:
+    def engine(self, access: Access) -> EngineInfo | None:
         """The engine that is known to hold the model, or `None` if it is cold here."""
         for engine in self._engines.values():
             holds = access.adapter is None or str(access.adapter) in engine.adapters
@@ -67,11 +67,11 @@ class Upstream:
                 return sha
         return None
 
-    def address(self, engine: Engine) -> tuple[str, int]:
+    def address(self, engine: EngineInfo) -> tuple[str, int]:
         """Where the engine listens: the host is ours to know, only the port is the backend's word."""
         return self.host, engine.port
 
-    def lost(self, engine: Engine) -> None:
+    def lost(self, engine: EngineInfo) -> None:
         """Forget an engine that turned out not to be what we knew; the next hello may tell of it anew."""
         self._engines.pop(engine.id, None)
 
@@ -93,7 +93,7 @@ class Upstream:
         """
         return self._control.ensure(access, caller, self._boot or "", request_id)
 
-    def found(self, engine: Engine) -> None:
+    def found(self, engine: EngineInfo) -> None:
         """Remember an engine that `ensure` ended with."""
         self._engines[engine.id] = engine
 

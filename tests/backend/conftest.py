@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.hub import DemoHub
-from tests.backend.running import Running, running
+from hubgate.demo.hub import DemoHub
+from tests.backend.harness import Running, running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stands for vLLM: a process that answers as it does, behind the same judge, in a tenth of a second.
+"""Stands for vLLM: a process that answers as it does, behind the same verifier, in a tenth of a second.
 
 Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
 `--slow-start`, `--no-adapters`, `--stuck-adapters`, `--places=N` for adapters, `--no-sleep`, `--no-wake`, and
@@ -20,13 +20,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from backend.plugin.gate import USABLE
-from backend.plugin.identity import VARIABLE, read
-from backend.plugin.judge import Judge
-from backend.plugin.traffic import Traffic
-from wire.control import GRANT_HEADER
-from wire.keyfile import KeyFile
-from wire.keys import load_verifying
+from hubgate.backend.plugin.engine_identity import VARIABLE, read
+from hubgate.backend.plugin.grant_verifier import GrantVerifier
+from hubgate.backend.plugin.middleware import USABLE
+from hubgate.backend.plugin.traffic import Traffic
+from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keys import load_verifying
 
 METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running {:.1f}\n"
 
@@ -37,7 +37,7 @@ class FakeEngine:
     def __init__(self, switches: set[str]) -> None:
         identity = read(Path(os.environ[VARIABLE]))
         proxies = KeyFile(Path(identity.proxies_file), load_verifying, time.monotonic)
-        self.judge = Judge(identity, proxies, time.time)
+        self.verifier = GrantVerifier(identity, proxies, time.time)
         self.base = identity.base
         self.switches = switches
         self.traffic = Traffic(time.monotonic)
@@ -50,7 +50,7 @@ class FakeEngine:
         self.places = int(sizes[0]) if sizes else sys.maxsize
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        grant = self.judge.believe(request.headers.get(GRANT_HEADER, ""))
+        grant = self.verifier.believe(request.headers.get(GRANT_HEADER, ""))
         if grant is None:
             return web.Response(status=401)
         if grant.kind == "use":

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.backend.running import free_ports
+from tests.backend.harness import free_ports
 from tests.fakes.keyring import Keyring
 
 CODE = """
     import sys
     from pathlib import Path
-    from backend import cli
-    from backend.settings import BackendSettings
-    from runtime.config import ConfigError, load
+    from hubgate.backend import cli
+    from hubgate.backend.settings import BackendSettings
+    from hubgate.runtime.config import ConfigError, load
     try:
         sys.exit(cli.run(load(BackendSettings, Path(sys.argv[1]))))
     except ConfigError as error:

@@ -1,6 +1,6 @@
 """The exposition: ours and the engines', without the names of adapters."""
 
-from backend.metrics import Metrics
+from hubgate.backend.metrics import Metrics
 
 ENGINE = """
 # HELP vllm:num_requests_running Number of requests.

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.app import check
-from backend.command import BUILDS
-from backend.settings import BackendSettings
-from runtime.config import ConfigError, Section, load
-from tests.backend.test_gpus import FakeGpus
+from hubgate.backend.app import check
+from hubgate.backend.engines.argv import BUILDS
+from hubgate.backend.settings import BackendSettings
+from hubgate.runtime.config import ConfigError, Section, load
+from tests.backend.engines.test_gpus import FakeGpus
 
 SHIPPED = Path(__file__).parents[2] / "config" / "backend.yaml"
 REQUIRED: dict[str, Any] = {

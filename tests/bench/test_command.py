@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.fakes.edge import eventually
+from tests.fakes.running_proxy import eventually
 
 ROOT = Path(__file__).parents[2]
 OUT = "results.md"

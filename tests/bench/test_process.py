@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from bench.process import Child, StartError, free_port, running, until_listening
-from tests.fakes.edge import eventually
+from tests.fakes.running_proxy import eventually
 
 FAMILY = """
 import signal, subprocess, sys, time

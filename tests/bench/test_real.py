@@ -3,7 +3,7 @@
 import pytest
 
 from bench.load import Seen
-from bench.real import Added, added
+from bench.real_vllm import Added, added
 
 
 def test_what_is_added_is_the_median_difference() -> None:

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils._http import close_session
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from demo.hub import DemoHub
+from hubgate.demo.hub import DemoHub
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
-from demo.hub import main
+from hubgate.demo.hub import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -21,7 +21,7 @@ async def test_serves_until_it_is_told_to_stop(
     log, repos = tmp_path / "log.jsonl", tmp_path / "repos"
     arguments = [
         "-m",
-        "demo.hub",
+        "hubgate.demo.hub",
         "--port",
         "0",
         "--files-port",
@@ -62,7 +62,7 @@ async def test_port_in_use_is_said_plainly() -> None:
     server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        arguments = ["-m", "demo.hub", "--port", str(port), "--files-port", "0"]
+        arguments = ["-m", "hubgate.demo.hub", "--port", str(port), "--files-port", "0"]
         program = await asyncio.create_subprocess_exec(
             sys.executable, *arguments, stderr=asyncio.subprocess.PIPE
         )

@@ -8,8 +8,8 @@ import huggingface_hub.errors
 import pytest
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-from demo.catalog import load
-from demo.hub import DemoHub
+from hubgate.demo.catalog import load
+from hubgate.demo.hub import DemoHub
 from tests.demo.conftest import Client, blocking
 
 ROWS = load().errors

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from demo.hub import DemoHub
+from hubgate.demo.hub import DemoHub
 from tests.demo.conftest import Client, Clock
 
 Clients = Callable[[str | None], Client]

@@ -15,8 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from demo.catalog import Token
-from demo.hub import DemoHub
+from hubgate.demo.catalog import Token
+from hubgate.demo.hub import DemoHub
 from tests.demo.conftest import Client, Clock
 
 Clients = Callable[[str | None], Client]

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
-from demo.catalog import Token, load
-from demo.hub import DemoHub
+from hubgate.demo.catalog import Token, load
+from hubgate.demo.hub import DemoHub
 from tests.demo.conftest import Client
 
 Clients = Callable[[str | None], Client]

@@ -10,10 +10,10 @@ import torch
 import transformers
 from safetensors.torch import load
 
-from demo import tokenizer, weights
-from demo.catalog import files_of
-from demo.catalog import load as load_catalog
-from demo.state import HubState
+from hubgate.demo import tokenizer, weights
+from hubgate.demo.catalog import files_of
+from hubgate.demo.catalog import load as load_catalog
+from hubgate.demo.state import HubState
 
 CATALOG = load_catalog()
 PROMPTS = ("hello", "What is 2 + 2?", "The quick brown fox", "\n\t é 漢")

@@ -1,7 +1,7 @@
 """A small isolation campaign on the real engine: a proxy with a clock of ours beside the product's own.
 
-It shares the product's Hub, backend and vLLM. The oracle, its windows and the report are those of
-`tests/isolation`; its judge of grants and salts is not, since a real engine shows neither: here each
+It shares the product's Hub, backend and vLLM. The access_model, its windows and the report are those of
+`tests/isolation`; its checker of grants and salts is not, since a real engine shows neither: here each
 answer must be what that very model gives.
 """
 
@@ -19,20 +19,20 @@ import httpx
 import yaml
 from openai import APIStatusError, AsyncOpenAI
 
-from demo import configs
-from demo.catalog import load as catalog
-from proxy import app, preflight
-from proxy.settings import ProxySettings
-from proxy.upstream import pool
-from runtime.config import load
+from hubgate.demo import configs
+from hubgate.demo.catalog import load as catalog
+from hubgate.proxy import app, preflight
+from hubgate.proxy.settings import ProxySettings
+from hubgate.proxy.upstream import pool
+from hubgate.runtime.config import load
 from tests.e2e.product import ADAPTER, BASE, Product
 from tests.fakes.clock import Clock
-from tests.fakes.edge import eventually
 from tests.fakes.raw import ask, request
+from tests.fakes.running_proxy import eventually
+from tests.isolation.access_model import AccessModel
 from tests.isolation.attempt import Attempt, Bounds, Verdict
-from tests.isolation.cast import Model
-from tests.isolation.oracle import Oracle
 from tests.isolation.report import Report
+from tests.isolation.scenario import Model
 
 PUBLIC, MISSING = "demo/public-lora", "alice/nobody-lora"
 TOKENS: Final = {f"hf_demo_{user}": catalog().tokens[f"hf_demo_{user}"] for user in ("alice", "bob", "eve")}
@@ -57,7 +57,7 @@ class Campaign:
     product: Product
     url: str
     clock: Clock
-    oracle: Oracle
+    access_model: AccessModel
     first: str  # the sha of the adapter's first commit
     texts: Mapping[str, str]  # what was asked for → its greedy text
     report: Report
@@ -98,7 +98,7 @@ class Campaign:
         async with self._moving:  # a commit whose sha is not told yet may have answered
             pass
         verdict = self._judge(attempt, said, self.texts.get(wanted, ""))
-        history = self.oracle.history(token, repo, attempt.began - LOOKBACK)
+        history = self.access_model.history(token, repo, attempt.began - LOOKBACK)
         self.report.add(step, attempt, verdict, history)
 
     async def _complete(self, attempt: Attempt, *, stream: bool) -> tuple[str, str]:
@@ -116,10 +116,10 @@ class Campaign:
         return "".join(part.choices[0].text for part in parts if part.choices), name
 
     def _judge(self, attempt: Attempt, said: str, expected: str) -> Verdict:
-        oracle, chain = self.oracle, _chain(attempt.repo)
+        access_model, chain = self.access_model, _chain(attempt.repo)
         since = attempt.began - BOUNDS.denial
-        refusals = set[str]().union(*(oracle.refusals(attempt.token, repo, since) for repo in chain))
-        if False in oracle.good(attempt.token, since):
+        refusals = set[str]().union(*(access_model.refusals(attempt.token, repo, since) for repo in chain))
+        if False in access_model.good(attempt.token, since):
             refusals.add("invalid_api_key")
         forbidden = self._forbidden(attempt, chain)
         if refusals and not forbidden:
@@ -127,7 +127,7 @@ class Campaign:
         if attempt.status == 200:
             wrong = forbidden or self._strange(attempt) or (said != expected and f"it said {said!r}")
             return Verdict("wrongly served", why=wrong) if wrong else Verdict("served", either=bool(refusals))
-        if attempt.code == "hub_unavailable" and oracle.unreachable(attempt.began):
+        if attempt.code == "hub_unavailable" and access_model.unreachable(attempt.began):
             return Verdict("unavailable")
         if attempt.code not in refusals:
             return Verdict("wrongly refused", why=f"{attempt.code} is not one of {sorted(refusals)}")
@@ -135,22 +135,22 @@ class Campaign:
 
     def _forbidden(self, attempt: Attempt, chain: tuple[str, ...]) -> str:
         """Why nothing within the bounds could have let this caller in; "" if something could."""
-        if True not in self.oracle.good(attempt.token, attempt.began - BOUNDS.identity):
+        if True not in self.access_model.good(attempt.token, attempt.began - BOUNDS.identity):
             return "the token was not good"
         for repo in chain:
-            if not self.oracle.allowed(attempt.token, repo, attempt.began - BOUNDS.access):
+            if not self.access_model.allowed(attempt.token, repo, attempt.began - BOUNDS.access):
                 return f"{repo} was not theirs to read"
         return ""
 
     def _strange(self, attempt: Attempt) -> str:
         """Whether another model answered, or a commit that the name did not mean within the bound."""
         repo, _, sha = attempt.answered.partition("@")
-        meant = self.oracle.commits[attempt.repo].within(attempt.began - BOUNDS.revision)
+        meant = self.access_model.commits[attempt.repo].within(attempt.began - BOUNDS.revision)
         wanted = {self.first} if attempt.revision else meant
         return "" if repo == attempt.repo and sha in wanted else f"{attempt.answered} answered"
 
     async def _event(self, rng: Random) -> None:
-        """Tell the oracle, then the Hub: within this moment of our clock both are true."""
+        """Tell the access_model, then the Hub: within this moment of our clock both are true."""
         kind = _choose(rng, _EVENTS)
         token, access = rng.choice(tuple(TOKENS)), rng.choice(_GATES)
         pause, adapter = rng.uniform(0, 0.05), rng.choice((ADAPTER, PUBLIC))
@@ -165,29 +165,29 @@ class Campaign:
                 self._commits += 1
                 async with self._moving:
                     answer = await self._switch("commit", repo=adapter, readme=f"voyage {self._commits}")
-                    self.oracle.commit(adapter, answer["sha"])
+                    self.access_model.commit(adapter, answer["sha"])
             case "outage":
-                self.oracle.outage("503")
+                self.access_model.outage("503")
                 await self._switch("down", mode="503")
 
     async def _amends(self, rng: Random) -> None:
         """End an outage, and give back some of what was taken, so that there is something to take again."""
-        if self.oracle.down.now:
+        if self.access_model.down.now:
             await self._switch("down", mode=None)
-            self.oracle.outage(None)
+            self.access_model.outage(None)
         for token in TOKENS:
-            if rng.random() < 0.5 and not self.oracle.tokens[token].now:
+            if rng.random() < 0.5 and not self.access_model.tokens[token].now:
                 await self._token(token, good=True)
         for user in ("alice", "bob"):
             if rng.random() < 0.3:
                 await self._gate(user, "accepted")
 
     async def _token(self, token: str, *, good: bool) -> None:
-        self.oracle.token(token, good=good)
+        self.access_model.token(token, good=good)
         await self._switch("unrevoke" if good else "revoke", token_name=TOKENS[token].name)
 
     async def _gate(self, user: str, access: str | None) -> None:
-        self.oracle.gate(BASE, user, access)
+        self.access_model.gate(BASE, user, access)
         await self._switch("gate", repo=BASE, user=user, access=access)
 
     async def _switch(self, name: str, **fields: Any) -> Any:
@@ -227,9 +227,9 @@ async def campaign(product: Product, folder: Path, seed: int) -> AsyncIterator[C
     texts[f"{ADAPTER}@first"] = _text(product, f"{ADAPTER}@{first}")
     assert len(set(texts.values())) == len(texts)  # else a mix-up would not show
     clock = Clock()
-    oracle = Oracle(clock, MODELS, TOKENS)
+    access_model = AccessModel(clock, MODELS, TOKENS)
     for repo, name in names.items():
-        oracle.commit(repo, name.partition("@")[2])
+        access_model.commit(repo, name.partition("@")[2])
     read = _settings(product, folder)
     with patch.object(pool, "POLL_SECONDS", 0.1):
         async with app.running(
@@ -241,7 +241,7 @@ async def campaign(product: Product, folder: Path, seed: int) -> AsyncIterator[C
 
             await eventually(ready)
             url = f"http://127.0.0.1:{proxy.port}"
-            running = Campaign(product, url, clock, oracle, first, texts, Report(seed))
+            running = Campaign(product, url, clock, access_model, first, texts, Report(seed))
             try:
                 yield running
             finally:

@@ -18,7 +18,7 @@ import httpx
 import psutil
 from openai import OpenAI
 
-from demo.configs import Layout, Ports
+from hubgate.demo.configs import Layout, Ports
 
 BASE = "demo/tiny-llama"
 ADAPTER = "alice/pirate-lora"
@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A running `python -m demo.run`."""
+    """A running `python -m hubgate.demo.run`."""
 
     layout: Layout
     ports: Ports
@@ -119,7 +119,7 @@ def started(
     environment = {**os.environ, "HUBGATE_RUN_ID": run_id, "HUBGATE_LOG__LEVEL": "debug"}
     with output.open("wb") as out:
         launcher = subprocess.Popen(
-            [*(command or [sys.executable, "-m", "demo.run"]), *arguments],
+            [*(command or [sys.executable, "-m", "hubgate.demo.run"]), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -8,7 +8,7 @@ import openai
 import pytest
 from huggingface_hub import HfApi
 
-from proxy.errors import STATUS
+from hubgate.proxy.errors import STATUS
 from tests.e2e.product import ADAPTER, BASE, Product, until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]

@@ -128,7 +128,7 @@ def test_no_token_is_in_the_memory_of_the_engine(product: Product) -> None:
     engine = [
         process
         for process in backend.children(recursive=True)
-        if "backend.downloads" not in " ".join(process.cmdline())
+        if "hubgate.backend.downloads.worker" not in " ".join(process.cmdline())
     ]
     assert len(engine) >= 2  # the API server and its engine core at least
     scanners = [Scanner(token) for token in ("hf_demo_alice", "hf_demo_bob", "hf_demo_service")]

@@ -35,7 +35,7 @@ def _words(process: psutil.Process) -> list[str]:
 @contextmanager
 def _make_run(root: Path) -> Iterator[Product]:
     """`make run` with other ports, up to where vLLM's own processes are there."""
-    with started(root, ready=False, command=[sys.executable, "-m", "demo.run"]) as product:
+    with started(root, ready=False, command=[sys.executable, "-m", "hubgate.demo.run"]) as product:
         until(lambda: _engine_is_starting(product.run_id), "vLLM is starting", 90)
         yield product
 
@@ -135,7 +135,7 @@ def test_the_ports_in_use_are_named(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         ran = subprocess.run(
-            [sys.executable, "-m", "demo.run", "--dir", str(tmp_path), "--hub-port", str(port)],
+            [sys.executable, "-m", "hubgate.demo.run", "--dir", str(tmp_path), "--hub-port", str(port)],
             capture_output=True,
             text=True,
             check=False,

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demo import configs
+from hubgate.demo import configs
 from tests.e2e.product import started, until
 
 

@@ -36,7 +36,7 @@ def _answered_by(product: Product, model: str) -> bool:
 def _engines(product: Product) -> int:
     """How many API servers of vLLM there are."""
     words = (" ".join(one.cmdline()) for one in product.processes())
-    return sum("vllm.entrypoints" in line and "guardian" not in line for line in words)
+    return sum("vllm.entrypoints" in line and "reaper" not in line for line in words)
 
 
 def test_another_base_takes_the_engine(swapping: Product) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from demo.tensors import SYMBOLS
+from hubgate.demo.tensors import SYMBOLS
 from tests.e2e.product import Product, started
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

@@ -17,12 +17,10 @@ from time import time
 import msgspec
 from aiohttp import web
 
-from tests.fakes.engine import LOCAL, PATIENCE, RawEngine
-from tests.fakes.keyring import Keyring
-from wire.control import (
+from hubgate.wire.control_api import (
     GRANT_HEADER,
     PROTOCOL,
-    Engine,
+    EngineInfo,
     EngineState,
     EnsureRequest,
     Event,
@@ -30,7 +28,9 @@ from wire.control import (
     Hello,
     Ready,
 )
-from wire.seal import ReplayGuard, ScopedToken, SealError, open_token, sign_hello, verify_grant
+from hubgate.wire.seal import ReplayGuard, ScopedToken, SealError, open_token, sign_hello, verify_grant
+from tests.fakes.engine import LOCAL, PATIENCE, RawEngine
+from tests.fakes.keyring import Keyring
 
 Load = Callable[[ScopedToken, web.StreamResponse], Awaitable[None]]
 
@@ -46,9 +46,9 @@ class Hosted:
     state: EngineState = "ready"
     adapters: set[str] = field(default_factory=set)
 
-    def told(self) -> Engine:
+    def told(self) -> EngineInfo:
         """Its entry in a hello."""
-        return Engine(
+        return EngineInfo(
             id=self.id,
             boot=self.boot,
             port=self.engine.port,

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from tests.fakes.answers import raw, whole
-from tests.fakes.edge import ALICE, BASE, Edge
 from tests.fakes.engine import Answer, Received
 from tests.fakes.raw import RawAnswer, request
+from tests.fakes.running_proxy import ALICE, BASE, Edge
 
 SPEECH, TRANSLATION = "/v1/audio/transcriptions", "/v1/audio/translations"
 MARK = "x-mark"

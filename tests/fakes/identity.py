@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from proxy.auth.identity import Caller, Identity
+from hubgate.proxy.auth.identity import Caller, Identity
+from hubgate.wire.secret import Secret
 from tests.fakes.clock import START
-from wire.secret import Secret
 
 DAY = 86400
 

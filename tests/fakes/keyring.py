@@ -5,8 +5,8 @@ from pathlib import Path
 
 from joserfc.jwk import KeySet
 
-from wire import keys
-from wire.keys import BackendKeys, BackendPublic, ProxyKeys
+from hubgate.wire import keygen, keys
+from hubgate.wire.keys import BackendKeys, BackendPublic, ProxyKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Keyring:
         if folder.is_dir() and (made := sorted(folder.glob("hubgate_*"))):
             backend_private, backend_public, proxy_private, proxy_public = made
             return cls(proxy_private, proxy_public, backend_private, backend_public)
-        return cls(*keys.generate_proxy(folder), *keys.generate_backend(folder))
+        return cls(*keygen.generate_proxy(folder), *keygen.generate_backend(folder))
 
     @property
     def proxy(self) -> ProxyKeys:

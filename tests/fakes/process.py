@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.hub import DemoHub
+from hubgate.demo.hub import DemoHub
 from tests.fakes.backend import FakeBackend
-from tests.fakes.edge import eventually, surroundings
 from tests.fakes.engine import RawEngine
 from tests.fakes.raw import ask, request
+from tests.fakes.running_proxy import eventually, surroundings
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 import redis.asyncio as client
 from redis.exceptions import RedisError
 
-from tests.fakes.edge import eventually
 from tests.fakes.engine import LOCAL
+from tests.fakes.running_proxy import eventually
 
 
 @dataclass(slots=True)

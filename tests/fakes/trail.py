@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from proxy.audit import Audit
-from proxy.metrics import Metrics
+from hubgate.proxy.audit.writer import AuditWriter
+from hubgate.proxy.metrics.registry import Metrics
 from tests.fakes.clock import Clock
 
 KEY = b"k" * 32
 
 
 @contextmanager
-def writing(path: Path, *, required: bool = True, key: bytes = KEY) -> Iterator[Audit]:
+def writing(path: Path, *, required: bool = True, key: bytes = KEY) -> Iterator[AuditWriter]:
     """A trail that is written; closing waits until everything is."""
-    written = Audit(path, key, Metrics(), required=required, now=Clock())
+    written = AuditWriter(path, key, Metrics(), required=required, now=Clock())
     written.start()
     try:
         yield written

@@ -10,7 +10,7 @@ from typing import get_args
 import structlog
 
 from tests.faults import cell
-from tests.faults.asking import Temperature
+from tests.faults.caller import Temperature
 from tests.faults.cell import EXPECTED
 
 

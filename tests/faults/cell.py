@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from demo import weights
-from demo.hub import DemoHub
-from tests.fakes.edge import eventually
-from tests.faults.asking import Ask, Outcome, Temperature, plain, told
+from hubgate.demo import weights
+from hubgate.demo.hub import DemoHub
+from tests.fakes.running_proxy import eventually
+from tests.faults.caller import Ask, Outcome, Temperature, plain, told
 from tests.faults.faults import FAULTS
 from tests.faults.footprint import Footprint
 from tests.faults.stack import Stack

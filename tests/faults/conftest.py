@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import cell
-from tests.faults.asking import Temperature
+from tests.faults.caller import Temperature
 from tests.faults.footprint import Footprint
 
 Calm = Callable[[Temperature], Awaitable[Footprint]]

@@ -5,9 +5,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from demo.git import Blob
-from tests.fakes.edge import eventually
-from tests.faults.asking import Ask, Temperature, left, plain, restarted, streamed
+from hubgate.demo.git import Blob
+from tests.fakes.running_proxy import eventually
+from tests.faults.caller import Ask, Temperature, left, plain, restarted, streamed
 from tests.faults.stack import Stack
 
 Fired = Callable[[], Awaitable[bool]]

@@ -63,5 +63,5 @@ def _leftovers(folder: Path, processes: int) -> tuple[str, ...]:
     partial = [str(path) for path in folder.rglob("*.incomplete")]
     staged = [str(path) for path in folder.glob("store/.staging/*")]
     scratch = [str(path) for path in folder.glob("scratch/*")]
-    # Each child of ours has one, and a guardian beside it.
+    # Each child of ours has one, and a reaper beside it.
     return (*partial, *staged, *(scratch if 2 * len(scratch) != processes else ()))

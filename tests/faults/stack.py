@@ -18,23 +18,24 @@ from unittest.mock import patch
 import msgspec
 import yaml
 
-from backend import app as backend_app
-from backend import owner
-from backend.command import Launch
-from backend.engine_client import EngineClient
-from backend.fetch import Fetcher
-from backend.flags import render
-from backend.transfer import Patience
-from demo.hub import DemoHub
-from proxy import app, preflight, trail
-from proxy.settings import ProxySettings
-from proxy.upstream import pool
-from runtime.config import load
-from tests.backend import running
-from tests.backend.running import Running
-from tests.fakes.edge import CHAT, MESSAGES, POLL, eventually
+from hubgate.backend import app as backend_app
+from hubgate.backend.downloads.attempt import Patience
+from hubgate.backend.downloads.fetcher import Fetcher
+from hubgate.backend.engines import lifecycle
+from hubgate.backend.engines.argv import Launch
+from hubgate.backend.engines.client import EngineClient
+from hubgate.backend.vllm_args import render
+from hubgate.demo.hub import DemoHub
+from hubgate.proxy import app, preflight
+from hubgate.proxy.audit import chain
+from hubgate.proxy.settings import ProxySettings
+from hubgate.proxy.upstream import pool
+from hubgate.runtime.config import load
+from tests.backend import harness
+from tests.backend.harness import Running
 from tests.fakes.engine import LOCAL, PATIENCE
 from tests.fakes.raw import RawAnswer, ask, request
+from tests.fakes.running_proxy import CHAT, MESSAGES, POLL, eventually
 from tests.faults.engine import OPTION
 from tests.faults.switches import Switches
 
@@ -140,12 +141,12 @@ class Stack:
 
     def audited(self, status: int) -> list[str]:
         """The reasons in the audit records of requests that ended so."""
-        records = trail.records(self.folder / "audit.jsonl")
+        records = chain.records(self.folder / "audit.jsonl")
         return [record["reason"] for record in records if record.get("status") == status]
 
     async def _start_backend(self, changes: dict[str, Any]) -> None:
         self.backend = await self._backend_stack.enter_async_context(
-            running.running(self.folder, self.hub, **changes)
+            harness.running(self.folder, self.hub, **changes)
         )
         settings = self.backend.settings
         self._changes = {
@@ -158,9 +159,9 @@ class Stack:
         with ExitStack() as stack:
             for each in (
                 patch.object(pool, "POLL_SECONDS", POLL),
-                patch.object(running, "fake_argv", self._argv),
+                patch.object(harness, "fake_argv", self._argv),
                 patch.object(backend_app, "Fetcher", partial(Fetcher, patience=_PATIENCE)),
-                patch.object(owner, "GRACE", _GRACE),
+                patch.object(lifecycle, "GRACE", _GRACE),
                 patch.dict(EngineClient._call.__kwdefaults__, timeout=_CALL),
                 patch.dict(os.environ, PYTHONPATH=str(self.folder / "site")),
                 patch.object(tempfile, "tempdir", str(self.folder / "scratch")),

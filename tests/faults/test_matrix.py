@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from tests.faults import cell
-from tests.faults.asking import Temperature
+from tests.faults.caller import Temperature
 from tests.faults.cell import EXPECTED
 from tests.faults.conftest import Calm
 from tests.faults.faults import FAULTS

@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 import pytest_asyncio
 
-from demo.hub import DemoHub
-from tests.fakes.edge import eventually
+from hubgate.demo.hub import DemoHub
 from tests.fakes.raw import RawClient
-from tests.faults.asking import Outcome, held, plain, streamed
+from tests.fakes.running_proxy import eventually
+from tests.faults.caller import Outcome, held, plain, streamed
 from tests.faults.cell import ASKED, BASE, prepare, until_good
 from tests.faults.faults import FAULTS, outage
 from tests.faults.stack import Stack

@@ -1,4 +1,4 @@
-"""The isolation campaign: random callers, random trouble, and an oracle that knows who was allowed what.
+"""The isolation campaign: random callers, random trouble, and a model that knows who was allowed what.
 
 `cast` is who and what there is, `oracle` the truth and its history, `warmth` what the proxy must still
 know, `aftermath` when it need not ask, `judge` and `delivery` the verdict on one `attempt`; `lab` and

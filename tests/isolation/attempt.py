@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.isolation.cast import Revision
+from tests.isolation.scenario import Revision
 
 Kind = Literal["served", "refused", "unavailable", "wrongly served", "wrongly refused"]
 

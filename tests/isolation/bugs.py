@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from proxy.auth import bearer
-from proxy.auth.authorization import Access, AccessKey, Authorizer
-from proxy.auth.identity import Caller, Identities
-from proxy.errors import Denied
-from proxy.exchange import Exchange
-from proxy.gateway import Gateway
-from wire.repo import RepoRef
-from wire.secret import Secret
+from hubgate.proxy.auth import bearer
+from hubgate.proxy.auth.authorization import Access, AccessKey, Authorizer
+from hubgate.proxy.auth.identity import Caller, Identities
+from hubgate.proxy.context import RequestContext
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.gateway import Gateway
+from hubgate.wire.repo import RepoRef
+from hubgate.wire.secret import Secret
 
 
 def access_by_repo_alone(patch: pytest.MonkeyPatch) -> None:
@@ -27,13 +27,13 @@ def warm_skips_authorization(patch: pytest.MonkeyPatch) -> None:
     """What an engine holds is served without a question."""
     authorize = Gateway._authorize
 
-    async def skip(self: Gateway, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
+    async def skip(self: Gateway, context: RequestContext, caller: Caller, name: str) -> Access | Denied:
         for upstream in self.pool._upstreams:
             for engine in upstream._engines.values():
                 for adapter in engine.adapters:
                     if RepoRef.parse(adapter).id == name.partition("@")[0]:
                         return Access(RepoRef.parse(engine.base), RepoRef.parse(adapter))
-        return await authorize(self, exchange, caller, name)
+        return await authorize(self, context, caller, name)
 
     patch.setattr(Gateway, "_authorize", skip)
 
@@ -42,10 +42,10 @@ def a_load_stretches_the_bound(patch: pytest.MonkeyPatch) -> None:
     """What was decided before a load still counts after it, however long that took: once our own."""
     authorize = Gateway._authorize
 
-    async def once(self: Gateway, exchange: Exchange, caller: Caller, name: str) -> Access | Denied:
-        if exchange.cold and exchange.access is not None:
-            return exchange.access
-        return await authorize(self, exchange, caller, name)
+    async def once(self: Gateway, context: RequestContext, caller: Caller, name: str) -> Access | Denied:
+        if context.cold and context.access is not None:
+            return context.access
+        return await authorize(self, context, caller, name)
 
     patch.setattr(Gateway, "_authorize", once)
 

@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.isolation import cast, plan
+from tests.isolation import plan, scenario
 from tests.isolation.attempt import Attempt, Kind
 from tests.isolation.client import Answer
-from tests.isolation.lab import Lab
+from tests.isolation.harness import Harness
 from tests.isolation.plan import Ask, Event, Step
 from tests.isolation.report import Report
 from tests.isolation.world import World
@@ -18,11 +18,11 @@ LOOKBACK = 90.0  # seconds of history that a report tells
 async def run(folder: Path, seed: int, attempts: int, until: Kind | None = None) -> Report:
     """Go on until so many attempts were judged, or one was wrong: in that way, if one is named."""
     report = Report(seed)
-    async with Lab.start(folder) as lab:
-        world = World(lab)
+    async with Harness.start(folder) as harness:
+        world = World(harness)
         number = 0
         while report.attempts < attempts and not (report.kinds[until] if until else report.faults):
-            await Run(lab, world, report, number).step(plan.step(seed, number))
+            await Run(harness, world, report, number).step(plan.step(seed, number))
             number += 1
     return report
 
@@ -30,27 +30,27 @@ async def run(folder: Path, seed: int, attempts: int, until: Kind | None = None)
 class Run:
     """One step under way."""
 
-    def __init__(self, lab: Lab, world: World, report: Report, number: int) -> None:
-        self._lab = lab
+    def __init__(self, harness: Harness, world: World, report: Report, number: int) -> None:
+        self._lab = harness
         self._world = world
         self._report = report
         self._number = number
 
     async def step(self, step: Step) -> None:
         """Everything of the step at once; then what it left behind is accounted for."""
-        lab = self._lab
+        harness = self._lab
         if step.slow_loads:
-            lab.machines.gate.clear()
+            harness.machines.gate.clear()
         async with asyncio.TaskGroup() as group:
             for index, ask in enumerate(step.asks):
                 group.create_task(self._ask(ask, f"s{self._report.seed}-{self._number:05}-{index}"))
             happening = [asyncio.create_task(self._happen(event)) for event in step.events]
             happening.append(asyncio.create_task(self._leap(*step.leap)))
             await asyncio.gather(*happening)
-            lab.machines.gate.set()
+            harness.machines.gate.set()
         self._account()
         self._read_log()
-        lab.aftermath.settle()
+        harness.outage_checker.settle()
         for event in step.amends:
             self._world.happen(event)
         self._world.step_over()
@@ -58,26 +58,26 @@ class Run:
 
     async def _ask(self, ask: Ask, request_id: str) -> None:
         await turns(ask.after)
-        lab = self._lab
+        harness = self._lab
         self._read_log()
         attempt = Attempt(
             id=request_id,
             token=ask.token,
             repo=ask.repo,
             revision=ask.revision,
-            text=lab.text(ask.repo, ask.revision),
-            began=lab.clock(),
-            evictions=lab.oracle.evictions[cast.chain(ask.repo)[0]],
-            known=lab.warmth.knows(ask.token, ask.repo, ask.revision),
-            silenced=lab.aftermath.silent(ask.token),
-            reeling=lab.aftermath.reeling(ask.revision),
+            text=harness.text(ask.repo, ask.revision),
+            began=harness.clock(),
+            evictions=harness.access_model.evictions[scenario.chain(ask.repo)[0]],
+            known=harness.expected_cache.knows(ask.token, ask.repo, ask.revision),
+            silenced=harness.outage_checker.silent(ask.token),
+            reeling=harness.outage_checker.reeling(ask.revision),
         )
-        answer = await lab.client.ask(*_request(ask, attempt))
+        answer = await harness.client.ask(*_request(ask, attempt))
         _note(attempt, answer)
-        attempt.upstream = tuple(lab.machines.seen.get(attempt.id, ()))
-        attempt.loads = tuple(lab.machines.loads(attempt.id))
-        verdict = lab.judge.judge(attempt)
-        history = lab.oracle.history(ask.token, ask.repo, attempt.began - LOOKBACK)
+        attempt.upstream = tuple(harness.machines.seen.get(attempt.id, ()))
+        attempt.loads = tuple(harness.machines.loads(attempt.id))
+        verdict = harness.checker.check(attempt)
+        history = harness.access_model.history(ask.token, ask.repo, attempt.began - LOOKBACK)
         self._report.add(self._number, attempt, verdict, history)
 
     async def _happen(self, event: Event) -> None:
@@ -89,8 +89,8 @@ class Run:
         await self._lab.pass_time(seconds)
 
     def _read_log(self) -> None:
-        self._lab.warmth.read(self._lab.hub.log)
-        self._lab.aftermath.read(self._lab.hub.log)
+        self._lab.expected_cache.read(self._lab.hub.log)
+        self._lab.outage_checker.read(self._lab.hub.log)
         self._lab.hub.log.clear()
 
     def _account(self) -> None:
@@ -103,7 +103,7 @@ class Run:
 
 
 def _request(ask: Ask, attempt: Attempt) -> tuple[str, str, str, str, Any]:
-    token = cast.secret(ask.token)
+    token = scenario.secret(ask.token)
     if not ask.repo:
         return "GET", ask.endpoint, token, attempt.id, None
     body: dict[str, Any] = {"model": attempt.text, "stream": ask.stream, "max_tokens": 2}

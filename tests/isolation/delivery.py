@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 
-from tests.isolation import cast
+from tests.isolation import scenario
+from tests.isolation.access_model import AccessModel
 from tests.isolation.attempt import Attempt, Bounds, Loaded, Upstreamed
-from tests.isolation.cast import Revision
-from tests.isolation.oracle import Oracle
+from tests.isolation.scenario import Revision
 
 
 class Delivery:
     """Finds faults; each is a sentence, and "" is none."""
 
-    def __init__(self, oracle: Oracle, bounds: Bounds, subs: Mapping[str, str]) -> None:
-        self._oracle = oracle
+    def __init__(self, access_model: AccessModel, bounds: Bounds, subs: Mapping[str, str]) -> None:
+        self.access_model = access_model
         self._bounds = bounds
         self._subs = subs  # user → the pseudonym that their grants must carry
         self._salts: dict[str, str] = {}
@@ -33,8 +33,8 @@ class Delivery:
 
     def _load(self, attempt: Attempt, load: Loaded) -> str:
         repos = tuple(name.partition("@")[0] for name in (load.adapter, load.base) if name)
-        owner = (cast.secret(attempt.token), self._sub(attempt))
-        if (load.token, load.sub) != owner or repos != cast.chain(attempt.repo):
+        owner = (scenario.secret(attempt.token), self._sub(attempt))
+        if (load.token, load.sub) != owner or repos != scenario.chain(attempt.repo):
             return f"a load of {repos} for another caller or model"
         return self._strange(attempt, load.base, "" if load.adapter else attempt.revision)
 
@@ -42,7 +42,7 @@ class Delivery:
         sub = self._sub(attempt)
         if seen.sub != sub or seen.model != seen.grant_model:
             return f"an engine got {seen.model} under a grant for {seen.grant_model} of {seen.sub}"
-        if seen.model.partition("@")[0] != cast.chain(attempt.repo)[0]:
+        if seen.model.partition("@")[0] != scenario.chain(attempt.repo)[0]:
             return f"an engine got {seen.model}"
         if seen.salt != self._salts.setdefault(sub, seen.salt):
             return "the cache_salt of an identity changed"
@@ -53,9 +53,9 @@ class Delivery:
         repo, _, sha = model.partition("@")
         if revision not in ("", "main"):
             return "" if attempt.text.endswith(f"@{sha}") else f"{model} instead of what was asked for"
-        meant = self._oracle.commits[repo].within(attempt.began - self._bounds.revision)
-        running = self._oracle.running[repo].within(attempt.began) if repo in cast.BASES else set()
+        meant = self.access_model.commits[repo].within(attempt.began - self._bounds.revision)
+        running = self.access_model.running[repo].within(attempt.began) if repo in scenario.BASES else set()
         return "" if sha in meant.union(*running) else f"{model} was no commit of main"
 
     def _sub(self, attempt: Attempt) -> str:
-        return self._subs.get(cast.holder(attempt.token) or "", "nobody")
+        return self._subs.get(scenario.holder(attempt.token) or "", "nobody")

@@ -8,14 +8,14 @@ import msgspec
 from aiohttp import web
 from joserfc.jwk import KeySet
 
+from hubgate.wire.control_api import Ready
+from hubgate.wire.seal import Grant, ScopedToken, SealError, verify_grant
 from tests.fakes.answers import DONE, chunk, completed, event, head, whole
 from tests.fakes.backend import FakeBackend, Hosted, say
 from tests.fakes.engine import Connection, RawEngine, Received
+from tests.isolation.access_model import AccessModel, Clock
 from tests.isolation.attempt import Loaded, Upstreamed
-from tests.isolation.cast import BASES
-from tests.isolation.oracle import Clock, Oracle
-from wire.control import Ready
-from wire.seal import Grant, ScopedToken, SealError, verify_grant
+from tests.isolation.scenario import BASES
 
 STREAM = head(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
 GONE = head(421, [("Content-Length", "0"), ("Connection", "close")])
@@ -27,7 +27,7 @@ class Machines:
     """All engines and their one backend; `gate` holds loads back while it is clear."""
 
     backend: FakeBackend
-    oracle: Oracle
+    access_model: AccessModel
     clock: Clock
     proxies: KeySet
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,7 +72,7 @@ class Machines:
         """Take every commit of an adapter out of the engines."""
         for hosted in self.backend.hosted:
             hosted.adapters -= {name for name in hosted.adapters if name.startswith(f"{repo}@")}
-        self.oracle.evicted(repo)
+        self.access_model.evicted(repo)
 
     def stop(self, base: str) -> None:
         """Stop the engines of a base: it is cold now."""
@@ -84,13 +84,13 @@ class Machines:
 
     def _empty(self, hosted: Hosted) -> None:
         for name in (hosted.base, *hosted.adapters):
-            self.oracle.evicted(name.partition("@")[0])
+            self.access_model.evicted(name.partition("@")[0])
         hosted.adapters.clear()
 
     def _tell(self) -> None:
         for base in BASES:
             ready = (each.base for each in self.backend.hosted if each.state == "ready")
-            self.oracle.running[base].become(
+            self.access_model.running[base].become(
                 frozenset(name.partition("@")[2] for name in ready if name.startswith(f"{base}@"))
             )
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Literal, TypeVar
 
-from tests.isolation import cast
-from tests.isolation.cast import Gate, Revision
+from tests.isolation import scenario
+from tests.isolation.scenario import Gate, Revision
 
 Choice = TypeVar("Choice")
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/models"]
@@ -25,17 +25,17 @@ _TOKENS: Final = {
     "mallory": 1,
 }
 _REPOS: Final = {
-    cast.OPEN_BASE: 7,
-    cast.GATED_BASE: 4,
+    scenario.OPEN_BASE: 7,
+    scenario.GATED_BASE: 4,
     "house": 1,
-    cast.PRIVATE: 6,
-    cast.BOBS: 4,
-    cast.TEAMS: 4,
-    cast.PUBLIC: 8,
-    cast.GATED_LORA: 4,
-    cast.OLD_NAME: 2,
-    cast.MISSING: 2,
-    cast.FORBIDDEN: 1,
+    scenario.PRIVATE: 6,
+    scenario.BOBS: 4,
+    scenario.TEAMS: 4,
+    scenario.PUBLIC: 8,
+    scenario.GATED_LORA: 4,
+    scenario.OLD_NAME: 2,
+    scenario.MISSING: 2,
+    scenario.FORBIDDEN: 1,
     "": 2,  # the list of models
 }
 _REVISIONS: Final[dict[Revision, int]] = {"": 16, "first": 1, "current": 1, "pr-ref": 1, "pr-sha": 1}
@@ -109,24 +109,24 @@ def step(seed: int, number: int) -> Step:
 
 def _ask(rng: Random) -> Ask:
     repo = _choose(rng, _REPOS)
-    revision: Revision = _choose(rng, _REVISIONS) if repo in cast.MODELS else ""
+    revision: Revision = _choose(rng, _REVISIONS) if repo in scenario.MODELS else ""
     endpoint: Endpoint = "/v1/models"
     if repo:
         endpoint = rng.choice(("/v1/chat/completions", "/v1/completions"))
-    if repo == cast.TEAMS and not revision:
+    if repo == scenario.TEAMS and not revision:
         revision = rng.choice(("", "main"))
     return Ask(rng.randint(0, 40), _choose(rng, _TOKENS), repo, revision, endpoint, rng.random() < 0.4)
 
 
 def _ambush(rng: Random, ask: Ask) -> tuple[Event, ...]:
     """Make what somebody asks for cold, and take their access away while it is loaded."""
-    repo = cast.chain(ask.repo)[0]
-    cold = Event(0, "stop" if repo in cast.BASES else "evict", repo)
+    repo = scenario.chain(ask.repo)[0]
+    cold = Event(0, "stop" if repo in scenario.BASES else "evict", repo)
     later = rng.randint(40, 80)
-    takings = [Event(later, "revoke", ask.token)] if ask.token in cast.REVOCABLE else []
-    takings += [Event(later, "private", link) for link in cast.chain(repo) if link in cast.ADAPTERS]
-    rejected = [link for link in cast.chain(repo) if link in cast.GATED]
-    user = cast.holder(ask.token)
+    takings = [Event(later, "revoke", ask.token)] if ask.token in scenario.REVOCABLE else []
+    takings += [Event(later, "private", link) for link in scenario.chain(repo) if link in scenario.ADAPTERS]
+    rejected = [link for link in scenario.chain(repo) if link in scenario.GATED]
+    user = scenario.holder(ask.token)
     takings += [Event(later, "gate", link, user, "rejected") for link in rejected if user]
     return (cold, rng.choice(takings)) if takings else (cold,)
 
@@ -134,7 +134,7 @@ def _ambush(rng: Random, ask: Ask) -> tuple[Event, ...]:
 def _undone(event: Event) -> Event:
     """What gives back what an ambush took."""
     opposite = {"revoke": "unrevoke", "private": "private", "gate": "gate"}[event.kind]
-    if event.kind == "private" and not cast.MODELS[event.subject].private:
+    if event.kind == "private" and not scenario.MODELS[event.subject].private:
         opposite = "public"
     return replace(event, kind=opposite, value="accepted" if event.kind == "gate" else None)
 
@@ -142,22 +142,22 @@ def _undone(event: Event) -> Event:
 def _event(rng: Random) -> Event:
     after, kind = rng.randint(0, 60), _choose(rng, _EVENTS)
     if kind in ("revoke", "unrevoke"):
-        return Event(after, kind, rng.choice(cast.REVOCABLE))
+        return Event(after, kind, rng.choice(scenario.REVOCABLE))
     if kind == "gate":
         user = rng.choice(("alice", "bob", "carol", "eve"))
-        return Event(after, kind, rng.choice(cast.GATED), user, rng.choice(_GATES))
+        return Event(after, kind, rng.choice(scenario.GATED), user, rng.choice(_GATES))
     if kind in ("private", "public"):
-        return Event(after, kind, rng.choice((*cast.ADAPTERS, cast.PRIVATE)))
+        return Event(after, kind, rng.choice((*scenario.ADAPTERS, scenario.PRIVATE)))
     if kind == "commit":
-        return Event(after, kind, rng.choice((*cast.ADAPTERS, *cast.BASES)))
+        return Event(after, kind, rng.choice((*scenario.ADAPTERS, *scenario.BASES)))
     if kind == "evict":
-        return Event(after, kind, rng.choice(cast.ADAPTERS))
+        return Event(after, kind, rng.choice(scenario.ADAPTERS))
     if kind == "stop":
-        return Event(after, kind, rng.choice(cast.BASES))
+        return Event(after, kind, rng.choice(scenario.BASES))
     if kind == "outage":
         paths = rng.choice(("*", "*", "*/auth-check", "*/whoami-v2"))
         return Event(after, kind, paths, value=rng.choice(_OUTAGES))
-    return Event(after, kind, rng.choice(cast.REISSUED))
+    return Event(after, kind, rng.choice(scenario.REISSUED))
 
 
 def _choose(rng: Random, weights: Mapping[Choice, int]) -> Choice:

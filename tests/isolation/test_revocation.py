@@ -8,9 +8,9 @@ from random import Random
 import pytest
 from aiohttp import web
 
-from demo import answers, api
-from tests.isolation import cast
-from tests.isolation.lab import BOUNDS, Lab
+from hubgate.demo import answers, api
+from tests.isolation import scenario
+from tests.isolation.harness import BOUNDS, Harness
 from tests.isolation.plan import Event
 from tests.isolation.world import World
 
@@ -41,47 +41,53 @@ def _flip(token: str, repo: str) -> Case:
 
 
 GUARDED = (
-    _token("alice", cast.PRIVATE),
-    _token("bob", cast.GATED_BASE),
-    _gate("bob", cast.GATED_BASE, cast.GATED_BASE),
-    _gate("alice", cast.PRIVATE, cast.GATED_BASE),  # by way of the adapter's base
-    _gate("alice", cast.GATED_LORA, cast.GATED_LORA),
-    _flip("eve", cast.PUBLIC),
+    _token("alice", scenario.PRIVATE),
+    _token("bob", scenario.GATED_BASE),
+    _gate("bob", scenario.GATED_BASE, scenario.GATED_BASE),
+    _gate("alice", scenario.PRIVATE, scenario.GATED_BASE),  # by way of the adapter's base
+    _gate("alice", scenario.GATED_LORA, scenario.GATED_LORA),
+    _flip("eve", scenario.PUBLIC),
 )
-OPEN = (_token("eve", cast.PUBLIC), _token("bob", cast.OPEN_BASE), _token("alice", cast.OPEN_BASE))
+OPEN = (
+    _token("eve", scenario.PUBLIC),
+    _token("bob", scenario.OPEN_BASE),
+    _token("alice", scenario.OPEN_BASE),
+)
 
 
-async def served(lab: Lab, case: Case) -> bool:
+async def served(harness: Harness, case: Case) -> bool:
     body = {"model": case.repo, "prompt": "hello"}
-    answer = await lab.client.ask("POST", "/v1/completions", cast.secret(case.token), "revocation", body)
+    answer = await harness.client.ask(
+        "POST", "/v1/completions", scenario.secret(case.token), "revocation", body
+    )
     assert answer.status in (200, 401, 403, 404), answer
     return answer.status == 200
 
 
-async def trial(lab: Lab, rng: Random, case: Case, bound: float) -> tuple[float, float]:
+async def trial(harness: Harness, rng: Random, case: Case, bound: float) -> tuple[float, float]:
     """Use, take away, use on until refused; gives when it was last served and when first refused.
 
     Some use it all the time, so that the proxy asks ahead of time, and some now and then.
     """
-    world, busy = World(lab), rng.random() < 0.5
+    world, busy = World(harness), rng.random() < 0.5
     for _ in range(rng.randint(1, 25)):
-        assert await served(lab, case)
-        await lab.pass_time(rng.choice((0.0, rng.uniform(0, 2), rng.uniform(0, 12))))
-    assert await served(lab, case)
+        assert await served(harness, case)
+        await harness.pass_time(rng.choice((0.0, rng.uniform(0, 2), rng.uniform(0, 12))))
+    assert await served(harness, case)
     world.happen(case.taken)
-    since, last = lab.clock(), 0.0
-    while await served(lab, case):
-        last = lab.clock() - since
-        await lab.pass_time(rng.uniform(0.05, 1.0) if busy else rng.uniform(0, bound / 2))
-    refused = lab.clock() - since if busy else last
+    since, last = harness.clock(), 0.0
+    while await served(harness, case):
+        last = harness.clock() - since
+        await harness.pass_time(rng.uniform(0.05, 1.0) if busy else rng.uniform(0, bound / 2))
+    refused = harness.clock() - since if busy else last
     world.happen(case.given)
-    await lab.pass_time(BOUNDS.denial + 0.1)
+    await harness.pass_time(BOUNDS.denial + 0.1)
     return last, refused
 
 
-async def worst(lab: Lab, seed: int, cases: tuple[Case, ...], bound: float) -> tuple[float, float]:
+async def worst(harness: Harness, seed: int, cases: tuple[Case, ...], bound: float) -> tuple[float, float]:
     rng = Random(seed)  # noqa: S311 - must be repeatable
-    trials = [await trial(lab, rng, case, bound) for _ in range(TRIALS) for case in cases]
+    trials = [await trial(harness, rng, case, bound) for _ in range(TRIALS) for case in cases]
     return max(last for last, _ in trials), max(refused for _, refused in trials)
 
 
@@ -89,8 +95,8 @@ async def test_guarded_models_end_within_the_access_ttl(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """A revoked token, a rejected request and a repo made private end access within `access_ttl`."""
-    async with Lab.start(tmp_path) as lab:
-        last, refused = await worst(lab, 20, GUARDED, BOUNDS.access)
+    async with Harness.start(tmp_path) as harness:
+        last, refused = await worst(harness, 20, GUARDED, BOUNDS.access)
     record_property("revocation_guarded_seconds", refused)
     print(f"access_ttl {BOUNDS.access} s: last served {last:.2f} s, first refused {refused:.2f} s")  # noqa: T201
     assert BOUNDS.access / 2 < last <= BOUNDS.access
@@ -107,8 +113,8 @@ async def test_public_models_end_within_the_identity_ttl(
         return answers.bearer(request) if request.path == "/api/whoami-v2" else None
 
     monkeypatch.setattr(api, "bearer", anyone)
-    async with Lab.start(tmp_path) as lab:
-        last, refused = await worst(lab, 20, OPEN, BOUNDS.identity)
+    async with Harness.start(tmp_path) as harness:
+        last, refused = await worst(harness, 20, OPEN, BOUNDS.identity)
     record_property("revocation_public_seconds", refused)
     print(f"identity_ttl {BOUNDS.identity} s: last served {last:.2f} s, first refused {refused:.2f} s")  # noqa: T201
     assert BOUNDS.identity / 2 < last <= BOUNDS.identity

@@ -7,19 +7,21 @@ from random import Random
 
 import pytest
 
-from tests.isolation import cast
+from tests.isolation import scenario
 from tests.isolation.campaign import turns
 from tests.isolation.client import Answer
-from tests.isolation.lab import Lab
+from tests.isolation.harness import Harness
 
 INTERLEAVINGS = 1_000
 SAME_ID = "the-same-id"  # a request's id is the caller's to choose, so it tells nothing
 
 
-async def ask(lab: Lab, token: str, repo: str, request_id: str, after: int, *, stream: bool) -> Answer:
+async def ask(
+    harness: Harness, token: str, repo: str, request_id: str, after: int, *, stream: bool
+) -> Answer:
     await turns(after)
     body = {"model": repo, "messages": [{"role": "user", "content": "hello"}], "stream": stream}
-    return await lab.client.ask("POST", "/v1/chat/completions", cast.secret(token), request_id, body)
+    return await harness.client.ask("POST", "/v1/chat/completions", scenario.secret(token), request_id, body)
 
 
 def plain(answer: Answer, repo: str) -> bytes:
@@ -27,34 +29,34 @@ def plain(answer: Answer, repo: str) -> bytes:
     return re.sub(rb"\r\nDate: [^\r]+", b"", answer.raw.replace(repo.encode(), b"{name}"))
 
 
-async def interleave(lab: Lab, rng: Random, number: int) -> None:
+async def interleave(harness: Harness, rng: Random, number: int) -> None:
     """Alice loads or uses hers while bob asks for it and for one that does not exist."""
     if rng.random() < 0.5:
-        lab.machines.evict(cast.PRIVATE)
-    await lab.pass_time(rng.choice((0.0, 0.5, 3.0, 15.0, 70.0)))
+        harness.machines.evict(scenario.PRIVATE)
+    await harness.pass_time(rng.choice((0.0, 0.5, 3.0, 15.0, 70.0)))
     stream, alices = rng.random() < 0.5, rng.randint(1, 3)
-    asks = [("alice", cast.PRIVATE, f"alice-{number}-{n}") for n in range(alices)]
-    asks += [("bob", cast.PRIVATE, SAME_ID), ("bob", cast.MISSING, SAME_ID)] * rng.randint(1, 2)
+    asks = [("alice", scenario.PRIVATE, f"alice-{number}-{n}") for n in range(alices)]
+    asks += [("bob", scenario.PRIVATE, SAME_ID), ("bob", scenario.MISSING, SAME_ID)] * rng.randint(1, 2)
     rng.shuffle(asks)
-    answers = await asyncio.gather(*[ask(lab, *each, rng.randint(0, 40), stream=stream) for each in asks])
+    answers = await asyncio.gather(*[ask(harness, *each, rng.randint(0, 40), stream=stream) for each in asks])
     seen = set()
     for (token, repo, request_id), answer in zip(asks, answers, strict=True):
         if token == "alice":
             assert answer.status == 200, (number, answer)
-            assert len([one for one in lab.machines.seen[request_id] if one.answered]) == 1
+            assert len([one for one in harness.machines.seen[request_id] if one.answered]) == 1
         else:
             assert (answer.status, answer.code) == (404, "model_not_found"), (number, answer)
             seen.add(plain(answer, repo))
     assert len(seen) == 1, (number, seen)
-    assert SAME_ID not in lab.machines.seen
-    assert not lab.machines.loads(SAME_ID)
-    lab.machines.settle()
+    assert SAME_ID not in harness.machines.seen
+    assert not harness.machines.loads(SAME_ID)
+    harness.machines.settle()
 
 
 @pytest.mark.parametrize("seed", [17])
 async def test_what_alice_loaded_does_not_exist_for_bob(tmp_path: Path, seed: int) -> None:
     """In 1,000 interleavings bob gets the very bytes of a missing repo, and nothing goes upstream."""
     rng = Random(seed)  # noqa: S311 - must be repeatable
-    async with Lab.start(tmp_path) as lab:
+    async with Harness.start(tmp_path) as harness:
         for number in range(INTERLEAVINGS):
-            await interleave(lab, rng, number)
+            await interleave(harness, rng, number)

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.mutation.forks import End, Forks, load_libraries
-from tests.mutation.judges import GROUPS, group_of, judges, modules
 from tests.mutation.mutants import Mutant, of_module
 from tests.mutation.record import FailsAsItIsError, Judge, choose, record
+from tests.mutation.targets import GROUPS, group_of, judges, modules
 from tests.mutation.trial import HANGS, HANGS_AGAIN, Fate, Trial, attempt, fate
 
 ROOT = Path(__file__).parents[2]

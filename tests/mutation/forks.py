@@ -66,7 +66,7 @@ def load_libraries() -> None:
         import_module(name)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         pytest.main([*OPTIONS, "--collect-only", str(Path(__file__).with_name("test_mutants.py"))])
-    ours = [name for name in sys.modules if name.partition(".")[0] in ("proxy", "wire")]
+    ours = [name for name in sys.modules if name.startswith(("hubgate.proxy", "hubgate.wire"))]
     if ours:
         raise RuntimeError(f"loaded before they could be mutated: {ours}")
     gc.freeze()

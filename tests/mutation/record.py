@@ -41,7 +41,7 @@ def record(root: Path, files: list[str], modules: list[str], scratch: Path, jobs
     judges: list[Judge] = []
 
     def work(file: str, folder: Path) -> int:
-        recorder = _Recorder({str(root / path): path for path in modules})
+        recorder = _Recorder({str(root / "src" / "hubgate" / path): path for path in modules})
         code = recorder.run(file, folder)
         (folder / "tests").write_text(json.dumps(recorder.found()))
         return code

@@ -53,21 +53,25 @@ def test_a_defect_of_the_tool_kills_nothing(tmp_path: Path) -> None:
 
 
 def judge(name: str, seconds: float, called: str = "", prepared: str = "") -> Judge:
-    places = ([("proxy/auth/silence.py", word) for word in words.split()] for words in (called, prepared))
+    places = ([("proxy/hub/cooldown.py", word) for word in words.split()] for words in (called, prepared))
     return Judge(name, seconds, *map(frozenset, places))
 
 
 def test_who_is_asked_about_a_mutant() -> None:
     """Tests that enter its function, the module's own first, but no far ones that only prepare by it."""
     tree = ast.parse("pass")
-    mutant = Mutant("proxy/auth/silence.py", "f", "pass", "", "", tree, tree, "body", 0, tree.body[0])
-    files = ("tests/proxy/auth/test_hub.py", "tests/proxy/auth/test_silence.py", "tests/proxy/test_tokens.py")
+    mutant = Mutant("proxy/hub/cooldown.py", "f", "pass", "", "", tree, tree, "body", 0, tree.body[0])
+    files = (
+        "tests/proxy/hub/test_client.py",
+        "tests/proxy/hub/test_cooldown.py",
+        "tests/proxy/auth/test_tokens.py",
+    )
     asked = [
-        judge("tests/proxy/auth/test_hub.py::test_far", 0.1, called="f"),
-        judge("tests/proxy/auth/test_hub.py::test_elsewhere", 0.1, called="g"),
-        judge("tests/proxy/auth/test_silence.py::test_slow", 2.0, called="f g"),
-        judge("tests/proxy/auth/test_silence.py::test_quick", 1.0, prepared="f"),
-        judge("tests/proxy/test_tokens.py::test_start", 0.1, prepared="f"),
+        judge("tests/proxy/hub/test_client.py::test_far", 0.1, called="f"),
+        judge("tests/proxy/hub/test_client.py::test_elsewhere", 0.1, called="g"),
+        judge("tests/proxy/hub/test_cooldown.py::test_slow", 2.0, called="f g"),
+        judge("tests/proxy/hub/test_cooldown.py::test_quick", 1.0, prepared="f"),
+        judge("tests/proxy/auth/test_tokens.py::test_start", 0.1, prepared="f"),
         judge("tests/wire/test_keys.py::test_other_group", 0.1, called="f"),
     ]
     assert [one.id.partition("::")[2] for one in choose(mutant, asked, files)] == [

@@ -109,7 +109,7 @@ class _Swap(MetaPathFinder, Loader):
     """Puts the mutated code in the place of one module."""
 
     def __init__(self, path: str, code: CodeType) -> None:
-        self._name = path.removesuffix(".py").replace("/", ".")
+        self._name = "hubgate." + path.removesuffix(".py").replace("/", ".")
         self._code = code
         self._origin = str(Path(path).resolve())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.edge import Edge
+from tests.fakes.running_proxy import Edge
 
 StartEdge = Callable[..., Awaitable[Edge]]
 

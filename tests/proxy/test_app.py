@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy import gateway
-from runtime.config import ConfigError
+from hubgate.proxy import gateway
+from hubgate.runtime.config import ConfigError
 from tests.fakes.answers import Stream, silent
-from tests.fakes.edge import ALICE, BASE, CHAT, MESSAGES, Edge
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, MESSAGES, Edge
 from tests.proxy.conftest import StartEdge
 
 

@@ -10,16 +10,16 @@ import pytest
 from anthropic import AsyncAnthropic
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 
-from proxy import errors
-from proxy.errors import STATUS, Code, Denied
-from proxy.fields.table import Table
+from hubgate.proxy import errors
+from hubgate.proxy.errors import STATUS, Code, Denied
+from hubgate.proxy.fields.table import Table
 from tests.fakes.answers import Stream, raw, refusal, whole
 from tests.fakes.dialects import BODIES, events, every_route
-from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, Edge
 from tests.fakes.engine import PATIENCE
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import ALICE, BASE, BOB, PRIVATE, Edge
 from tests.proxy.conftest import StartEdge
-from tests.proxy.test_fields import LEAST
+from tests.proxy.fields.test_tables import LEAST
 
 KEY = "sk-local-1234567890"
 SAID: Any = [{"role": "user", "content": "hello"}]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.answers import Stream
-from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.engine import LOCAL, PATIENCE
 from tests.fakes.process import ProxyProcess
 from tests.fakes.raw import RawClient, ask, request
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge, eventually
 from tests.proxy.conftest import StartEdge
 
 STREAMS = 20

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.plugin.gate import USABLE
-from proxy import endpoints
-from proxy.endpoints import ENDPOINTS, Route
-from proxy.errors import Denied
+from hubgate.backend.plugin.middleware import USABLE
+from hubgate.proxy import endpoints
+from hubgate.proxy.endpoints import ENDPOINTS, Route
+from hubgate.proxy.errors import Denied
 
 # docs/design.md: the whole table, but for the GETs.
 POSTED = (

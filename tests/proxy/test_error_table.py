@@ -10,15 +10,15 @@ from typing import Any
 import openai
 import pytest
 
-from proxy import request
-from proxy.errors import STATUS, Code
+from hubgate.proxy.body import json_request
+from hubgate.proxy.errors import STATUS, Code
+from hubgate.wire.control_api import Failed, FailureCode
 from tests.fakes.answers import Stream, dies, silent
 from tests.fakes.backend import Held, says
-from tests.fakes.edge import ALICE, BASE, BOB, MISSING, PUBLIC, Edge, eventually
 from tests.fakes.engine import PATIENCE
 from tests.fakes.meddling import Edit, meddling
+from tests.fakes.running_proxy import ALICE, BASE, BOB, MISSING, PUBLIC, Edge, eventually
 from tests.proxy.conftest import StartEdge
-from wire.control import Failed, FailureCode
 
 CLASSES: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
@@ -113,7 +113,7 @@ async def a_fault_of_our_own(scene: Scene) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("planted")
 
-    scene.monkeypatch.setattr(request, "parse", broken)
+    scene.monkeypatch.setattr(json_request, "parse", broken)
 
 
 async def disk_is_full(scene: Scene) -> None:
@@ -123,7 +123,7 @@ async def disk_is_full(scene: Scene) -> None:
     async def refused() -> bool:
         return (await scene.edge.ask("GET", "/v1/models")).status == 503
 
-    scene.monkeypatch.setattr("proxy.trail.write", full)
+    scene.monkeypatch.setattr("hubgate.proxy.audit.chain.write", full)
     await eventually(refused)
 
 

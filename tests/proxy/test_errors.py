@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from openai.types.responses import ResponseErrorEvent
 
-from proxy import errors
-from proxy.errors import STATUS, Code, Denied, Dialect
+from hubgate.proxy import errors
+from hubgate.proxy.errors import STATUS, Code, Denied, Dialect
 from tests.fakes.lines import by_name
 
 # docs/design.md, section 5, and `internal_error` for what nobody foresaw.

@@ -3,9 +3,9 @@
 import pytest
 from openai import OpenAIError
 
-from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MESSAGES, Edge
+from hubgate.wire.seal import verify_grant
 from tests.fakes.engine import Received
-from wire.seal import verify_grant
+from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, Edge
 
 OURS = {
     "host",

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from tests.fakes.answers import Stream
-from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MISSING, PRIVATE, Edge
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MISSING, PRIVATE, Edge
 from tests.proxy.conftest import StartEdge
 
 DATE = re.compile(rb"Date: [^\r]*\r\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes.edge import ALICE, BASE, BOB, MISSING, PRIVATE, PUBLIC, Edge
+from tests.fakes.running_proxy import ALICE, BASE, BOB, MISSING, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
 
 EVE = "hf_demo_eve"

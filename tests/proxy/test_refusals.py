@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, PUBLIC, Edge
+from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
 
 CLASSES: dict[int, type[openai.APIStatusError]] = {

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy import app, preflight
-from proxy.settings import PUBLIC_HUB, Hub, ProxySettings
-from runtime.config import ConfigError, load
+from hubgate.proxy import app, preflight
+from hubgate.proxy.settings import PUBLIC_HUB, Hub, ProxySettings
+from hubgate.runtime.config import ConfigError, load
 from tests.fakes.keyring import Keyring
 
 CANARY = "hf_canary_4711"

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveFloat
 
-from runtime.config import ConfigError, Section, Settings, load
+from hubgate.runtime.config import ConfigError, Section, Settings, load
 
 CANARY = "hf_canary_4711"
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from runtime import log
-from wire.secret import Secret
+from hubgate.runtime import log
+from hubgate.wire.secret import Secret
 
 CANARY = "hf_canary_4711"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import service_token
-from runtime.service_token import NAMES, TokenFile, TokenValue
-from wire.secret import Secret
+from hubgate.runtime import service_token
+from hubgate.runtime.service_token import NAMES, TokenFile, TokenValue
+from hubgate.wire.secret import Secret
 
 CANARY = "hf_canary_4711"
 

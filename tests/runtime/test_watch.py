@@ -7,9 +7,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from runtime import watch
-from wire.keyfile import RECHECK, KeyFile
-from wire.keys import KeyFileError
+from hubgate.runtime import watch
+from hubgate.wire.keyfile import RECHECK, KeyFile
+from hubgate.wire.keys import KeyFileError
 
 
 def number(path: Path) -> int:

@@ -1,11 +1,11 @@
-"""A running proxy between a demo Hub and fake engines; see `tests/fakes/edge.py`."""
+"""A running proxy between a demo Hub and fake engines; see `tests/fakes/running_proxy.py`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.edge import Edge
+from tests.fakes.running_proxy import Edge
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from tests.fakes.edge import Edge, eventually
 from tests.fakes.engine import PATIENCE
 from tests.fakes.raw import RawAnswer, ask, request
+from tests.fakes.running_proxy import Edge, eventually
 
 
 @dataclass(slots=True)

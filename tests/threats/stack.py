@@ -14,16 +14,16 @@ from unittest.mock import patch
 import msgspec
 import yaml
 
-from demo.hub import DemoHub
-from proxy import app, preflight
-from proxy.settings import ProxySettings
-from proxy.upstream import pool
-from runtime.config import load
-from tests.backend import running
-from tests.fakes.edge import CHAT, MESSAGES, POLL, eventually
+from hubgate.demo.hub import DemoHub
+from hubgate.proxy import app, preflight
+from hubgate.proxy.settings import ProxySettings
+from hubgate.proxy.upstream import pool
+from hubgate.runtime.config import load
+from tests.backend import harness
 from tests.fakes.engine import LOCAL, PATIENCE
 from tests.fakes.raw import RawAnswer, ask, request
-from tests.threats.ears import Ears
+from tests.fakes.running_proxy import CHAT, MESSAGES, POLL, eventually
+from tests.threats.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Stack:
     """The running whole; `ears` hears every request to the Hub."""
 
     hub: DemoHub
-    ears: Ears
-    backend: running.Running
+    recorder: Recorder
+    backend: harness.Running
     proxy: app.Proxy
     folder: Path
 
@@ -40,15 +40,15 @@ class Stack:
     @asynccontextmanager
     async def start(cls, folder: Path, **backend: Any) -> AsyncIterator["Stack"]:
         """Start it in a folder, whose keys and store an earlier run may have left; see `running`."""
-        ears = Ears()
+        recorder = Recorder()
         async with AsyncExitStack() as stack:
-            stack.enter_context(ears.listening())
+            stack.enter_context(recorder.listening())
             hub = await stack.enter_async_context(DemoHub.start())
-            behind = await stack.enter_async_context(running.running(folder, hub, **backend))
+            behind = await stack.enter_async_context(harness.running(folder, hub, **backend))
             stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
             read = _settings(folder, hub, behind)
             proxy = await stack.enter_async_context(app.running(read, preflight.check(read)))
-            whole = cls(hub, ears, behind, proxy, folder)
+            whole = cls(hub, recorder, behind, proxy, folder)
             await eventually(whole._ready)
             yield whole
 
@@ -62,7 +62,7 @@ class Stack:
         return (await ask(self.proxy.admin_port, request("GET", "/readyz"))).status == 200
 
 
-def _settings(folder: Path, hub: DemoHub, backend: running.Running) -> ProxySettings:
+def _settings(folder: Path, hub: DemoHub, backend: harness.Running) -> ProxySettings:
     keys = backend.keyring
     path = folder / "proxy.yaml"
     text = {

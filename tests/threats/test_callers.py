@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from demo.catalog import Token
-from proxy.auth.strangers import NEWCOMERS
+from hubgate.demo.catalog import Token
+from hubgate.proxy.auth.unknown_tokens import NEWCOMERS_FACTOR
 from tests.fakes.answers import head, whole
-from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge, eventually
 from tests.fakes.engine import Connection, RawEngine, Received
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge, eventually
 from tests.isolation.client import Client
 
 CROWD_OF_CALLERS = 500
@@ -136,7 +136,7 @@ async def test_row_22_junk_from_many_addresses_is_bounded_in_all(tmp_path: Path)
         for number in range(200):
             whence = [("X-Forwarded-For", f"203.0.113.{number}")]
             await edge.ask("GET", "/v1/models", f"hf_{number:08}junk", whence)
-        assert len([entry for entry in edge.hub.log if entry.status == 401]) == 2 * NEWCOMERS
+        assert len([entry for entry in edge.hub.log if entry.status == 401]) == 2 * NEWCOMERS_FACTOR
         assert (await edge.chat(token=ALICE)).status == 200
 
 

@@ -6,19 +6,19 @@ from unittest.mock import patch
 import pytest
 from aiohttp import web
 
-from backend.engine_client import EngineClient, EngineError, new_session
-from demo.catalog import Token
-from demo.hub import DemoHub
-from tests.backend.running import running
+from hubgate.backend.engines.client import EngineClient, EngineError, new_session
+from hubgate.demo.catalog import Token
+from hubgate.demo.hub import DemoHub
+from hubgate.wire.keygen import generate_supervisor
+from tests.backend.harness import running
 from tests.e2e.scanner import Scanner
 from tests.fakes.answers import head, raw
 from tests.fakes.backend import FakeBackend
-from tests.fakes.edge import ALICE, BASE, BOB, MISSING, PRIVATE, PUBLIC, Edge
 from tests.fakes.engine import LOCAL, RawEngine
-from tests.threats.ears import Ears, Heard
+from tests.fakes.running_proxy import ALICE, BASE, BOB, MISSING, PRIVATE, PUBLIC, Edge
+from tests.threats.recorder import Heard, Recorder
 from tests.threats.sink import Sink
 from tests.threats.stack import Stack
-from wire.keys import generate_supervisor
 
 REDIRECTS = (301, 302, 303, 307, 308)
 CANARY = "hf_canary_service_8Jd02kfQ"
@@ -38,18 +38,18 @@ async def test_row_25_a_redirect_of_the_hubs_carries_nothing_away(tmp_path: Path
     """Any question that the Hub answers with a redirect to elsewhere is 503; there nobody even connects."""
     settings = {"models": {"revisions": ["main", "tags"]}}
     async with Sink.start() as sink:
-        with Ears().listening() as ears:
+        with Recorder().listening() as recorder:
             async with Edge.start(tmp_path, settings) as edge:
                 model = QUESTIONS[question].format(sha=edge.hub.state.sha(PUBLIC))
                 for status in REDIRECTS:
                     away = sink.redirect(status)
-                    ears.instead = lambda heard, away=away: away if question in heard.path else None  # type: ignore[misc]
+                    recorder.instead = lambda heard, away=away: away if question in heard.path else None  # type: ignore[misc]
                     answer = await edge.chat(model, ALICE)
                     assert (answer.status, answer.code) == (503, "hub_unavailable")
                     assert sink.url.encode() not in answer.raw
-                assert sum(question in one.path for one in ears.heard) == len(REDIRECTS)
+                assert sum(question in one.path for one in recorder.heard) == len(REDIRECTS)
                 assert edge.engine.requests == []
-                ears.instead = lambda _: None
+                recorder.instead = lambda _: None
                 revision_known = "v1" not in model
                 assert (await edge.chat(model, ALICE)).status == (200 if revision_known else 403)
         assert sink.connections == 0
@@ -106,16 +106,16 @@ async def test_row_25_the_supervisor_follows_no_redirect_either() -> None:
 
 async def test_row_25_downloads_carry_the_token_to_the_hub_alone(tmp_path: Path) -> None:
     """Large files come from another origin by a redirect: the token does not go along."""
-    with Ears().listening() as ears:
+    with Recorder().listening() as recorder:
         async with DemoHub.start() as hub, running(tmp_path, hub) as backend:
             await backend.ready(backend.sha(BASE), backend.sha(PRIVATE))
-    files = [one for one in ears.heard if one.origin == "files"]
+    files = [one for one in recorder.heard if one.origin == "files"]
     assert len(files) == 2  # weights of the base, and of the adapter
     assert all(one.download for one in files)
     for one in files:
         assert "authorization" not in one.headers
         assert ALICE not in str(one)
-    assert {one.token for one in ears.heard if one.origin == "hub"} == {ALICE}
+    assert {one.token for one in recorder.heard if one.origin == "hub"} == {ALICE}
 
 
 @pytest.mark.parametrize("question", ["/revision/", "/resolve/"])
@@ -128,11 +128,11 @@ async def test_row_25_a_hub_that_redirects_a_download_learns_nothing_elsewhere(
         def away(heard: Heard) -> web.Response | None:
             return sink.redirect(307) if question in heard.path else None
 
-        with Ears(instead=away).listening() as ears:
+        with Recorder(instead=away).listening() as recorder:
             async with DemoHub.start() as hub, running(tmp_path, hub) as backend:
                 failed = await backend.failed(backend.sha(BASE))
         assert failed.code in ("not_found", "error", "hub_unavailable")
-        assert {one.token for one in ears.heard} == {ALICE}
+        assert {one.token for one in recorder.heard} == {ALICE}
         assert ALICE.encode() not in sink.received
         assert b"uthorization" not in sink.received
         assert list((tmp_path / "store").glob("[!.]*/*/*")) == []
@@ -141,7 +141,7 @@ async def test_row_25_a_hub_that_redirects_a_download_learns_nothing_elsewhere(
 async def test_row_26_a_cookie_of_one_call_is_on_no_other(tmp_path: Path) -> None:
     """What Hub and engine set on alice's call is absent from bob's, and never comes back to a caller."""
     body = b'{"model":"m"}'
-    with Ears(cookies=True).listening() as ears:
+    with Recorder(cookies=True).listening() as recorder:
         async with Edge.start(tmp_path) as edge:
             theirs = [("Set-Cookie", "engine=alice; Path=/"), ("Content-Type", "application/json")]
             edge.engine.always(raw(head(200, [*theirs, ("Content-Length", str(len(body)))]) + body))
@@ -151,17 +151,17 @@ async def test_row_26_a_cookie_of_one_call_is_on_no_other(tmp_path: Path) -> Non
                 assert answer.header("Set-Cookie") is None
     assert len(edge.engine.requests) == 5
     assert all(sent.header("cookie") is None for sent in edge.engine.requests)
-    assert {one.token for one in ears.heard} == {ALICE, BOB}
-    assert not [one for one in ears.heard if "cookie" in one.headers]
+    assert {one.token for one in recorder.heard} == {ALICE, BOB}
+    assert not [one for one in recorder.heard if "cookie" in one.headers]
 
 
 async def test_row_26_a_download_has_no_cookie_of_anothers(tmp_path: Path) -> None:
     """The Hub's client keeps cookies; as each download has a process of its own, only for that caller."""
-    with Ears(cookies=True).listening() as ears:
+    with Recorder(cookies=True).listening() as recorder:
         async with DemoHub.start() as hub, running(tmp_path, hub) as backend:
             await backend.ready(backend.sha(BASE), backend.sha(PRIVATE), "alice")
             await backend.ready(backend.sha(BASE), backend.sha(PUBLIC), "bob")
-    asked = {(one.token, one.headers.get("cookie", "")) for one in ears.heard if one.origin == "hub"}
+    asked = {(one.token, one.headers.get("cookie", "")) for one in recorder.heard if one.origin == "hub"}
     assert {token for token, _ in asked} == {ALICE, BOB}
     assert {cookie for token, cookie in asked if token == BOB} <= {"", "session=bob"}
     assert {cookie for token, cookie in asked if token == ALICE} <= {"", "session=alice"}
@@ -197,12 +197,12 @@ async def test_row_23_the_operators_token_is_nobodys(tmp_path: Path, monkeypatch
         assert (
             await stack.backend.failed(base, stack.backend.sha("alice/second"), "bob")
         ).code == "not_found"
-    assert len(stack.ears.of(download=True)) >= 4
-    assert {one.token for one in stack.ears.heard if one.origin == "hub"} == {
+    assert len(stack.recorder.of(download=True)) >= 4
+    assert {one.token for one in stack.recorder.heard if one.origin == "hub"} == {
         ALICE,
         BOB,
         "hf_demo_eve",
         "hf_nobody_knows",
     }
-    assert not [one for one in stack.ears.heard if CANARY in str(one)]
+    assert not [one for one in stack.recorder.heard if CANARY in str(one)]
     assert not Scanner(CANARY).files(tmp_path)

@@ -7,11 +7,11 @@ import msgspec
 import psutil
 import yaml
 
-from demo.catalog import Token
+from hubgate.demo.catalog import Token
 from tests.e2e.scanner import Finding, Scanner
 from tests.fakes.answers import dies, refusal
-from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, Edge
 from tests.fakes.raw import RawAnswer, ask, request
+from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, Edge
 from tests.threats.process import ProxyProcess, proxy_process
 
 GOOD, REVOKED, JUNK = "hf_canary_good_a8Kx31", "hf_canary_revoked_Zt72", "hf_canary_junk_Qp05"

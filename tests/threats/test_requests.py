@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.endpoints import ENDPOINTS
-from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MESSAGES, PRIVATE, Edge
+from hubgate.proxy.endpoints import ENDPOINTS
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, PRIVATE, Edge
 
 COMPLETIONS = "/v1/completions"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}

@@ -14,12 +14,12 @@ from time import monotonic, time
 import pytest
 from aiohttp import web
 
-from demo import answers, api
-from demo.state import HubState
+from hubgate.demo import answers, api
+from hubgate.demo.state import HubState
 from tests.fakes.answers import completion
-from tests.fakes.edge import ALICE, BASE, BOB, PRIVATE, Edge
 from tests.fakes.engine import RawEngine
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import ALICE, BASE, BOB, PRIVATE, Edge
 
 ACCESS, IDENTITY = 2.0, 4.0  # seconds
 EVE, SERVICE, PENDING = "hf_demo_eve", "hf_demo_service", "hf_demo_pending"

@@ -17,18 +17,19 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 from joserfc.util import urlsafe_b64decode
 
-from backend import app as backend_app
-from backend.plugin.identity import VARIABLE, EngineIdentity, read
-from backend.plugin.judge import Judge
-from tests.backend.running import FAKE, Running
+from hubgate.backend import app as backend_app
+from hubgate.backend.plugin.engine_identity import VARIABLE, EngineIdentity, read
+from hubgate.backend.plugin.grant_verifier import GrantVerifier
+from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keygen import generate_supervisor
+from hubgate.wire.keys import load_verifying
+from hubgate.wire.seal import Grant, SealError, open_token, sign_grant
+from tests.backend.harness import FAKE, Running
 from tests.e2e.scanner import written_memory
-from tests.fakes.edge import ALICE, BOB, PRIVATE
+from tests.fakes.running_proxy import ALICE, BOB, PRIVATE
 from tests.threats.stack import Stack
 from tests.wire.tokens import unpadded
-from wire.control import GRANT_HEADER
-from wire.keyfile import KeyFile
-from wire.keys import generate_supervisor, load_verifying
-from wire.seal import Grant, SealError, open_token, sign_grant
 
 _CODE = str(Path(FAKE).parents[2])
 _JWS = re.compile(rb"eyJ[A-Za-z0-9_-]{20,200}\.[A-Za-z0-9_-]{50,600}\.[A-Za-z0-9_-]{86}")
@@ -85,7 +86,7 @@ def _named(told: list[str]) -> Iterator[Path]:
 
 
 def _engine() -> psutil.Process:
-    """The engine's process of this test, and not the guardian above it."""
+    """The engine's process of this test, and not the reaper above it."""
     ours = psutil.Process().children(recursive=True)
     (engine,) = [one for one in ours if one.cmdline()[1:2] == [FAKE]]
     return engine
@@ -168,8 +169,8 @@ def _opens_nothing(loot: Loot, sealed: str, proxies: KeySet) -> None:
 def _counts_nowhere_else(loot: Loot, proxies: Path) -> None:
     """The grants that it has received are believed by no other engine, and by no later boot of it."""
     keys = KeyFile(proxies, load_verifying, time.monotonic)
-    own = Judge(loot.identity, keys, time.time)
+    own = GrantVerifier(loot.identity, keys, time.time)
     assert [value for value in loot.grants if own.believe(value)]
     for changes in ({"id": "gpu-0/1"}, {"boot": "0" * 32}, {"id": "gpu-1/0"}):
-        other = Judge(msgspec.structs.replace(loot.identity, **changes), keys, time.time)
+        other = GrantVerifier(msgspec.structs.replace(loot.identity, **changes), keys, time.time)
         assert not [value for value in loot.grants if other.believe(value)]

@@ -10,13 +10,13 @@ from time import perf_counter
 import msgspec
 import pytest
 
-from demo.hub import DemoHub
-from tests.backend.running import running
-from tests.fakes.edge import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, PUBLIC, Edge
+from hubgate.demo.hub import DemoHub
+from tests.backend.harness import running
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, PUBLIC, Edge
 from tests.isolation.client import Client
-from tests.threats.ears import Ears, Heard
-from tests.threats.lines import traced
+from tests.threats.line_trace import traced
+from tests.threats.recorder import Heard, Recorder
 from tests.threats.stack import Stack
 
 EVE, PENDING, REJECTED = "hf_demo_eve", "hf_demo_pending", "hf_demo_rejected"
@@ -33,13 +33,13 @@ async def test_row_17_what_a_real_backend_loaded_for_alice_is_not_there_for_bob(
     async with Stack.start(tmp_path) as stack:
         assert (await stack.chat(PRIVATE, ALICE)).status == 200
         assert (await stack.chat(BASE, BOB)).status == 200
-        asked = len(stack.ears.of(download=True))
+        asked = len(stack.recorder.of(download=True))
         for suffix in ("", "@main", "@" + stack.hub.state.sha(PRIVATE)):
             private = await stack.chat(PRIVATE + suffix, BOB)
             missing = await stack.chat(MISSING + suffix, BOB)
             assert (private.status, private.code) == (404, "model_not_found")
             assert plain(private, PRIVATE) == plain(missing, MISSING)
-        assert len(stack.ears.of(download=True)) == asked
+        assert len(stack.recorder.of(download=True)) == asked
         (engine,) = (await stack.backend.hello()).engines
         assert engine.adapters == (stack.backend.sha(PRIVATE),)
         # Nor with a grant that a proxy would have made for bob's own model.
@@ -68,9 +68,9 @@ async def test_row_18_files_in_the_store_let_nobody_in(tmp_path: Path) -> None:
             pinned = await stack.chat(stack.backend.sha(model), token)  # the Hub's client would not even ask
             assert (pinned.status, pinned.code) == expected
         assert (await stack.backend.hello()).engines == ()
-        assert stack.ears.of(download=True) == []
+        assert stack.recorder.of(download=True) == []
         assert (await stack.chat(PRIVATE, ALICE)).status == 200
-        assert stack.ears.of(download=True) == []  # it was on the disk indeed
+        assert stack.recorder.of(download=True) == []  # it was on the disk indeed
     assert sorted((tmp_path / "store").glob("[!.]*/*/*/*")) == stored
 
 
@@ -85,13 +85,13 @@ async def test_row_32_the_commit_that_was_checked_is_loaded_and_served(tmp_path:
             if heard.download and PRIVATE in heard.path and not moved:
                 moved.append(state.add_commit(PRIVATE, {"adapter_model.safetensors": b"another's"}))
 
-        stack.ears.instead = move
+        stack.recorder.instead = move
         answer = await stack.chat(PRIVATE, ALICE)
         assert moved
         assert (answer.status, answer.json()["model"]) == (200, checked)
         (engine,) = (await stack.backend.hello()).engines
         assert engine.adapters == (checked,)
-        listed = [one.path for one in stack.ears.of(download=True) if PRIVATE in one.path]
+        listed = [one.path for one in stack.recorder.of(download=True) if PRIVATE in one.path]
         assert listed
         assert all(checked.partition("@")[2] in path for path in listed)
     assert [path.name for path in (tmp_path / "store" / PRIVATE).iterdir()] == [checked.partition("@")[2]]
@@ -114,7 +114,7 @@ async def test_row_27_private_and_missing_cost_the_same(
     tmp_path: Path, ask: Callable[[Edge, str], Awaitable[RawAnswer]], suffix: str, *, loaded: bool
 ) -> None:
     """The same bytes, no Server-Timing, the same questions in order, and line by line the same code runs."""
-    with Ears().listening() as ears:
+    with Recorder().listening() as recorder:
         async with Edge.start(tmp_path) as edge:
             if loaded:
                 assert (await edge.chat(PRIVATE, ALICE)).status == 200
@@ -122,12 +122,12 @@ async def test_row_27_private_and_missing_cost_the_same(
             seen = []
             # Asked anew, and then remembered; in both orders, so that being first tells nothing.
             for name in (PRIVATE, MISSING, MISSING, PRIVATE):
-                ears.heard.clear()
+                recorder.heard.clear()
                 with traced() as lines:
                     answer = await ask(edge, name + suffix)
                 assert (answer.status, answer.code) == (404, "model_not_found")
                 assert answer.header("Server-Timing") is None
-                heard = [str(one).replace(name, "{name}") for one in ears.heard]
+                heard = [str(one).replace(name, "{name}") for one in recorder.heard]
                 seen.append((plain(answer, name), heard, lines))
     private, missing, missing_again, private_again = seen
     assert (len(private[1]), len(private_again[1])) == (1, 0)

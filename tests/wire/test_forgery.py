@@ -8,10 +8,10 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
+from hubgate.wire import seal
+from hubgate.wire.seal import SealError
 from tests.fakes.keyring import Keyring
 from tests.wire.tokens import believed, grant, opened, scoped, unpadded
-from wire import seal
-from wire.seal import SealError
 
 
 def test_only_its_backend_can_open(ring: Keyring, stranger: Keyring) -> None:

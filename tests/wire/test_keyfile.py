@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keys import KeyFileError
 from tests.fakes.clock import Clock
-from wire.keyfile import KeyFile
-from wire.keys import KeyFileError
 
 SETTLED = 11  # seconds: the time that a new key waits (10), and one look more
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from joserfc.jwk import KeySet
 
+from hubgate.wire import keygen, keys
+from hubgate.wire.keyfile import RECHECK, KeyFile
+from hubgate.wire.keys import SETTLE, KeyFileError
 from tests.fakes.clock import Clock
 from tests.fakes.keyring import Keyring
-from wire import keys
-from wire.keyfile import RECHECK, KeyFile
-from wire.keys import SETTLE, KeyFileError
 
 READERS: dict[str, Callable[[Path], object]] = {
     "proxy": keys.load_proxy_keys,
@@ -66,7 +66,7 @@ def test_private_files_are_private_under_any_umask(tmp_path: Path) -> None:
     """A permissive umask does not open a private key file."""
     before = os.umask(0)
     try:
-        private, _ = keys.generate_backend(tmp_path / "new" / "folder")
+        private, _ = keygen.generate_backend(tmp_path / "new" / "folder")
     finally:
         os.umask(before)
     assert private.stat().st_mode & 0o777 == 0o600
@@ -76,10 +76,10 @@ def test_nothing_is_overwritten(ring: Keyring) -> None:
     """A second keygen into the same folder changes no file."""
     before = ring.proxy_private.read_bytes()
     with pytest.raises(KeyFileError, match="exists already"):
-        keys.generate_proxy(ring.proxy_private.parent)
+        keygen.generate_proxy(ring.proxy_private.parent)
     ring.backend_private.unlink()
     with pytest.raises(KeyFileError, match="exists already"):
-        keys.generate_backend(ring.backend_private.parent)
+        keygen.generate_backend(ring.backend_private.parent)
     assert ring.proxy_private.read_bytes() == before
     assert not ring.backend_private.exists()
 
@@ -196,8 +196,8 @@ def test_what_keygen_writes(tmp_path: Path) -> None:
     try:
         ring = Keyring.make(tmp_path)
         made = [path.stat().st_mode & 0o777 for path in (ring.proxy_public, ring.backend_public)]
-        assert keys.add_proxy(tmp_path) == (ring.proxy_private, ring.proxy_public)
-        assert keys.add_backend(tmp_path) == (ring.backend_private, ring.backend_public)
+        assert keygen.add_proxy(tmp_path) == (ring.proxy_private, ring.proxy_public)
+        assert keygen.add_backend(tmp_path) == (ring.backend_private, ring.backend_public)
     finally:
         os.umask(before)
     assert made == [0o644, 0o644]
@@ -222,7 +222,7 @@ def test_what_keygen_writes(tmp_path: Path) -> None:
 
 def test_a_supervisors_key_signs() -> None:
     """The key of one boot is an Ed25519 key with a name, as the others are."""
-    made = keys.generate_supervisor().as_dict(private=False)
+    made = keygen.generate_supervisor().as_dict(private=False)
     assert (made["crv"], made["use"]) == ("Ed25519", "sig")
     assert made["kid"]
 
@@ -234,7 +234,7 @@ def test_ten_seconds_settle_a_key(
     """A new key signs ten seconds after it was made, and not before."""
     old = ring.proxy.signing.thumbprint()
     age(ring.proxy_private, 100)
-    keys.add_proxy(ring.proxy_private.parent)
+    keygen.add_proxy(ring.proxy_private.parent)
     made = max(key["iat"] for key in read(ring.proxy_private)["keys"] if "iat" in key)
     monkeypatch.setattr(keys, "time", SimpleNamespace(time=lambda: made + seconds))
     assert (ring.proxy.signing.thumbprint() != old) is settled
@@ -273,7 +273,7 @@ def age(path: Path, seconds: int) -> None:
 def test_a_new_key_signs_once_it_has_settled_and_all_are_accepted(ring: Keyring) -> None:
     """An added key verifies at once, and signs when the other side had time to learn of it."""
     old = ring.proxy.signing.thumbprint()
-    keys.add_proxy(ring.proxy_private.parent)
+    keygen.add_proxy(ring.proxy_private.parent)
     assert ring.proxy.signing.thumbprint() == old
     assert len(thumbs(ring.proxies)) == 2
     age(ring.proxy_private, int(SETTLE))
@@ -285,14 +285,14 @@ def test_a_new_key_signs_once_it_has_settled_and_all_are_accepted(ring: Keyring)
 def test_adding_keeps_the_pepper_and_the_mode(ring: Keyring) -> None:
     """Pseudonyms in the audit survive a rotation, and the private file stays private."""
     pepper = ring.proxy.pepper
-    keys.add_proxy(ring.proxy_private.parent)
+    keygen.add_proxy(ring.proxy_private.parent)
     assert ring.proxy.pepper == pepper
     assert ring.proxy_private.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_backend_opens_with_old_and_new_keys(ring: Keyring) -> None:
     """What was sealed before a rotation can still be opened, and so can what is sealed after."""
-    keys.add_backend(ring.backend_private.parent)
+    keygen.add_backend(ring.backend_private.parent)
     assert len(thumbs(ring.backend.opening)) == 2
     sealing = {ring.backend_half.sealing.thumbprint()}
     age(ring.backend_public, int(SETTLE))
@@ -303,7 +303,7 @@ def test_a_backend_opens_with_old_and_new_keys(ring: Keyring) -> None:
 def test_nothing_is_added_to_files_that_are_not_there(tmp_path: Path) -> None:
     """A rotation in the wrong folder says so instead of making new identities."""
     with pytest.raises(KeyFileError, match="keygen"):
-        keys.add_proxy(tmp_path)
+        keygen.add_proxy(tmp_path)
 
 
 def test_an_age_that_is_no_number_is_refused(ring: Keyring, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubgate.wire.seal import LEEWAY, LIFETIME, ReplayGuard, SealError
 from tests.fakes.clock import START, Clock
-from wire.seal import LEEWAY, LIFETIME, ReplayGuard, SealError
 
 EXP = int(START) + LIFETIME
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire.repo import MAX_LENGTH, InvalidRepoError, RepoRef, is_sha
+from hubgate.wire.repo import MAX_LENGTH, InvalidRepoError, RepoRef, is_sha
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 WORD = string.ascii_letters + string.digits + "_"

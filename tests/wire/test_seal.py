@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from joserfc import jwe, jws
 from joserfc.jwk import KeySet
 
+from hubgate.wire import seal
+from hubgate.wire.seal import LEEWAY, LIFETIME, MAX_SEALED, SealError
 from tests.fakes.keyring import Keyring
 from tests.wire.tokens import CANARY, NOW, believed, flipped, grant, opened, scoped, sealed, unpadded
-from wire import seal
-from wire.seal import LEEWAY, LIFETIME, MAX_SEALED, SealError
 
 
 def test_what_was_sealed_is_what_is_opened(ring: Keyring) -> None:

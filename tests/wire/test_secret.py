@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire.secret import Secret
+from hubgate.wire.secret import Secret
 
 CANARY = "hf_canary_4711"
 

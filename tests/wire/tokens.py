@@ -3,9 +3,9 @@
 import base64
 from typing import Any
 
+from hubgate.wire import seal
+from hubgate.wire.seal import LIFETIME, Grant, ScopedToken
 from tests.fakes.keyring import Keyring
-from wire import seal
-from wire.seal import LIFETIME, Grant, ScopedToken
 
 NOW = 1_790_000_000
 CANARY = "hf_canary_4711"

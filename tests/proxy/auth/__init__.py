@@ -1,1 +1,1 @@
-"""Tests of proxy.auth."""
+"""Tests of hubgate.proxy.auth."""

@@ -5,22 +5,22 @@ from typing import Any
 
 import pytest
 
-from demo.catalog import Token
-from demo.hub import DemoHub
-from proxy.auth.authorization import MAX_CALLERS, MAX_NAMED, Access, Authorizer
-from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient
-from proxy.auth.identity import Caller, Identities
-from proxy.auth.refusals import Refusals
-from proxy.auth.revisions import Revisions
-from proxy.auth.strangers import Strangers
-from proxy.errors import Denied
-from proxy.policy import ModelPolicy
-from proxy.settings import Models
+from hubgate.demo.catalog import Token
+from hubgate.demo.hub import DemoHub
+from hubgate.proxy.auth.authorization import MAX_CALLERS, MAX_NAMED, Access, Authorizer
+from hubgate.proxy.auth.identity import Caller, Identities
+from hubgate.proxy.auth.policy import ModelPolicy
+from hubgate.proxy.auth.revisions import Revisions
+from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.cache import Cache
+from hubgate.proxy.hub.client import HubClient
+from hubgate.proxy.hub.errors import HubErrors
+from hubgate.proxy.settings import Models
+from hubgate.wire.repo import RepoRef
+from hubgate.wire.secret import Secret
 from tests.fakes.clock import Clock
 from tests.fakes.keyring import Keyring
-from wire.repo import RepoRef
-from wire.secret import Secret
 
 BASE, PRIVATE, PUBLIC = "demo/tiny-llama", "alice/pirate-lora", "demo/public-lora"
 
@@ -42,8 +42,8 @@ class World:
             client,
             ring.proxy,
             {},
-            Strangers(100, clock),
-            Refusals(hub.endpoint),
+            UnknownTokenLimiter(100, clock),
+            HubErrors(hub.endpoint),
             cache=self._cache(),
             digest_key=b"d" * 32,
         )

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.auth import bearer
-from proxy.auth.bearer import MAX_LENGTH, Credential
-from proxy.errors import Denied, Dialect
-from wire.secret import Secret
+from hubgate.proxy.auth import bearer
+from hubgate.proxy.auth.bearer import MAX_LENGTH, Credential
+from hubgate.proxy.errors import Denied, Dialect
+from hubgate.wire.secret import Secret
 
 TOKEN = "hf_canary4711"
 ADVICE = "Make another one."

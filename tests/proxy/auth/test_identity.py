@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from demo.hub import DemoHub
-from proxy.auth.answers import AccessToken, Auth, FineGrained, WhoAmI
-from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient
-from proxy.auth.identity import Caller, Identities, LocalKey
-from proxy.auth.refusals import Refusals
-from proxy.auth.strangers import CROWD, Strangers
-from proxy.errors import Denied
+from hubgate.demo.hub import DemoHub
+from hubgate.proxy.auth.identity import Caller, Identities, LocalKey
+from hubgate.proxy.auth.unknown_tokens import REPEATERS_FACTOR, UnknownTokenLimiter
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.cache import Cache
+from hubgate.proxy.hub.client import HubClient
+from hubgate.proxy.hub.errors import HubErrors
+from hubgate.proxy.hub.schemas import AccessToken, Auth, FineGrained, WhoAmI
+from hubgate.wire.keys import ProxyKeys
+from hubgate.wire.secret import Secret
 from tests.fakes.answers import raw, whole
 from tests.fakes.clock import Clock
 from tests.fakes.engine import RawEngine
+from tests.fakes.hub_client import MakeClient
 from tests.fakes.keyring import Keyring
-from tests.proxy.auth.conftest import MakeClient
-from wire.keys import ProxyKeys
-from wire.secret import Secret
 
 ALICE, BOB = Secret("hf_demo_alice"), Secret("hf_demo_bob")
 KEY = "local-key-of-ci-1"
@@ -52,8 +52,8 @@ def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
             hub,
             own,
             by_hash,
-            Strangers(100, clock),
-            Refusals("https://hub.test"),
+            UnknownTokenLimiter(100, clock),
+            HubErrors("https://hub.test"),
             cache=Cache(capacity=10_000, ttl=life, clock=clock),
             digest_key=digest,
         )
@@ -206,7 +206,7 @@ async def test_a_local_key_is_not_renewed(make: Make) -> None:
     assert await identities.renew(ci, "192.0.2.1") == (ci, "key")
 
 
-@pytest.mark.parametrize(("clients", "most"), [(1, 100), (1_000, 1_000 + 100 * CROWD)])
+@pytest.mark.parametrize(("clients", "most"), [(1, 100), (1_000, 1_000 + 100 * REPEATERS_FACTOR)])
 async def test_ten_thousand_random_tokens_hurt_nobody(
     make: Make, hub: DemoHub, clients: int, most: int
 ) -> None:

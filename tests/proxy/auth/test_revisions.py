@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from demo.hub import DemoHub
-from proxy.auth.answers import Snapshot, unavailable
-from proxy.auth.cache import Cache
-from proxy.auth.hub import HubClient
-from proxy.auth.revisions import Revisions, shareable
-from proxy.errors import Denied
+from hubgate.demo.hub import DemoHub
+from hubgate.proxy.auth.revisions import Revisions, shareable
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.cache import Cache
+from hubgate.proxy.hub.client import HubClient
+from hubgate.proxy.hub.schemas import Snapshot, unavailable
+from hubgate.wire.repo import RepoRef
+from hubgate.wire.secret import Secret
 from tests.fakes.clock import Clock
-from wire.repo import RepoRef
-from wire.secret import Secret
 
 LORA = RepoRef.parse("alice/pirate-lora")
 PUBLIC = RepoRef.parse("demo/public-lora")

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.answers import completion
-from tests.fakes.edge import ALICE, Edge
+from tests.fakes.running_proxy import ALICE, Edge
 
 CANARY = "hf_canary4711"  # stands in bytes that cannot be read
 

@@ -2,12 +2,12 @@
 
 import msgspec
 
-from proxy import errors
-from proxy.errors import STATUS, Code, Denied
+from hubgate.proxy import errors
+from hubgate.proxy.errors import STATUS, Code, Denied
 from tests.fakes.answers import chunk
-from tests.fakes.edge import ALICE, BASE, CHAT, Edge
 from tests.fakes.lines import by_name
 from tests.fakes.raw import RawAnswer, RawClient
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge
 
 BODY = msgspec.json.encode({"model": BASE, "messages": []})
 CHUNKS = chunk(BODY) + chunk(b"")

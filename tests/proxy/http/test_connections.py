@@ -3,8 +3,8 @@
 import pytest
 
 from tests.fakes.answers import Stream
-from tests.fakes.edge import ALICE, Edge, eventually
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import ALICE, Edge, eventually
 from tests.proxy.http.speech import AUTH, BODY, HEALTH, HOST, alive, chunked, head, post, told
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.fakes.answers import chunk
-from tests.fakes.edge import ALICE, CHAT, Edge, eventually
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import ALICE, CHAT, Edge, eventually
 from tests.proxy.http.conftest import CANARY
 from tests.proxy.http.speech import (
     BODY,

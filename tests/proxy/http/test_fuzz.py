@@ -9,9 +9,9 @@ import pytest_asyncio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.endpoints import ENDPOINTS
-from tests.fakes.edge import CHAT, Edge
+from hubgate.proxy.endpoints import ENDPOINTS
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import CHAT, Edge
 from tests.proxy.http.grammar import requests
 from tests.proxy.http.speech import BODY, HEALTH, HOST, chunked, head, post
 

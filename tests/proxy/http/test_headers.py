@@ -4,8 +4,8 @@ import string
 
 import pytest
 
-from tests.fakes.edge import ALICE, BOB, Edge
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import ALICE, BOB, Edge
 from tests.proxy.http.conftest import CANARY
 from tests.proxy.http.speech import AUTH, BODY, HOST, JSON, LENGTH, LINE, head, post, refused, served, told
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from tests.fakes.answers import Stream, chunk
-from tests.fakes.edge import ALICE, BASE, Edge
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import ALICE, BASE, Edge
 from tests.proxy.conftest import StartEdge
 from tests.proxy.http.speech import AUTH, BODY, HEALTH, HOST, LINE, alive, chunked, head, post, told
 

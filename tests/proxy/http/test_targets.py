@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.endpoints import ENDPOINTS
-from tests.fakes.edge import CHAT, Edge
+from hubgate.proxy.endpoints import ENDPOINTS
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import CHAT, Edge
 from tests.proxy.http.speech import AUTH, HEALTH, HOST, alive, head, post, refused, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

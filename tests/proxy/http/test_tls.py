@@ -11,16 +11,16 @@ import msgspec
 import pytest
 from openai import DefaultAsyncHttpxClient
 
-from proxy.http.certificate import Certificate
-from runtime import watch
+from hubgate.proxy.http.tls import Certificate
+from hubgate.runtime import watch
+from hubgate.wire.keys import KeyFileError
 from tests.fakes.answers import Stream
 from tests.fakes.certificates import Authority
-from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.engine import LOCAL
 from tests.fakes.raw import RawClient, request
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge, eventually
 from tests.proxy.conftest import StartEdge
 from tests.proxy.http.speech import HEALTH
-from wire.keys import KeyFileError
 
 
 @pytest.fixture

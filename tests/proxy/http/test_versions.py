@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.fakes.edge import CHAT, Edge
 from tests.fakes.raw import RawClient
+from tests.fakes.running_proxy import CHAT, Edge
 from tests.proxy.http.speech import AUTH, LENGTH, LINE, alive, head, post, refused, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

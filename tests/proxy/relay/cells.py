@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from proxy.errors import Code, Dialect
+from hubgate.proxy.errors import Code, Dialect
 from tests.fakes.answers import event
-from tests.fakes.edge import BASE, MESSAGES
+from tests.fakes.running_proxy import BASE, MESSAGES
 
 Mode = Literal["plain", "stream"]
 Fault = Literal[

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from tests.fakes.answers import DONE, chunk, event, head
-from tests.fakes.edge import ALICE, BASE, MESSAGES, Edge
 from tests.fakes.engine import Connection, Received
 from tests.fakes.raw import RawClient, request
+from tests.fakes.running_proxy import ALICE, BASE, MESSAGES, Edge
 from tests.proxy.conftest import StartEdge
 from tests.proxy.relay.test_conformance import settle
 

@@ -16,9 +16,9 @@ import pytest_asyncio
 
 from tests.fakes.answers import chunk, dies, head, raw, silent, whole
 from tests.fakes.certificates import Authority
-from tests.fakes.edge import ALICE, Edge, eventually
 from tests.fakes.engine import LOCAL, Answer, Connection, Received
 from tests.fakes.raw import RawAnswer, RawClient, request
+from tests.fakes.running_proxy import ALICE, Edge, eventually
 from tests.proxy.relay import cells
 from tests.proxy.relay.cells import CELLS, ENDPOINTS, OUTCOMES, Endpoint, Fault, Mode, Outcome
 from tests.proxy.relay.watch import Watch, tasks, watching

@@ -6,21 +6,21 @@ from unittest.mock import patch
 
 import pytest
 
-from proxy.exchange import Exchange
-from proxy.http import connection as callers
-from proxy.http import server
-from proxy.http.inbound import Flow, Head, Inbound
-from proxy.metrics import Metrics
-from proxy.settings import Timeouts
-from proxy.upstream.connection import Connection
-from proxy.upstream.connections import Connections
-from proxy.upstream.head import Head as AnswerHead
-from proxy.upstream.relay import Relay
+from hubgate.proxy.context import RequestContext
+from hubgate.proxy.http import connection as callers
+from hubgate.proxy.http import server
+from hubgate.proxy.http.request import Flow, RawHead, ServerRequest
+from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.settings import Timeouts
+from hubgate.proxy.upstream.connection import Connection
+from hubgate.proxy.upstream.connection_pool import ConnectionPool
+from hubgate.proxy.upstream.relay import Relay
+from hubgate.proxy.upstream.response_head import ResponseHead as AnswerHead
 from tests.fakes import answers
 from tests.fakes.answers import raw, whole
-from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.engine import LOCAL, RawEngine
 from tests.fakes.raw import request
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge, eventually
 from tests.proxy.conftest import StartEdge
 from tests.proxy.relay.watch import watching
 
@@ -56,7 +56,7 @@ async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
     """A connection that was held when its answer ended is read again for the next request."""
     async with RawEngine.start() as engine:
         engine.always(raw(whole(200, b"x")))
-        pool = Connections(5)
+        pool = ConnectionPool(5)
         connection = await pool.open((LOCAL, engine.port))
         await connection.exchange((GET, ()), Slow(connection), first_byte=5, idle=5)
         assert pool.take((LOCAL, engine.port)) is connection
@@ -76,7 +76,7 @@ class Choking:
         if data.endswith(b"0\r\n\r\n") and self.source is not None:
             self.source.pause()
 
-    def follow(self, source: Flow | None) -> None:
+    def set_source(self, source: Flow | None) -> None:
         self.source = source
 
     def pause(self) -> None: ...
@@ -93,15 +93,15 @@ async def test_a_caller_who_is_full_at_the_end_does_not_hold_the_next_one() -> N
     async with RawEngine.start() as engine:
         head = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
         engine.always(raw(answers.head(200, head), answers.chunk(b"data: x\n\n"), answers.chunk(b"")))
-        pool = Connections(5)
+        pool = ConnectionPool(5)
         relay = Relay(pool, Timeouts(first_byte=5, idle=5), Metrics())
         for _ in range(3):
-            asked = Head(method="POST", target="/", version="1.1", headers=(), peer="", keep_alive=True)
-            inbound = Inbound(Choking(), asked)
-            inbound.feed_end()
+            asked = RawHead(method="POST", target="/", version="1.1", headers=(), peer="", keep_alive=True)
+            request = ServerRequest(Choking(), asked)
+            request.feed_end()
             told = await relay.forward(
-                Exchange("req-1", "192.0.2.1"),
-                inbound,
+                RequestContext("req-1", "192.0.2.1"),
+                request,
                 address=(LOCAL, engine.port),
                 body=(b"{}",),
                 content_type="application/json",
@@ -116,7 +116,7 @@ async def test_a_connection_that_has_ended_is_not_taken() -> None:
     """Between the engine's FIN and the transport's word of it, it serves no other request."""
     async with RawEngine.start() as engine:
         engine.always(raw(whole(200, b"x")))
-        pool = Connections(5)
+        pool = ConnectionPool(5)
         ended = await pool.open((LOCAL, engine.port))
         await ended.exchange((GET, ()), Slow(), first_byte=5, idle=5)
         ended.eof_received()

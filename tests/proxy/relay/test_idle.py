@@ -5,12 +5,12 @@ import random
 from functools import partial
 from unittest.mock import patch
 
-from proxy import app
-from proxy.upstream.connections import Connections
+from hubgate.proxy import app
+from hubgate.proxy.upstream.connection_pool import ConnectionPool
 from tests.fakes.answers import completion, misdirected
-from tests.fakes.edge import Edge, eventually
 from tests.fakes.engine import Connection, RawEngine, Received
 from tests.fakes.raw import RawAnswer
+from tests.fakes.running_proxy import Edge, eventually
 from tests.proxy.conftest import StartEdge
 
 REQUESTS = 2_000
@@ -42,7 +42,7 @@ class Forgetful:
 
 async def test_2000_requests_with_pauses(start_edge: StartEdge) -> None:
     """An engine that closes what is idle costs nobody an answer, whatever pauses the callers make."""
-    with patch.object(app, "Connections", partial(Connections, keepalive=WE_KEEP)):
+    with patch.object(app, "ConnectionPool", partial(ConnectionPool, keepalive=WE_KEEP)):
         edge = await start_edge({"limits": {"requests_per_minute": 1_000_000}})
     forgetful = Forgetful()
     edge.engine.always(forgetful)

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from tests.fakes.answers import DONE, chunk, completion, dies, event, head, raw, refusal
-from tests.fakes.edge import ALICE, BASE, CHAT, MESSAGES, eventually
 from tests.fakes.engine import Connection, Received
 from tests.fakes.process import ProxyProcess
 from tests.fakes.raw import RawClient, ask, request
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, MESSAGES, eventually
 
 SETTINGS = {"limits": {"requests_per_minute": 10**9, "tokens_per_minute": 10**9}}
 AT_ONCE = 8

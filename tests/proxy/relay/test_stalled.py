@@ -12,13 +12,13 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from proxy.http import connection as callers
-from proxy.http import server
+from hubgate.proxy.http import connection as callers
+from hubgate.proxy.http import server
 from tests.fakes.answers import DONE, Stream, chunk, raw, whole
 from tests.fakes.certificates import Authority
-from tests.fakes.edge import ALICE, BASE, CHAT, Edge, eventually
 from tests.fakes.engine import LOCAL
 from tests.fakes.raw import RawClient, request
+from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge, eventually
 from tests.proxy.conftest import StartEdge
 from tests.proxy.http.speech import HEALTH
 from tests.proxy.relay.watch import watching

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http.inbound import Flow, Head, Inbound, Response, lines
+from hubgate.proxy.http.request import Flow, RawHead, Response, ServerRequest, lines
 from tests.fakes.answers import chunk
 
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
@@ -24,7 +24,7 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.sent += data
 
-    def follow(self, source: Flow | None) -> None: ...
+    def set_source(self, source: Flow | None) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
@@ -35,10 +35,10 @@ class Wire:
         self.kept = False
 
 
-def asked(wire: Wire, method: str, version: str, *, keep: bool) -> Inbound:
+def asked(wire: Wire, method: str, version: str, *, keep: bool) -> ServerRequest:
     """A request without a body."""
-    head = Head(method=method, target="/", version=version, headers=(), peer="", keep_alive=keep)
-    found = Inbound(wire, head)
+    head = RawHead(method=method, target="/", version=version, headers=(), peer="", keep_alive=keep)
+    found = ServerRequest(wire, head)
     found.feed_end()
     return found
 
@@ -74,12 +74,12 @@ def read(wire: Wire, method: str, version: str, *, keep: bool) -> tuple[int, byt
 def test_pieces(pieces: list[bytes], version: str, sized: bool, keep: bool, chunked: bool) -> None:
     """What is written in pieces, or came as chunks, is read as it was; the connection goes on if it can."""
     wire, body = Wire(), b"".join(pieces)
-    inbound = asked(wire, "POST", version, keep=keep)
-    head = inbound.begin(200, "X-A: b\r\n", length=len(body) if sized else None)
+    request = asked(wire, "POST", version, keep=keep)
+    head = request.begin(200, "X-A: b\r\n", length=len(body) if sized else None)
     for piece in pieces:
-        inbound.write(piece, head, chunk(piece) if chunked else b"")
+        request.write(piece, head, chunk(piece) if chunked else b"")
         head = b""
-    inbound.end(head)
+    request.end(head)
     assert wire.kept == (keep and (sized or version == "1.1"))
     assert read(wire, "POST", version, keep=keep) == (200, body, True, wire.kept)
     assert (b"Transfer-Encoding" in wire.sent) == (not sized and version == "1.1")
@@ -89,12 +89,12 @@ def test_pieces(pieces: list[bytes], version: str, sized: bool, keep: bool, chun
 def test_pieces_that_break_off(pieces: list[bytes], sized: bool) -> None:
     """An answer that is cut is never whole to an HTTP/1.1 reader."""
     wire, body = Wire(), b"".join(pieces)
-    inbound = asked(wire, "POST", "1.1", keep=True)
-    head = inbound.begin(200, "", length=len(body) + 1 if sized else None)
+    request = asked(wire, "POST", "1.1", keep=True)
+    head = request.begin(200, "", length=len(body) + 1 if sized else None)
     for piece in pieces:
-        inbound.write(piece, head)
+        request.write(piece, head)
         head = b""
-    inbound.cut()
+    request.cut()
     assert read(wire, "POST", "1.1", keep=True) == (200, body, False, False)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from proxy import app
-from proxy.http import connection as callers
-from proxy.upstream import connection as engines
-from proxy.upstream.connections import Connections
+from hubgate.proxy import app
+from hubgate.proxy.http import connection as callers
+from hubgate.proxy.upstream import connection as engines
+from hubgate.proxy.upstream.connection_pool import ConnectionPool
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Watch:
 
     open: set[callers.Connection] = field(default_factory=set)
     engaged: set[engines.Connection] = field(default_factory=set)  # open to engines
-    pools: list[Connections] = field(default_factory=list)
+    pools: list[ConnectionPool] = field(default_factory=list)
 
     @property
     def idle(self) -> set[engines.Connection]:
@@ -63,13 +63,13 @@ def watching() -> Iterator[Watch]:
     """Watch the proxies that are started in here."""
     watch = Watch()
 
-    def pool(connect_timeout: float) -> Connections:
-        watch.pools.append(Connections(connect_timeout, keepalive=60))  # a slow machine is no idle one
+    def pool(connect_timeout: float) -> ConnectionPool:
+        watch.pools.append(ConnectionPool(connect_timeout, keepalive=60))  # a slow machine is no idle one
         return watch.pools[-1]
 
     # What the loop calls by name can be replaced in what is compiled as well.
     with (
-        patch.object(app, "Connections", pool),
+        patch.object(app, "ConnectionPool", pool),
         _kept(callers.Connection, watch.open),
         _kept(engines.Connection, watch.engaged),
     ):

@@ -1,1 +1,1 @@
-"""Tests of proxy.upstream."""
+"""Tests of hubgate.proxy.upstream."""

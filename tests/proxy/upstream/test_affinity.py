@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream import affinity
+from hubgate.proxy.upstream import affinity
 
 NAMES = [f"gpu-{number}" for number in range(8)]
 

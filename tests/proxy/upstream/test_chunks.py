@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.upstream.chunks import content
-from proxy.upstream.connection import BrokenError, Connection
-from proxy.upstream.connections import Connections
-from proxy.upstream.head import Head
+from hubgate.proxy.upstream.chunks import content
+from hubgate.proxy.upstream.connection import BrokenError, Connection
+from hubgate.proxy.upstream.connection_pool import ConnectionPool
+from hubgate.proxy.upstream.response_head import ResponseHead
 from tests.fakes.answers import chunk, head
 
 HEAD = head(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
@@ -76,7 +76,7 @@ class Taken:
         self.body = b""
         self.chunks: list[bytes] = []
 
-    def head(self, head: Head, length: int) -> None:
+    def head(self, head: ResponseHead, length: int) -> None:
         del length
         assert head.status == 200
 
@@ -103,9 +103,10 @@ async def exchanged(connection: Connection, reads: Sequence[bytes]) -> tuple[Tak
     return taken, True
 
 
-def connected(pool: Connections | None = None) -> Connection:
+def connected(pool: ConnectionPool | None = None) -> Connection:
     """A connection to no engine."""
-    connection = Connection(pool or Connections(5), ("engine", 1))
+    pool = pool or ConnectionPool(5)
+    connection = Connection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
     connection.connection_made(cast("asyncio.Transport", Wire()))
     return connection
 
@@ -214,7 +215,7 @@ async def test_malformed_chunks_break_the_answer(chunked: bytes) -> None:
 @pytest.mark.parametrize("last", [END, b"0\r\nX-A: b\r\n\r\n", b"0;a=b\r\n\r\n", b"00\r\n\r\n"])
 async def test_the_end(last: bytes) -> None:
     """The last chunk, with trailers or without, ends the answer; then another answer needs a head."""
-    pool = Connections(5)
+    pool = ConnectionPool(5)
     connection = connected(pool)
     for _ in range(2):
         taken, whole = await exchanged(connection, [HEAD, chunk(EVENT), chunk(EVENT), last])

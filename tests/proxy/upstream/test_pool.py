@@ -7,41 +7,41 @@ from typing import Any, cast, get_args
 
 import pytest
 
-from proxy.audit import Audit
-from proxy.auth.authorization import Access
-from proxy.auth.identity import Caller
-from proxy.errors import STATUS, Denied
-from proxy.exchange import Exchange
-from proxy.http.inbound import Head, Inbound, Link
-from proxy.loading import Loading
-from proxy.metrics import Metrics
-from proxy.upstream.control import Control, ControlError
-from proxy.upstream.pool import Pool, Upstream, refusal, unreachable
+from hubgate.proxy.audit.writer import AuditWriter
+from hubgate.proxy.auth.authorization import Access
+from hubgate.proxy.auth.identity import Caller
+from hubgate.proxy.context import RequestContext
+from hubgate.proxy.errors import STATUS, Denied
+from hubgate.proxy.http.request import Link, RawHead, ServerRequest
+from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.upstream.cold_start import ColdStart
+from hubgate.proxy.upstream.control_client import ControlClient, ControlError
+from hubgate.proxy.upstream.pool import Pool, Upstream, refusal, unreachable
+from hubgate.wire.control_api import PROTOCOL, EngineInfo, Event, Failed, FailureCode, Hello, Progress, Ready
+from hubgate.wire.repo import RepoRef
 from tests.fakes.clock import Clock
 from tests.fakes.identity import caller
-from wire.control import PROTOCOL, Engine, Event, Failed, FailureCode, Hello, Progress, Ready
-from wire.repo import RepoRef
 
 BASE = RepoRef.parse("demo/tiny@" + "a" * 40)
 LORA = RepoRef.parse("alice/lora@" + "b" * 40)
 ON_BASE, ON_LORA = Access(BASE), Access(BASE, LORA)
 
 
-def engine(number: int = 1, **changes: Any) -> Engine:
+def engine(number: int = 1, **changes: Any) -> EngineInfo:
     facts: dict[str, Any] = {"id": f"e-{number}", "boot": "b", "port": 8200 + number, "base": str(BASE)}
-    return Engine(**{**facts, "state": "ready", **changes})
+    return EngineInfo(**{**facts, "state": "ready", **changes})
 
 
-def _inbound() -> Inbound:
+def _inbound() -> ServerRequest:
     link = cast("Link", SimpleNamespace(write=None))  # nothing is answered here
-    head = Head(method="POST", target="/", version="1.1", headers=(), peer="127.0.0.1", keep_alive=True)
-    return Inbound(link, head)
+    head = RawHead(method="POST", target="/", version="1.1", headers=(), peer="127.0.0.1", keep_alive=True)
+    return ServerRequest(link, head)
 
 
-class Told(Control):
+class Told(ControlClient):
     """A control API that says what it is told to."""
 
-    def __init__(self, *engines: Engine) -> None:
+    def __init__(self, *engines: EngineInfo) -> None:
         self.engines = engines
         self.down = False
         self.events: list[Event] = []
@@ -61,7 +61,7 @@ class Told(Control):
             yield event
 
 
-async def known(*engines: Engine, url: str = "http://gpu:8100") -> tuple[Upstream, Told]:
+async def known(*engines: EngineInfo, url: str = "http://gpu:8100") -> tuple[Upstream, Told]:
     """A backend that just told these engines."""
     told = Told(*engines)
     upstream = Upstream("gpu", url, told)
@@ -158,11 +158,11 @@ async def test_nothing_is_sealed_for_a_backend_that_is_down(tmp_path: Path) -> N
     """A load begins with a fresh hello: without it there is no boot to seal a token for."""
     upstream, told = await known()
     told.down = True
-    audit = Audit(tmp_path / "audit.jsonl", b"k" * 32, Metrics(), required=True, now=Clock())
+    audit = AuditWriter(tmp_path / "audit.jsonl", b"k" * 32, Metrics(), required=True, now=Clock())
     audit.start()
-    exchange, inbound = Exchange("req-1", ""), _inbound()
+    context, request = RequestContext("req-1", ""), _inbound()
     with pytest.raises(ControlError):
-        await Loading(audit, 10.0).load(exchange, inbound, caller(), ON_LORA, upstream)
+        await ColdStart(audit, 10.0).load(context, request, caller(), ON_LORA, upstream)
     audit.close()
     assert told.sealed_for == []
 

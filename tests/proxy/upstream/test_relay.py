@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream import relay
+from hubgate.proxy.upstream import relay
 
 
 @pytest.mark.parametrize(

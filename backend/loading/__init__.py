@@ -1,0 +1,1 @@
+"""Makes models warm: for a caller who waits, or ahead of time by configuration."""

@@ -1,0 +1,121 @@
+"""The gate before vLLM: ASGI middleware that lets nothing in without a grant.
+
+vLLM adds it last, so it is the outermost layer but for Starlette's error page. The SageMaker
+bootstrap, which runs later, puts only a "throttle" before it, and that comes from environment
+variables which an engine does not get (model_hosting_container_standards, middleware/core.py).
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hubgate.backend.plugin.engine_identity import VARIABLE, read
+from hubgate.backend.plugin.grant_verifier import GrantVerifier
+from hubgate.backend.plugin.traffic import Traffic
+from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.keys import load_verifying
+from hubgate.wire.seal import Grant
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# The proxy's table of endpoints that reach an engine. Everything else is the supervisor's.
+USABLE = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/rerank",
+        "/v1/score",
+        "/tokenize",
+        "/detokenize",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+    }
+)
+
+_HEADER = GRANT_HEADER.lower().encode()
+
+
+def verifier_of_environment() -> GrantVerifier:
+    """The verifier of the engine that this process is. Raises when it cannot know: then nothing starts."""
+    identity = read(Path(os.environ[VARIABLE]))
+    proxies = KeyFile(Path(identity.proxies_file), load_verifying, time.monotonic)
+    return GrantVerifier(identity, proxies, time.time)
+
+
+class GrantMiddleware:
+    """Default deny, from the headers alone, on every path and every kind of connection."""
+
+    def __init__(self, app: App, verifier: GrantVerifier | None = None) -> None:
+        self._app = app
+        self._verifier = verifier or verifier_of_environment()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await self._app(scope, receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            case _:
+                raise RuntimeError("an unknown kind of ASGI connection is not let in")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        grant = self._grant(scope)
+        if grant is None:
+            await _refuse(send, 401, "invalid_grant", "no valid grant")
+        elif grant.kind == "control":
+            await self._app(scope, receive, send)
+        elif scope["path"] not in USABLE or scope["method"] != "POST":
+            await _refuse(send, 404, "unknown_endpoint", "no such endpoint")
+        else:
+            await self._use(grant.model, scope, receive, send)
+
+    def _grant(self, scope: Scope) -> Grant | None:
+        values = [value for name, value in scope["headers"] if name == _HEADER]
+        if len(values) != 1:
+            return None
+        return self._verifier.believe(values[0].decode("latin-1"))
+
+    async def _use(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["app"].state
+        traffic: Traffic = (
+            state.hubgate_traffic
+        )  # set by hubgate.backend.plugin.adapter_routes before any request
+        if not traffic.admits(model) or not _holds(state.openai_serving_models, model):
+            await _refuse(send, 421, "not_loaded", "this engine does not hold the model")
+            return
+        with traffic.request(model):
+            await self._app(scope, receive, traffic.counting(send))
+
+
+def _holds(models: Any, model: str) -> bool:
+    """vllm/entrypoints/openai/models/serving.py: `OpenAIServingModels`."""
+    return model in models.lora_requests or bool(models.is_base_model(model))
+
+
+async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    body = msgspec.json.encode({"error": error})
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        # The body of the request was not read; the connection cannot be used again.
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

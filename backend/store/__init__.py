@@ -1,0 +1,1 @@
+"""The disk cache of whole repos at exact commits."""

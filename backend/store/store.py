@@ -1,0 +1,224 @@
+"""The private disk store of one backend: whole repos at exact commits, within a quota.
+
+A directory appears in it by a rename, so whatever is there is complete and verified. What lies here
+proves nothing about who may use it: that is decided by the proxy, for every request. How it lies on
+the disk stands in `hubgate.backend.store.layout`.
+"""
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from hubgate.backend.repo_files import RepoFile
+from hubgate.backend.store.layout import STAGING, Delete, Shelf, delete_now, size_of
+from hubgate.runtime.config import ConfigError
+from hubgate.wire.repo import RepoRef
+
+LOCK = ".lock"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+log = structlog.get_logger()
+
+
+class StoreFullError(Exception):
+    """There is no room, and nothing left that could make some."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    path: Path
+    bytes: int
+    used: float  # seconds since the epoch
+    holders: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Staging:
+    """A private directory that a download fills; its bytes are promised until it is closed."""
+
+    path: Path
+    promised: int = 0
+    files: tuple[RepoFile, ...] = ()  # what it will hold, as the Hub lists it
+    evicted: tuple[RepoRef, ...] = ()  # what made room for it
+
+
+def free_bytes(directory: Path) -> int:
+    """What the file system has left for us (statvfs(3))."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+@dataclass(slots=True)
+class Store:
+    """One process owns it. All state is in `_entries` and `_stagings`; the rest lies on disk."""
+
+    root: Path
+    max_bytes: int
+    clock: Callable[[], float]  # seconds since the epoch
+    free: Callable[[Path], int] = free_bytes
+    delete: Delete = delete_now  # a large model takes seconds
+    _shelf: Shelf = field(init=False)
+    _entries: dict[RepoRef, _Entry] = field(default_factory=dict, init=False)
+    _stagings: list[Staging] = field(default_factory=list, init=False)
+    _lock: int = field(default=-1, init=False)
+
+    def open(self) -> None:
+        """Take the store, drop what a crash left, index the rest, go down to the quota.
+
+        Raises `ConfigError`.
+        """
+        try:
+            self._shelf = Shelf(self.root)
+            self._shelf.open()
+            self.root = self._shelf.root
+            self._lock = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._shelf.tidy()
+            self._entries = {
+                item.ref: _Entry(item.path, item.bytes, item.used) for item in self._shelf.items()
+            }
+            self._make_room(self.bytes - self.max_bytes, whole=False)
+        except BlockingIOError:
+            self._shelf.close()
+            os.close(self._lock)
+            raise ConfigError([f"store.path: {self.root} belongs to another running backend"]) from None
+        except OSError as error:
+            raise ConfigError([f"store.path: {self.root}: {error.strerror}"]) from None
+
+    def close(self) -> None:
+        """Let another process take the store."""
+        delete_now(self.root / STAGING)
+        self._shelf.close()
+        os.close(self._lock)
+
+    @property
+    def bytes(self) -> int:
+        """What the finished repos take."""
+        self._forget_removed()
+        return sum(entry.bytes for entry in self._entries.values())
+
+    def find(self, ref: RepoRef) -> Path | None:
+        """Where the repo at this sha lies, if it does."""
+        entry = self._entries.get(ref)
+        return entry.path if entry else None
+
+    def hold(self, ref: RepoRef) -> Path:
+        """Keep the repo on disk until `release`. Raises `KeyError` if it is not there."""
+        entry = self._entries[ref]
+        if not entry.holders and not self._take(ref, entry):
+            del self._entries[ref]
+            raise KeyError(ref)
+        entry.holders += 1
+        self._touch(entry)
+        return entry.path
+
+    def release(self, ref: RepoRef) -> None:
+        """Undo one `hold`; the repo may then make room for others."""
+        entry = self._entries[ref]
+        entry.holders -= 1
+        self._touch(entry)
+        if not entry.holders:
+            self._shelf.unlock(ref)
+
+    @contextmanager
+    def staging(self) -> Iterator[Staging]:
+        """A fresh directory to download into; whatever was not published goes at the end.
+
+        Raises `StoreFullError` when the disk has no room even for that, and `OSError`.
+        """
+        try:
+            staging = Staging(Path(tempfile.mkdtemp(dir=self.root / STAGING)))
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StoreFullError from None
+            raise
+        self._stagings.append(staging)
+        try:
+            yield staging
+        finally:
+            self._stagings.remove(staging)
+            self.delete(staging.path)
+
+    def reserve(self, staging: Staging, size: int) -> None:
+        """Promise `size` bytes to a download; evicts what was used longest ago and nobody holds.
+
+        Quota and disk must both have room for all that is promised. Raises `StoreFullError`, and then
+        nothing was evicted.
+        """
+        others = [other for other in self._stagings if other is not staging]
+        promised = size + sum(other.promised for other in others)
+        arrived = sum(size_of(other.path) for other in self._stagings)
+        over_quota = self.bytes + promised - self.max_bytes
+        over_disk = promised - arrived - self.free(self.root)
+        staging.evicted += self._make_room(max(over_quota, over_disk), whole=True)
+        staging.promised = size
+
+    def publish(self, staging: Staging, content: Path, ref: RepoRef) -> Path:
+        """Make a finished, verified directory of the staging the repo at this sha.
+
+        Raises `StoreFullError`, `OSError`.
+        """
+        try:
+            target = self._shelf.put(content, ref, staging.files)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StoreFullError from None
+            raise
+        entry = self._entries[ref] = _Entry(target, size_of(target), self.clock())
+        self._touch(entry)
+        staging.promised = 0
+        return target
+
+    def _make_room(self, excess: int, *, whole: bool) -> tuple[RepoRef, ...]:
+        """Evict until `excess` bytes are gone; `whole`: or nothing, with `StoreFullError`."""
+        victims = []
+        idle = sorted((e.used, ref) for ref, e in self._entries.items() if not e.holders)
+        for _, ref in idle:
+            if excess <= 0:
+                break
+            if not self._shelf.pinned(ref) and self._shelf.lock(ref, exclusive=True):
+                victims.append(ref)
+                excess -= self._entries[ref].bytes
+        if excess > 0 and whole:
+            for ref in victims:
+                self._shelf.unlock(ref)
+            raise StoreFullError
+        for ref in victims:
+            self._evict(ref)
+        return tuple(victims)
+
+    def _evict(self, ref: RepoRef) -> None:
+        entry = self._entries.pop(ref)
+        try:
+            self._shelf.remove(ref, self.delete)
+        except FileNotFoundError:  # `hubgate backend store gc` was faster
+            return
+        finally:
+            self._shelf.unlock(ref)
+        log.info("store.evicted", repo=str(ref), bytes=entry.bytes)
+
+    def _take(self, ref: RepoRef, entry: _Entry) -> bool:
+        """Lock it against removal by others; `False` if it is being removed, or gone."""
+        if not self._shelf.lock(ref, exclusive=False):
+            return False
+        if entry.path.is_dir():
+            return True
+        self._shelf.unlock(ref)
+        return False
+
+    def _forget_removed(self) -> None:
+        """Others may delete what nobody uses: `hubgate backend store gc`."""
+        gone = [ref for ref, e in self._entries.items() if not e.holders and not e.path.is_dir()]
+        for ref in gone:
+            del self._entries[ref]
+
+    def _touch(self, entry: _Entry) -> None:
+        entry.used = self.clock()
+        os.utime(entry.path, (entry.used, entry.used))

@@ -1,1 +1,0 @@
-"""The command, `hubgate`: the one place that knows both programs."""

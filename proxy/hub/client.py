@@ -1,0 +1,172 @@
+"""What the proxy asks the Hub: whoami, auth-check, revisions, adapter configs. Answers are values.
+
+How it is asked is `questions`' job, what a no means is `refusals`'.
+"""
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.errors import HubErrors
+from hubgate.proxy.hub.schemas import (
+    Allowed,
+    Commit,
+    HubResponse,
+    ModelInfo,
+    Moved,
+    Refs,
+    Snapshot,
+    WhoAmI,
+    unavailable,
+)
+from hubgate.proxy.hub.transport import HubTransport
+from hubgate.wire.repo import InvalidRepoError, RepoRef
+from hubgate.wire.secret import Secret
+
+MAX_HOPS = 3
+MAX_PAGES = 50  # of a commit history; 50 commits a page on the Hub
+
+_MOVED = re.compile(r"/api/models/(.+)/auth-check")  # what is found is read as a RepoRef
+_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="next"')  # RFC 8288, section 3
+
+
+class HubClient:
+    """One Hub, asked with the caller's token and never with another."""
+
+    def __init__(self, transport: HubTransport, errors: HubErrors) -> None:
+        self._transport = transport
+        self._errors = errors
+
+    async def whoami(self, token: Secret) -> WhoAmI | Denied:
+        """Whose token this is (`GET /api/whoami-v2`)."""
+        answer = await self._transport.ask("whoami", "/api/whoami-v2", token)
+        if isinstance(answer, Denied):
+            return answer
+        if answer.status != 200:
+            return self._errors.of_token(answer) if answer.status == 401 else unavailable()
+        facts: WhoAmI | Denied = answer.decode(WhoAmI)
+        return facts
+
+    async def auth_check(self, token: Secret, repo: RepoRef) -> Allowed | Moved | Denied:
+        """Whether the token may read the repo's files (`GET /api/models/{id}/auth-check`)."""
+        answer = await self._transport.ask("auth-check", f"/api/models/{repo.id}/auth-check", token)
+        if isinstance(answer, Denied):
+            return answer
+        if answer.status == 200:
+            return Allowed()
+        return self._moved(answer) if answer.redirects else self._errors.of_repo(answer, repo)
+
+    async def reads_only(self, token: Secret, repo: RepoRef) -> Allowed | Denied:
+        """Whether a token that may read this repo may do no more (`GET …/auth-check/write`).
+
+        The call is that of huggingface_hub's `auth_check(write=True)`. Its yes is our no; and its no
+        counts only in the Hub's own words, since a 403 without any may come from something between.
+        """
+        answer = await self._transport.ask("write-check", f"/api/models/{repo.id}/auth-check/write", token)
+        if isinstance(answer, Denied):
+            return answer
+        match answer.status:
+            case 200:
+                return self._errors.writes(repo)
+            case 403 if answer.reason:
+                return Allowed()
+            case 401:
+                return self._errors.of_token(answer)
+            case 403 | 404:
+                return self._errors.may_write(repo)
+            case _:
+                return unavailable()
+
+    async def snapshot(self, token: Secret, repo: RepoRef) -> Snapshot | Denied:
+        """Which commit the revision is, and what kind of repo it is there."""
+        revision = quote(repo.revision or "main", safe="")
+        path = f"/api/models/{repo.id}/revision/{revision}"
+        answer = await self._transport.ask("revision", path, token)
+        if isinstance(answer, Denied):
+            return answer
+        if answer.status != 200:
+            return self._errors.of_repo(answer, repo)
+        info = answer.decode(ModelInfo)
+        if isinstance(info, Denied):
+            return info
+        if info.id != repo.id:  # after auth-check, so this tells nothing that is not theirs
+            return Denied(
+                "model_not_found", f"On the Hub this model is called {info.id}; use that name.", "model"
+            )
+        pinned = repo.at(info.sha)
+        if not pinned.pinned:
+            return unavailable()
+        if not any(file.rfilename == "adapter_config.json" for file in info.siblings):
+            return Snapshot(pinned, adapter=False)
+        return await self._adapter(token, pinned)
+
+    async def refs(self, token: Secret, repo: RepoRef) -> Refs | Denied:
+        """The repo's branches and tags (`GET /api/models/{id}/refs`)."""
+        answer = await self._transport.ask("refs", f"/api/models/{repo.id}/refs", token)
+        if isinstance(answer, Denied):
+            return answer
+        if answer.status != 200:
+            return self._errors.of_repo(answer, repo)
+        refs: Refs | Denied = answer.decode(Refs)
+        return refs
+
+    async def in_history(self, token: Secret, repo: RepoRef, sha: str) -> bool | Denied:
+        """Whether a commit is the repo's revision or one of its ancestors."""
+        path = f"/api/models/{repo.id}/commits/{quote(repo.revision or 'main', safe='')}"
+        for _ in range(MAX_PAGES):
+            answer = await self._transport.ask("commits", path, token)
+            if isinstance(answer, Denied):
+                return answer
+            if answer.status != 200:
+                return self._errors.of_repo(answer, repo)
+            commits = answer.decode(list[Commit])
+            if isinstance(commits, Denied):
+                return commits
+            if any(commit.id == sha for commit in commits):
+                return True
+            following = self._next_page(answer)
+            if following is None:
+                return False
+            path = following
+        return False
+
+    async def _adapter(self, token: Secret, pinned: RepoRef) -> Snapshot | Denied:
+        path = f"/{pinned.id}/resolve/{pinned.revision}/adapter_config.json"
+        for _ in range(MAX_HOPS):
+            answer = await self._transport.ask("adapter-config", path, token)
+            if isinstance(answer, Denied):
+                return answer
+            if answer.redirects:
+                # The Hub serves small files from another path of its own.
+                target = self._target(answer)
+                if target is None:
+                    return unavailable()
+                path = target
+                continue
+            if answer.status != 200:
+                return self._errors.of_repo(answer, pinned)
+            config = answer.decode(dict[str, Any])
+            if isinstance(config, Denied):
+                return Denied("adapter_rejected", f"{pinned.id}: adapter_config.json is not JSON.")
+            base = config.get("base_model_name_or_path")
+            return Snapshot(pinned, adapter=True, base=base if isinstance(base, str) else "")
+        return unavailable()
+
+    def _moved(self, answer: HubResponse) -> Moved | Denied:
+        target = self._target(answer)
+        match = _MOVED.fullmatch(target) if target else None
+        if match is None:
+            return unavailable()
+        try:
+            return Moved(RepoRef.parse(match.group(1)))
+        except InvalidRepoError:
+            return unavailable()
+
+    def _target(self, answer: HubResponse) -> str | None:
+        location = answer.headers.get("Location")
+        return self._transport.same_origin(location) if location else None
+
+    def _next_page(self, answer: HubResponse) -> str | None:
+        match = _NEXT.search(answer.headers.get("Link", ""))
+        return self._transport.same_origin(match.group(1)) if match else None

@@ -1,0 +1,133 @@
+"""Asks the Hub one question at a time: with the caller's token, within bounds, obeying the Hub.
+
+Its own client because huggingface_hub's has no timeout, one cookie jar for everybody and falls back
+to the process's token. Redirects are not followed: they would carry the caller's token elsewhere.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Literal, get_args
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from hubgate.proxy.errors import Denied
+from hubgate.proxy.hub.breaker import Breaker, Why
+from hubgate.proxy.hub.cooldown import Cooldown
+from hubgate.proxy.hub.schemas import HubResponse, unavailable
+from hubgate.proxy.metrics.registry import Metrics
+from hubgate.wire.secret import Secret
+
+MAX_ANSWER = 4 * 1024 * 1024  # bytes; the file list of a very large repo is about 1 MiB
+
+Call = Literal["whoami", "auth-check", "write-check", "revision", "refs", "commits", "adapter-config"]
+
+_EVERYBODY = b""
+
+log = structlog.get_logger("hub")
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class HubTransport:
+    """One Hub. Each kind of question has a breaker of its own, since they can fail apart."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        digest_key: bytes,
+    ) -> None:
+        self.url = url
+        self._session = session
+        self._metrics = metrics
+        self._digest_key = digest_key
+        self._cooldown = Cooldown(clock)
+        self._breakers: dict[Call, Breaker] = {
+            call: Breaker(clock, self._log_transition(call)) for call in get_args(Call)
+        }
+        metrics.hub_up.set_function(self._up)
+
+    async def ask(self, call: Call, path: str, token: Secret) -> HubResponse | Denied:
+        """GET `path`. An outage, and a silence that the Hub asked for, are `hub_unavailable`."""
+        # whoami is limited per address, which all callers share; the rest per account (docs/hub.md).
+        scope = _EVERYBODY if call == "whoami" else token.digest(self._digest_key)
+        if wait := self._cooldown.wait(scope):
+            return _cooling(scope, wait)
+        breaker = self._breakers[call]
+        leave = breaker.begin()
+        if isinstance(leave, float):
+            return unavailable(leave)
+        answered: bool | None = None
+        try:
+            answer = await self._get(call, path, token)
+            answered = not isinstance(answer, Denied) and answer.status < 500
+        except _TooLargeError:
+            answered = True  # whoever owns a vast repo must not be able to stop the others' questions
+            return unavailable()
+        finally:
+            breaker.end(leave, answered=answered)
+        if isinstance(answer, Denied):
+            return answer
+        if answer.status == 429:
+            return _cooling(scope, self._cooldown.keep(scope, answer.headers))
+        return answer if answer.status < 500 else unavailable()
+
+    def same_origin(self, location: str) -> str | None:
+        """The path of a link that stays on this Hub, else `None`: a token never leaves it."""
+        try:
+            target, hub = urlsplit(urljoin(self.url + "/", location)), urlsplit(self.url)
+        except ValueError:  # no URL at all, such as http://[
+            return None
+        if (target.scheme, target.netloc) != (hub.scheme, hub.netloc):
+            return None
+        path = target.path.removeprefix(hub.path)
+        return f"{path}?{target.query}" if target.query else path
+
+    async def _get(self, call: Call, path: str, token: Secret) -> HubResponse | Denied:
+        started = time.perf_counter()
+        status = "error"
+        try:
+            url = URL(self.url + path, encoded=True)
+            headers = {"Authorization": f"Bearer {token.reveal()}"}
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                status = str(response.status)
+                return HubResponse(response.status, response.headers, await _read(response))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            # The exception may hold the request, so its text goes nowhere.
+            return unavailable()
+        finally:
+            self._metrics.hub(call, status, time.perf_counter() - started)
+
+    def _log_transition(self, call: Call) -> Callable[[bool, Why], None]:
+        def log_it(opened: bool, why: Why) -> None:
+            if opened:
+                log.warning("the Hub is not asked for now", call=call)
+            else:
+                log.info("the Hub is asked again", call=call, why=why)
+
+        return log_it
+
+    def _up(self) -> float:
+        return float(not any(breaker.is_open() for breaker in self._breakers.values()))
+
+
+def _cooling(scope: bytes, seconds: float) -> Denied:
+    return unavailable(seconds, own=scope != _EVERYBODY)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > MAX_ANSWER:
+            raise _TooLargeError
+        parts.append(chunk)
+    return b"".join(parts)

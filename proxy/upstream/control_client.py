@@ -1,0 +1,126 @@
+"""Talks to one backend's control API: what it runs, and making a model warm there."""
+
+import secrets
+from collections.abc import AsyncGenerator, Callable
+
+import aiohttp
+import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
+
+from hubgate.proxy.auth.authorization import Access
+from hubgate.proxy.auth.identity import Caller
+from hubgate.proxy.upstream.grant_signer import GrantSigner
+from hubgate.wire.control_api import GRANT_HEADER, PROTOCOL, REQUEST_ID_HEADER, EnsureRequest, Event, Hello
+from hubgate.wire.keys import BackendPublic, ProxyKeys
+from hubgate.wire.seal import LIFETIME, ScopedToken, SealError, seal_token, verify_hello
+
+HELLO_TIMEOUT = aiohttp.ClientTimeout(total=5)
+MAX_HELLO = 4 * 1024 * 1024  # bytes; a thousand adapters are about 100 KiB
+
+
+class ControlError(Exception):
+    """The backend is out of reach, or what answers there is not it. `reason` is fit for the log."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ControlClient:
+    """One backend's control API, as one proxy uses it."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        name: str,
+        url: str,
+        *,
+        backend: Callable[[], BackendPublic],
+        keys: Callable[[], ProxyKeys],
+        grants: GrantSigner,
+        now: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._name = name
+        self._url = url
+        self._backend = backend
+        self._keys = keys
+        self._grants = grants
+        self._now = now
+
+    async def hello(self) -> Hello:
+        """Ask what the backend is and runs. Raises `ControlError`."""
+        grant, nonce = self._grants.control(self._name, "")
+        try:
+            async with self._session.get(
+                f"{self._url}/v1/hello",
+                headers={GRANT_HEADER: grant},
+                timeout=HELLO_TIMEOUT,
+                allow_redirects=False,  # the grant is meant for this address alone
+            ) as response:
+                if response.status != 200:
+                    raise ControlError(f"hello answered {response.status}")
+                signed = await response.content.read(MAX_HELLO)
+                while not response.content.at_eof() and len(signed) < MAX_HELLO:
+                    signed += await response.content.read(MAX_HELLO - len(signed))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ControlError(type(error).__name__) from None
+        return self._believe(signed, nonce)
+
+    async def ensure(
+        self, access: Access, caller: Caller, boot: str, request_id: str
+    ) -> AsyncGenerator[Event]:
+        """Make a model warm; yields progress, then `Ready` or `Failed`. Raises `ControlError`."""
+        grant, _ = self._grants.control(self._name, boot)
+        request = EnsureRequest(token=self._scoped(access, caller, boot))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
+        try:
+            async with self._session.post(
+                f"{self._url}/v1/ensure",
+                data=msgspec.json.encode(request),
+                headers={
+                    GRANT_HEADER: grant,
+                    REQUEST_ID_HEADER: request_id,
+                    "Content-Type": "application/json",
+                },
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise ControlError(f"ensure answered {response.status}")
+                async for line in response.content:
+                    event = msgspec.json.decode(line, type=Event)
+                    yield event
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
+            # HttpProcessingError: a line that is longer than the buffer; ValueError: one that is no event.
+            raise ControlError(type(error).__name__) from None
+
+    def _believe(self, signed: bytes, nonce: str) -> Hello:
+        try:
+            hello = msgspec.json.decode(verify_hello(signed, self._backend().verifying), type=Hello)
+        except SealError as error:
+            raise ControlError(f"hello has a {error.reason}") from None
+        except msgspec.DecodeError:
+            raise ControlError("hello is malformed") from None
+        if hello.protocol != PROTOCOL:
+            raise ControlError(f"speaks protocol {hello.protocol}, not {PROTOCOL}; update the older side")
+        if hello.name != self._name:
+            raise ControlError(f"is named {hello.name}, not {self._name}")
+        if not secrets.compare_digest(hello.nonce, nonce):
+            raise ControlError("hello is not fresh")
+        return hello
+
+    def _scoped(self, access: Access, caller: Caller, boot: str) -> str:
+        now = int(self._now())
+        token = ScopedToken(
+            token=caller.token.reveal(),
+            base=str(access.base),
+            adapter=str(access.adapter) if access.adapter else None,
+            sub=caller.identity.sub,
+            aud=self._name,
+            boot=boot,
+            jti=secrets.token_hex(16),
+            iat=now,
+            exp=now + LIFETIME,
+        )
+        return seal_token(token, self._keys().signing, self._backend().sealing)

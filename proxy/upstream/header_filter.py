@@ -1,0 +1,61 @@
+"""Which headers cross, each way: an allow-list, so that nothing is passed on by forgetting it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from hubgate.proxy.http.request import Headers, lines
+
+# W3C Trace Context, and what describes a body.
+REQUEST: Final = frozenset({"traceparent", "tracestate", "accept"})
+RESPONSE: Final = frozenset({"content-type", "cache-control"})
+
+
+def to_upstream(
+    path: str,
+    address: tuple[str, int],
+    passed: str,
+    length: int | None,
+    *,
+    grant: str,
+    request_id: str,
+    content_type: str = "application/json",
+) -> bytes:
+    """The head of a forwarded request: the caller's headers that are `passed`, as lines, and ours.
+
+    The caller gets the answer's bytes without a label of their coding, so none is asked for. A body
+    without a `length` comes in chunks, once the engine says that it wants it.
+    """
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    framing = (
+        "Transfer-Encoding: chunked\r\nExpect: 100-continue"
+        if length is None
+        else f"Content-Length: {length}"
+    )
+    return (
+        f"POST {path} HTTP/1.1\r\n"
+        f"Host: {host}:{address[1]}\r\n"
+        f"{passed}"
+        "User-Agent: hubgate\r\n"
+        "Accept-Encoding: identity\r\n"
+        f"Content-Type: {content_type}\r\n"
+        f"{framing}\r\n"
+        f"X-Hubgate-Grant: {grant}\r\n"
+        f"X-Request-Id: {request_id}\r\n\r\n"
+    ).encode("latin-1")
+
+
+def passed(headers: Headers) -> str:
+    """The allowed headers of a caller's request that are ASCII, as lines."""
+    found = ""
+    for name, value in headers:
+        if name in REQUEST and value.isascii():
+            found += f"{name}: {value}\r\n"  # one line each, by the parser's word
+    return found
+
+
+def to_caller(headers: Sequence[tuple[str, str]]) -> str:
+    """The headers of a relayed answer, as lines."""
+    return lines([(_NAMES[name], value) for name, value in headers if name in RESPONSE])
+
+
+_NAMES: Final = {"content-type": "Content-Type", "cache-control": "Cache-Control"}

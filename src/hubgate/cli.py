@@ -1,0 +1,246 @@
+"""One command with lazy subcommands: `hubgate proxy` never imports what only the backend needs."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from hubgate.cli_store import store
+from hubgate.runtime.config import ConfigError, load
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The YAML file; every key is explained in config/proxy.yaml and config/backend.yaml.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hubgate")
+def main() -> None:
+    """Put vLLM behind the Hugging Face tokens of its callers.
+
+    \b
+    A first try, without a GPU or an account:   make run
+    In production:   hubgate keygen proxy --out keys && hubgate keygen backend --out keys
+                     hubgate check-config --config proxy.yaml
+                     hubgate proxy --config proxy.yaml      (the edge)
+                     hubgate backend --config backend.yaml  (beside the GPUs)
+
+    Exit codes: 0 fine, 2 wrong usage or configuration, 1 anything else.
+    """  # noqa: D301 - click keeps the lines that follow a real backspace
+
+
+@main.command()
+@CONFIG
+def proxy(config: Path) -> None:
+    """Run the edge: authenticates callers and relays their requests.
+
+    SIGHUP reads callers, tokens and models of the configuration again, and forgets what the Hub said:
+    add to `callers.block` and send it, and somebody is locked out at once.
+    """
+    from hubgate.proxy import cli  # noqa: PLC0415 - lazy
+    from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
+
+    try:
+        sys.exit(cli.run(lambda: load(ProxySettings, config)))
+    except ConfigError as error:
+        _refuse(config, error)
+
+
+@main.group(invoke_without_command=True)
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The YAML file. Required.")
+@click.pass_context
+def backend(context: click.Context, config: Path | None) -> None:
+    """Run the GPU side: downloads models, runs and feeds vLLM. Its subcommands speak to one that runs."""
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise click.UsageError("Missing option '--config'.", context)
+    from hubgate.backend import cli  # noqa: PLC0415 - lazy
+    from hubgate.backend.settings import BackendSettings  # noqa: PLC0415
+
+    try:
+        sys.exit(cli.run(load(BackendSettings, config)))
+    except ConfigError as error:
+        _refuse(config, error)
+
+
+@backend.command()
+@CONFIG
+@click.argument("repo", required=False)
+def refresh(config: Path, repo: str | None) -> None:
+    """Serve preloaded base models, or REPO alone, at what their branch points to now.
+
+    The new commit is downloaded while the old one still answers; then its engine is drained and
+    started anew. Run it on the backend's machine, as a user who can read its `seal.key_file`.
+    """
+    from hubgate.backend import refresh as asking  # noqa: PLC0415 - lazy
+    from hubgate.backend.settings import BackendSettings  # noqa: PLC0415
+
+    try:
+        sys.exit(asking.run(load(BackendSettings, config), repo, click.echo))
+    except ConfigError as error:
+        _refuse(config, error)
+
+
+backend.add_command(store)
+
+
+@main.command("check-config")
+@CONFIG
+@click.option("--backend", "is_backend", is_flag=True, help="The file is a backend's, not a proxy's.")
+def check_config(config: Path, is_backend: bool) -> None:
+    """Say every fault of a configuration, key files included, and start nothing."""
+    try:
+        if is_backend:
+            from hubgate.backend import app as backend_app  # noqa: PLC0415
+            from hubgate.backend.settings import BackendSettings  # noqa: PLC0415
+
+            backend_app.check(load(BackendSettings, config))
+        else:
+            from hubgate.proxy import preflight  # noqa: PLC0415
+            from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
+
+            preflight.check(load(ProxySettings, config))
+    except ConfigError as error:
+        _refuse(config, error)
+    click.echo(f"{config}: fine")
+
+
+@main.command()
+@click.argument("side", type=click.Choice(["proxy", "backend"]))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write to."
+)
+@click.option("--add", is_flag=True, help="Rotate: put a new key beside those in the files.")
+def keygen(side: str, out: Path, add: bool) -> None:
+    """Make the key pair of a proxy or a backend, or add a key to it.
+
+    The `.key` file (mode 0600) stays where it is used; the `.pub` file goes to the other side:
+    a proxy's to the backends' `seal.proxies_file`, a backend's to the proxies' `public_key_file`.
+
+    To rotate: add a key, hand over the new `.pub` file first, then put the `.key` file in place; a
+    day later remove the old key from both. Nothing is restarted and no request is lost.
+    """
+    from hubgate.wire import keygen, keys  # noqa: PLC0415
+
+    make = {
+        ("proxy", False): keygen.generate_proxy,
+        ("backend", False): keygen.generate_backend,
+        ("proxy", True): keygen.add_proxy,
+        ("backend", True): keygen.add_backend,
+    }
+    try:
+        private, public = make[side, add](out)
+    except (keys.KeyFileError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{private}  keep it here, show it to nobody\n{public}  hand it to the other side")
+
+
+@main.command()
+@CONFIG
+def fingerprint(config: Path) -> None:
+    """Give the fingerprint of a token, read from standard input: what `callers.block` locks it out by.
+
+    \b
+    hubgate fingerprint --config proxy.yaml < token.txt     or paste it when asked; it is not shown
+    """  # noqa: D301 - click keeps the lines that follow a real backspace
+    from hubgate.proxy.auth import bearer, identity  # noqa: PLC0415 - lazy
+    from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
+    from hubgate.wire.keys import KeyFileError, load_proxy_keys  # noqa: PLC0415
+    from hubgate.wire.secret import Secret  # noqa: PLC0415
+
+    try:
+        keys = load_proxy_keys(load(ProxySettings, config).seal.key_file)
+    except ConfigError as error:
+        _refuse(config, error)
+    except KeyFileError as error:
+        raise click.ClickException(str(error)) from None
+    if sys.stdin.isatty():
+        text = str(click.prompt("Token", hide_input=True, err=True))
+    else:
+        text = sys.stdin.buffer.read(bearer.MAX_LENGTH + 2).decode("ascii", "replace")
+    secret = Secret(text.strip())
+    if not bearer.is_well_formed(secret):
+        raise click.UsageError("Standard input holds no token: one line, nothing but the token.")
+    click.echo(identity.fingerprint(keys, secret))
+
+
+@main.group()
+def audit() -> None:
+    """Look at an audit trail."""
+
+
+AUDIT_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+
+
+@audit.command()
+@AUDIT_FILE
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration of the proxy that wrote it, for its key. [default: proxy.yaml beside FILE]",
+)
+def verify(file: Path, config: Path | None) -> None:
+    """Find changed, missing, reordered or cut-off records in FILE."""
+    from hubgate.proxy.audit import chain  # noqa: PLC0415
+    from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
+    from hubgate.wire.keys import KeyFileError, load_proxy_keys  # noqa: PLC0415
+
+    config = config or file.with_name("proxy.yaml")
+    try:
+        key_file = load(ProxySettings, config).seal.key_file
+        verdict = chain.verify(file, load_proxy_keys(key_file).derive("audit"))
+    except ConfigError as error:
+        _refuse(config, error)
+    except KeyFileError as error:
+        raise click.ClickException(str(error)) from None
+    for fault in verdict.faults:
+        click.echo(f"{file}: {fault}", err=True)
+    if verdict.faults:
+        sys.exit(1)
+    click.echo(f"{file}: {verdict.records} records, whole; checked with the key in {key_file}")
+
+
+@audit.command()
+@AUDIT_FILE
+def report(file: Path) -> None:
+    """Sum up FILE per user and per model."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from hubgate.proxy.audit import chain  # noqa: PLC0415
+
+    tallies: dict[str, Counter[tuple[Any, ...]]] = {"user": Counter(), "model": Counter()}
+    for record in chain.records(file):
+        if record.get("event") not in ("auth.denied", "request.done"):
+            continue
+        for key, tally in tallies.items():
+            tally[record.get(key, "-"), record.get("reason", "-")] += 1
+    for key, tally in tallies.items():
+        table = Table(key, "outcome", "requests")
+        for (name, outcome), count in sorted(tally.items()):
+            table.add_row(_plain(name), _plain(outcome), str(count))
+        Console().print(table)
+
+
+def _plain(name: object) -> Any:
+    """A name as text: it comes from a caller, and neither is markup nor commands the terminal."""
+    from rich.text import Text  # noqa: PLC0415 - lazy
+
+    return Text("".join(c if c.isprintable() else "�" for c in str(name)))
+
+
+def _refuse(config: Path, error: ConfigError) -> NoReturn:
+    click.echo(f"{config} cannot be used:", err=True)
+    for fault in error.faults:
+        click.echo(f"  {fault}", err=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Every way in which a download fails becomes one value, and none quotes what it was about."""
+
+import errno
+
+import httpx2
+import pytest
+
+from hubgate.backend.downloads.hub_errors import MAX_PAUSE, ROOM, BusyError, MismatchError, failure, pause
+
+NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0"}, 1),
+        ({"Retry-After": "999999999999"}, MAX_PAUSE),
+        ({"Retry-After": "Mon, 21 Sep 2026 14:14:20 GMT"}, 60),
+        ({"Retry-After": "Mon, 21 Sep 2020 14:14:20 GMT"}, 1),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "²"}, None),
+        ({"RateLimit": '"api";r=0;t=55'}, 55),
+        ({"Retry-After": "3", "RateLimit": '"api";r=0;t=55'}, 3),
+        ({"RateLimit": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_the_wait_that_an_answer_asks_for(headers: dict[str, str], seconds: int | None) -> None:
+    """RFC 9110, section 10.2.3, both forms; the Hub's own RateLimit; bounded both ways."""
+    assert pause(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BusyError(429, {}), "hub_unavailable"),
+        (BusyError(503, {}), "hub_unavailable"),
+        (MismatchError(), "error"),
+        (OSError(errno.ENOSPC, "secret"), "store_full"),
+        (OSError(errno.EDQUOT, "secret"), "store_full"),
+        (OSError(errno.EFBIG, "secret"), "rejected"),
+        (httpx2.ReadTimeout("secret"), "hub_unavailable"),
+        (ConnectionResetError("secret"), "hub_unavailable"),
+        (ValueError("secret"), "error"),
+    ],
+)
+def test_an_error_becomes_a_value(error: Exception, code: str) -> None:
+    """By its cause, however deep the client wrapped it, and without its text."""
+    wrapped = RuntimeError("secret")
+    wrapped.__cause__ = error
+    for seen in (error, wrapped):
+        said = failure(seen)
+        assert said.code == code
+        assert "secret" not in said.message
+
+
+def test_a_full_disk_may_have_room_again() -> None:
+    """The callers are told to come again, as with a store whose quota is used up."""
+    assert failure(OSError(errno.ENOSPC, "secret")).retry_after == ROOM

@@ -1,0 +1,29 @@
+"""The numbers that callers, operators and the Hub are promised: to change one is a decision, not a slip."""
+
+import pytest
+
+from hubgate.proxy.hub import breaker, cache, client, cooldown, transport
+
+
+@pytest.mark.parametrize(
+    ("number", "promised"),
+    [
+        (breaker.THRESHOLD, 5),  # failures in a row
+        (breaker.FIRST_PAUSE, 1),  # seconds
+        (breaker.LONGEST_PAUSE, 30),
+        (breaker.JITTER, 0.25),
+        (breaker.IDLE, 30),
+        (breaker.PROBED, 1),
+        (cache.JITTER, 0.1),  # shares of a life
+        (cache.REFRESH, 0.8),
+        (client.MAX_HOPS, 3),
+        (client.MAX_PAGES, 50),
+        (transport.MAX_ANSWER, 4 * 1024 * 1024),  # bytes
+        (cooldown.MAXIMUM, 5 * 60),  # seconds, a window of the Hub
+        (cooldown.DEFAULT, 10),
+        (cooldown.MAX_ACCOUNTS, 10_000),
+    ],
+)
+def test_what_is_promised(number: float, promised: float) -> None:
+    """Each bound on time, memory and questions is the documented one."""
+    assert number == promised

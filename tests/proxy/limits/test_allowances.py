@@ -1,0 +1,74 @@
+"""Whose numbers count: the key's own, else the user's, the organizations', the default."""
+
+from typing import Any
+
+import pytest
+
+from hubgate.proxy.limits.allowances import Allowances
+from hubgate.proxy.settings import Limits, LocalKey
+from tests.fakes.identity import identity
+
+OVERRIDES: dict[str, Any] = {
+    "users": {"alice": {"requests_per_minute": 60}, "carol": {"tokens_per_minute": 7}},
+    "orgs": {
+        "acme": {"requests_per_minute": 1000, "concurrent_requests": 3},
+        "labs": {"concurrent_requests": 200, "cold_loads_per_hour": 1},
+    },
+}
+
+
+def key(name: str, **numbers: int) -> LocalKey:
+    """A local key with limits of its own."""
+    limits = numbers or None
+    fields = {"name": name, "sha256": "0" * 64, "token": "service", "models": ["a/*"], "limits": limits}
+    return LocalKey.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("user", "orgs", "expected"),
+    [
+        ("bob", [], (600, 1000, 64, 30)),
+        ("bob", ["other"], (600, 1000, 64, 30)),
+        ("alice", [], (60, 1000, 64, 30)),
+        ("Alice", [], (600, 1000, 64, 30)),
+        ("acme", [], (600, 1000, 64, 30)),
+        ("bob", ["alice"], (600, 1000, 64, 30)),
+        ("bob", ["acme"], (1000, 1000, 3, 30)),
+        ("bob", ["labs"], (600, 1000, 200, 1)),
+        ("bob", ["acme", "labs", "other"], (1000, 1000, 200, 1)),
+        ("alice", ["acme"], (60, 1000, 3, 30)),
+        ("carol", ["acme", "labs"], (1000, 7, 200, 1)),
+    ],
+)
+def test_each_number_is_found_by_itself(user: str, orgs: list[str], expected: tuple[int, ...]) -> None:
+    """The user's number goes before the orgs', of which the largest counts, and that before the default."""
+    settings = Limits.model_validate({"tokens_per_minute": 1000, "overrides": OVERRIDES})
+    assert Allowances(settings, ()).of(identity(user=user, orgs=frozenset(orgs))) == expected
+
+
+def test_a_keys_own_limits_go_first() -> None:
+    """A local key has its own numbers, and the default for the others; a user of that name has not."""
+    settings = Limits.model_validate({"overrides": {"users": {"key:ci": {"requests_per_minute": 9}}}})
+    found = Allowances(settings, [key("ci", requests_per_minute=10), key("nightly")])
+    who = {"kind": "key", "orgs": frozenset[str]()}
+    assert found.of(identity(user="key:ci", token_name="ci", **who)).requests_per_minute == 10
+    assert found.of(identity(user="key:ci", token_name="ci", **who)).concurrent_requests == 64
+    assert found.of(identity(user="key:nightly", token_name="nightly", **who)).requests_per_minute == 600
+    assert found.of(identity(user="bob", token_name="ci")).requests_per_minute == 600
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"groups": {}},
+        {"users": {"alice": {"requests_per_hour": 1}}},
+        {"users": {"alice": {}}},
+        {"users": {"alice": {"requests_per_minute": None}}},
+        {"users": {"alice": 60}},
+        {"orgs": ["acme"]},
+    ],
+)
+def test_what_overrides_nothing_is_refused(overrides: dict[str, Any]) -> None:
+    """A typing error in an override must not leave somebody unthrottled in silence."""
+    with pytest.raises(ValueError, match="validation error"):
+        Limits.model_validate({"overrides": overrides})

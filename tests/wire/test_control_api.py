@@ -1,0 +1,188 @@
+"""The control messages: a proxy and a backend of neighbouring releases understand each other."""
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from hubgate.wire import control_api
+from hubgate.wire.control_api import (
+    Download,
+    EngineInfo,
+    EnsureRequest,
+    Event,
+    Evicted,
+    Failed,
+    Hello,
+    LoadAdapter,
+    Progress,
+    Ready,
+    Refreshed,
+    RefreshEvent,
+    RefreshRequest,
+    UnloadAdapter,
+)
+
+DOWNLOAD = {"repo": "a/b@1", "kind": "adapter", "bytes": 1, "seconds": 0.5}
+ENGINE = {"id": "gpu-0/0", "boot": "x", "port": 1, "base": "a/b@1", "state": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"type": "progress", "stage": "queued", "repo": "a/b"}, Progress(stage="queued", repo="a/b")),
+        (
+            {"type": "failed", "code": "rejected", "message": "why", "downloads": [DOWNLOAD]},
+            Failed(
+                code="rejected",
+                message="why",
+                downloads=(Download(repo="a/b@1", kind="adapter", bytes=1, seconds=0.5, evicted=()),),
+                stage="queued",
+            ),
+        ),
+    ],
+)
+def test_an_older_backend_is_understood(line: dict[str, Any], expected: object) -> None:
+    """What it does not say has a default."""
+    assert msgspec.json.decode(msgspec.json.encode(line), type=Event) == expected
+
+
+def test_a_newer_backend_is_understood() -> None:
+    """What we do not know is passed over."""
+    line = {"type": "ready", "engine": ENGINE, "loaded": True, "of_tomorrow": {"a": [1]}}
+    ready = msgspec.json.decode(msgspec.json.encode(line), type=Event)
+    assert isinstance(ready, Ready)
+    assert ready.loaded
+
+
+FULL_ENGINE = EngineInfo(id="gpu-0/0", boot="x", port=1, base="a/b@1", state="ready", adapters=("a/c@2",))
+FULL_DOWNLOAD = Download(repo="a/b@1", kind="base", bytes=1, seconds=0.5, evicted=("a/d@3",))
+ENGINE_LINE = ENGINE | {"adapters": ["a/c@2"]}
+DOWNLOAD_LINE = DOWNLOAD | {"kind": "base", "evicted": ["a/d@3"]}
+EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
+
+
+@pytest.mark.parametrize(
+    ("message", "line", "kind"),
+    [
+        (
+            Hello(protocol=1, name="gpu-0", boot="b", nonce="n", engines=(FULL_ENGINE,)),
+            {"protocol": 1, "name": "gpu-0", "boot": "b", "nonce": "n", "engines": [ENGINE_LINE]},
+            Hello,
+        ),
+        (EnsureRequest(token="t"), {"token": "t"}, EnsureRequest),
+        (
+            Progress(stage="loading", repo="a/b@1", done=1, total=2, rate=0.5),
+            {"type": "progress", "stage": "loading", "repo": "a/b@1", "done": 1, "total": 2, "rate": 0.5},
+            Event,
+        ),
+        (
+            Ready(
+                engine=FULL_ENGINE,
+                downloads=(FULL_DOWNLOAD,),
+                loaded=True,
+                started=True,
+                evicted=(Evicted(repo="a/d@3", kind="adapter"),),
+            ),
+            {"type": "ready", "engine": ENGINE_LINE, "downloads": [DOWNLOAD_LINE]}
+            | {"loaded": True, "started": True, "evicted": [EVICTED_LINE]},
+            Event,
+        ),
+        (
+            Failed(code="denied", message="why", repo="a/b", retry_after=3, stage="starting"),
+            {"type": "failed", "code": "denied", "message": "why", "repo": "a/b", "retry_after": 3}
+            | {"downloads": [], "evicted": [], "stage": "starting"},
+            Event,
+        ),
+        (RefreshRequest(), {"repo": None}, RefreshRequest),
+        (
+            Refreshed(repo="a/b@2", before="a/b@1", engine_ended=True),
+            {"type": "refreshed", "repo": "a/b@2", "before": "a/b@1", "engine_ended": True},
+            RefreshEvent,
+        ),
+        (LoadAdapter(name="a/b@1", path="/p"), {"name": "a/b@1", "path": "/p"}, LoadAdapter),
+        (UnloadAdapter(name="a/b@1"), {"name": "a/b@1"}, UnloadAdapter),
+    ],
+)
+def test_what_is_sent(message: msgspec.Struct, line: dict[str, Any], kind: Any) -> None:
+    """Version 1 of each message, word for word, and its reader understands it: releases differ in neither."""
+    assert msgspec.json.decode(msgspec.json.encode(message)) == line
+    assert msgspec.json.decode(msgspec.json.encode(line), type=kind) == message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            {"type": "progress", "stage": "queued", "repo": ""},
+            Progress(stage="queued", repo="", done=0, total=0, rate=0),
+        ),
+        (
+            {"type": "ready", "engine": ENGINE},
+            Ready(
+                engine=EngineInfo(id="gpu-0/0", boot="x", port=1, base="a/b@1", state="ready", adapters=()),
+                downloads=(),
+                loaded=False,
+                started=False,
+                evicted=(),
+            ),
+        ),
+        (
+            {"type": "failed", "code": "error", "message": ""},
+            Failed(
+                code="error", message="", repo="", retry_after=None, downloads=(), evicted=(), stage="queued"
+            ),
+        ),
+        (
+            {"type": "refreshed", "repo": "a", "before": "b"},
+            Refreshed(repo="a", before="b", engine_ended=False),
+        ),
+    ],
+)
+def test_what_is_left_out(line: dict[str, Any], message: object) -> None:
+    """Nothing is claimed for a backend that does not claim it itself."""
+    kind: Any = RefreshEvent if line["type"] == "refreshed" else Event
+    assert msgspec.json.decode(msgspec.json.encode(line), type=kind) == message
+
+
+def test_the_words_of_version_1() -> None:
+    """A word that is added, or spelled anew, breaks the release beside it, and so does a header."""
+    assert get_args(control_api.EngineState) == (
+        "absent", "downloading", "starting", "ready", "draining", "asleep", "stopping", "failed",
+    )  # fmt: skip
+    assert get_args(control_api.Stage) == ("queued", "downloading", "starting", "loading")
+    assert get_args(control_api.FailureCode) == (
+        "denied", "not_found", "rejected", "hub_unavailable", "store_full", "no_capacity", "engine_failed",
+        "error",
+    )  # fmt: skip
+    assert (control_api.PROTOCOL, control_api.GRANT_HEADER, control_api.REQUEST_ID_HEADER) == (
+        1, "X-Hubgate-Grant", "X-Request-Id",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (EnsureRequest, {"token": "t"}),
+        (RefreshRequest, {}),
+        (LoadAdapter, {"name": "a/b@1", "path": "/p"}),
+        (UnloadAdapter, {"name": "a/b@1"}),
+    ],
+)
+def test_commands_are_not_read_past(kind: type[msgspec.Struct], line: dict[str, Any]) -> None:
+    """A command with a field that its reader does not know is refused: it may be the one that matters."""
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.json.decode(msgspec.json.encode(line | {"of_tomorrow": 1}), type=kind)
+
+
+@pytest.mark.parametrize("kind", [Download, Evicted])
+@pytest.mark.parametrize(("word", "good"), [("base", True), ("adapter", True), ("other", False)])
+def test_what_can_be_fetched(kind: type[msgspec.Struct], word: str, good: bool) -> None:
+    """A base or an adapter, and nothing else."""
+    line = msgspec.json.encode(DOWNLOAD | {"kind": word})
+    try:
+        msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError:
+        assert not good
+    else:
+        assert good

@@ -1,0 +1,141 @@
+"""The messages of the control API between a proxy and a backend (JSON; version 1).
+
+`GET /v1/hello` answers a signed `Hello`. `POST /v1/ensure` takes an `EnsureRequest` and answers
+with a stream of `Event`, one JSON object a line: any number of `Progress`, then exactly one of
+`Ready` or `Failed`.
+"""
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL = 1
+GRANT_HEADER = "X-Hubgate-Grant"
+REQUEST_ID_HEADER = "X-Request-Id"
+
+EngineState = Literal[
+    "absent", "downloading", "starting", "ready", "draining", "asleep", "stopping", "failed"
+]  # fmt: skip
+
+Stage = Literal["queued", "downloading", "starting", "loading"]
+
+# Why a load failed. The proxy turns each into an error of its own table.
+FailureCode = Literal[
+    "denied",  # the Hub refused the caller's token during the download
+    "not_found",  # the Hub no longer knows the repo or the sha
+    "rejected",  # admission: pickle only, rank, size, wrong base, remote code
+    "hub_unavailable",
+    "store_full",
+    "no_capacity",  # no engine can be had for this base now
+    "engine_failed",
+    "error",
+]
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One vLLM process: one base model at one sha. Its host is the one the proxy already knows."""
+
+    id: str
+    boot: str
+    port: int
+    base: str  # org/name@sha
+    state: EngineState
+    adapters: tuple[str, ...] = ()  # served names, org/name@sha
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend is and runs. Signed by its key; `nonce` is the jti of the grant that asked."""
+
+    protocol: int
+    name: str
+    boot: str
+    nonce: str
+    engines: tuple[EngineInfo, ...]
+
+
+class EnsureRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Make a model warm. What to load, and with which token, stands in the scoped token alone."""
+
+    token: str  # JWE
+
+
+class Download(msgspec.Struct, frozen=True, kw_only=True):
+    """One repo that was fetched for this load, for the audit of whoever asked."""
+
+    repo: str  # org/name@sha
+    kind: Literal["base", "adapter"]
+    bytes: int
+    seconds: float
+    evicted: tuple[str, ...] = ()  # what left the backend's store to make room, org/name@sha
+
+
+class Evicted(msgspec.Struct, frozen=True, kw_only=True):
+    """What made room for this load: an engine with its base model, or one adapter."""
+
+    repo: str  # org/name@sha
+    kind: Literal["base", "adapter"]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """Still under way, at most twice a second. `total` is 0 while unknown; bytes and bytes per second."""
+
+    stage: Stage
+    repo: str
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The model answers on this engine."""
+
+    engine: EngineInfo
+    downloads: tuple[Download, ...] = ()
+    loaded: bool = False  # whether this call put the adapter into the engine
+    started: bool = False  # whether this call started the engine, or woke it up
+    evicted: tuple[Evicted, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The load ended without success. `message` is fit for a caller's eyes; `stage` is where it ended."""
+
+    code: FailureCode
+    message: str
+    repo: str = ""
+    retry_after: int | None = None  # seconds
+    downloads: tuple[Download, ...] = ()
+    evicted: tuple[Evicted, ...] = ()
+    stage: Stage = "queued"
+
+
+Event = Progress | Ready | Failed
+
+
+class RefreshRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/refresh`: serve base models at what their revision points to now."""
+
+    repo: str | None = None  # org/name; all preloaded ones if absent
+
+
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True, tag="refreshed"):
+    """One base model was looked at. `engine_ended`: its engine was drained, and nothing replaced it."""
+
+    repo: str  # org/name@sha, as it is served from now on
+    before: str  # the same, until now; equal if its revision has not moved
+    engine_ended: bool = False
+
+
+RefreshEvent = Progress | Refreshed | Failed
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Supervisor to its engine, `POST /hubgate/adapters`: an absolute local path, never a repo id."""
+
+    name: str  # org/name@sha
+    path: str
+
+
+class UnloadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Supervisor to its engine, `POST /hubgate/adapters/unload`: name and weights both go."""
+
+    name: str
