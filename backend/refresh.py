@@ -8,7 +8,6 @@ import aiohttp
 import msgspec
 from joserfc.jwk import KeySet
 
-from hubgate.backend.api.control import HELLO, REFRESH
 from hubgate.backend.engines.client import new_session
 from hubgate.backend.engines.launcher import local_url
 from hubgate.backend.settings import BackendSettings
@@ -23,6 +22,7 @@ from hubgate.wire.control_api import (
     RefreshEvent,
     RefreshRequest,
 )
+from hubgate.wire.endpoints import HELLO, REFRESH
 from hubgate.wire.keys import KeyFileError, load_backend_keys
 from hubgate.wire.seal import SealError, control_grant
 

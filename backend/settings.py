@@ -5,13 +5,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hubgate.backend import placement
 from hubgate.backend.vllm_args import VllmArgs, checked_args
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.log import Level
-from hubgate.wire.repo import InvalidRepoError, RepoRef
+from hubgate.runtime.sections import Log, Name, Url, check_repo
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -26,20 +25,13 @@ _GLOB = re.compile(r"[A-Za-z0-9_.*?-]+(/[A-Za-z0-9_.*?-]+)?", re.ASCII)
 
 
 def _repo(text: str) -> str:
-    try:
-        ref = RepoRef.parse(text)
-    except InvalidRepoError as error:
-        raise ValueError(str(error)) from None
-    if ref.revision is not None:
+    if "@" in check_repo(text):
         raise ValueError("the revision has a key of its own")
     return text
 
 
 def _revision(text: str) -> str:
-    try:
-        RepoRef.parse(f"org/name@{text}")
-    except InvalidRepoError as error:
-        raise ValueError(str(error)) from None
+    check_repo(f"org/name@{text}")
     return text
 
 
@@ -76,14 +68,7 @@ class Seal(Section):
 class Hub(Section):
     """`endpoint: null` is `HF_ENDPOINT`, or the public Hub."""
 
-    endpoint: str | None = None
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
-            raise ValueError("must be an http:// or https:// URL without credentials")
-        return value.rstrip("/") if value else value
+    endpoint: Url | None = None
 
 
 class StoreSection(Section):
@@ -204,18 +189,11 @@ class Adapters(Section):
         return self
 
 
-class Log(Section):
-    """The operator's log on standard error."""
-
-    level: Level = "info"
-    format: Literal["json", "console"] = "json"
-
-
 class BackendSettings(Settings):
     """The whole of `config/backend.yaml`."""
 
     listen: Listen = Listen()
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Name
     seal: Seal
     hub: Hub = Hub()
     store: StoreSection = StoreSection()

@@ -99,7 +99,8 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     refusals = HubErrors(settings.hub.url)
     digest_key = secrets.token_bytes(32)
     session = await _hub_session(stack, settings)
-    hub = HubClient(HubTransport(session, settings.hub.url, metrics, clocks.monotonic, digest_key), refusals)
+    transport = HubTransport(session, settings.hub.url, metrics, clocks.monotonic, digest_key, now=clocks.now)
+    hub = HubClient(transport, refusals)
     identities = Identities(
         hub,
         checked.keys.current(),

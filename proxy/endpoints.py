@@ -13,6 +13,7 @@ from hubgate.proxy.fields.pooling import EMBEDDINGS, RERANK, SCORE
 from hubgate.proxy.fields.responses import RESPONSES
 from hubgate.proxy.fields.table import Table
 from hubgate.proxy.fields.tokens import DETOKENIZE, TOKENIZE
+from hubgate.wire import endpoints
 
 Kind = Literal["inference", "multipart", "models", "model", "health"]
 
@@ -43,18 +44,18 @@ _MODEL: Final = Endpoint("/v1/models/{model}", method="GET", kind="model")
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint("/v1/chat/completions", CHAT, salted=True, metered=True),
-        Endpoint("/v1/completions", COMPLETIONS, salted=True, metered=True),
-        Endpoint("/v1/embeddings", EMBEDDINGS, salted=True),
-        Endpoint("/v1/responses", RESPONSES, "responses", salted=True, sends={"store": False}),
-        Endpoint("/v1/messages", MESSAGES, "anthropic", salted=True),
-        Endpoint("/v1/messages/count_tokens", COUNT_TOKENS, "anthropic"),
-        Endpoint("/v1/rerank", RERANK, salted=True),
-        Endpoint("/v1/score", SCORE, salted=True),
-        Endpoint("/tokenize", TOKENIZE),
-        Endpoint("/detokenize", DETOKENIZE),
-        Endpoint("/v1/audio/transcriptions", TRANSCRIPTIONS, kind="multipart"),
-        Endpoint("/v1/audio/translations", TRANSLATIONS, kind="multipart"),
+        Endpoint(endpoints.CHAT_COMPLETIONS, CHAT, salted=True, metered=True),
+        Endpoint(endpoints.COMPLETIONS, COMPLETIONS, salted=True, metered=True),
+        Endpoint(endpoints.EMBEDDINGS, EMBEDDINGS, salted=True),
+        Endpoint(endpoints.RESPONSES, RESPONSES, "responses", salted=True, sends={"store": False}),
+        Endpoint(endpoints.MESSAGES, MESSAGES, "anthropic", salted=True),
+        Endpoint(endpoints.COUNT_TOKENS, COUNT_TOKENS, "anthropic"),
+        Endpoint(endpoints.RERANK, RERANK, salted=True),
+        Endpoint(endpoints.SCORE, SCORE, salted=True),
+        Endpoint(endpoints.TOKENIZE, TOKENIZE),
+        Endpoint(endpoints.DETOKENIZE, DETOKENIZE),
+        Endpoint(endpoints.TRANSCRIPTIONS, TRANSCRIPTIONS, kind="multipart"),
+        Endpoint(endpoints.TRANSLATIONS, TRANSLATIONS, kind="multipart"),
         Endpoint("/v1/models", method="GET", kind="models"),
         Endpoint("/health", method="GET", kind="health"),
     )
@@ -83,7 +84,7 @@ def route(method: str, target: str) -> Route | Denied:
 
 def dialect(target: str) -> Dialect:
     """How to tell a caller that there is no such endpoint: under Anthropic's paths, in Anthropic's words."""
-    return "anthropic" if target.startswith("/v1/messages") else "openai"
+    return "anthropic" if target.startswith(endpoints.MESSAGES) else "openai"
 
 
 def unknown(paths: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from hubgate.proxy.auth.authorization import Access, Authorizer
 from hubgate.proxy.auth.identity import Caller
 from hubgate.proxy.auth.policy import ModelPolicy
 from hubgate.proxy.errors import Denied
+from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.repo import RepoRef
 
 MAX_CALLERS: Final = 10_000
@@ -21,7 +22,8 @@ class ModelListing:
     def __init__(self, authorizer: Authorizer, policy: ModelPolicy) -> None:
         self._authorizer = authorizer
         self._policy = policy
-        self._granted: dict[str, dict[str, None]] = {}  # names by `sub`, each in the order of its coming
+        # Names by `sub`, each in the order of its coming.
+        self._granted: BoundedMap[str, BoundedMap[str, None]] = BoundedMap(MAX_CALLERS)
 
     def granted(self, caller: Caller, access: Access) -> None:
         """Remember that this caller was granted this model. Over the bounds, the oldest goes first."""
@@ -30,12 +32,9 @@ class ModelListing:
         if mine is not None and name in mine:
             return
         if mine is None:
-            mine = self._granted[sub] = {}
-        mine[name] = None
-        if len(mine) > MAX_GRANTED:
-            del mine[next(iter(mine))]
-        if len(self._granted) > MAX_CALLERS:
-            del self._granted[next(iter(self._granted))]
+            mine = BoundedMap(MAX_GRANTED)
+            self._granted.put(sub, mine)
+        mine.put(name, None)
 
     async def all(self, caller: Caller) -> dict[str, Any] | Denied:
         """The body of `GET /v1/models`; an outage of the Hub is told, and is no empty list."""

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     Field,
-    HttpUrl,
     PlainValidator,
     PositiveFloat,
     PositiveInt,
@@ -20,8 +19,7 @@ from pydantic import (
 )
 
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.log import Level
-from hubgate.wire.repo import InvalidRepoError, RepoRef
+from hubgate.runtime.sections import Log, Name, RepoText, Url, check_repo
 from hubgate.wire.secret import Secret
 
 PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
@@ -29,13 +27,6 @@ MEMORY = "memory://"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Days = Annotated[int, Field(gt=0)]
-
-
-def _check_url(text: str) -> str:
-    url = HttpUrl(text)
-    if url.username or url.password or url.query or url.fragment:
-        raise ValueError("must be a plain http(s) URL without credentials or query")
-    return text.rstrip("/")
 
 
 def _check_private(text: str) -> str:
@@ -48,21 +39,11 @@ def _check_private(text: str) -> str:
 def _check_glob(text: str) -> str:
     if text.count("/") != 1 or not text.isascii() or any(c in text for c in "@\\ []"):
         raise ValueError("must be org/name, with * or ? as wildcards")
-    return text if any(wildcard in text for wildcard in "*?") else _check_repo(text)
+    return text if any(wildcard in text for wildcard in "*?") else check_repo(text)
 
 
-def _check_repo(text: str) -> str:
-    try:
-        RepoRef.parse(text)
-    except InvalidRepoError as error:
-        raise ValueError(str(error)) from None
-    return text
-
-
-Url = Annotated[str, AfterValidator(_check_url)]
 PrivateUrl = Annotated[Url, AfterValidator(_check_private)]
 ModelGlob = Annotated[str, AfterValidator(_check_glob)]
-RepoText = Annotated[str, AfterValidator(_check_repo)]
 
 
 class Tls(Section):
@@ -165,7 +146,7 @@ class Override(Section):
 class LocalKey(Section):
     """An API key of this proxy's own, for a caller without a Hub account."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     token: Literal["service"] | KeyTokenFile
     models: Annotated[tuple[ModelGlob, ...], Field(min_length=1)]
@@ -229,7 +210,6 @@ class Limits(Section):
 class Request(Section):
     max_body_bytes: PositiveInt = 32 * 1024 * 1024
     max_buffered_bytes: PositiveInt = 512 * 1024 * 1024
-    media_urls: Literal["data"] = "data"
     max_n: PositiveInt = 8
     max_batch: PositiveInt = 256
     max_logprobs: Annotated[int, Field(ge=0)] = 20
@@ -239,7 +219,7 @@ class Request(Section):
 class Upstream(Section):
     """One backend: `name` is its own, the audience of what we seal for it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Name
     url: PrivateUrl
     public_key_file: Path
     tls: None = None
@@ -275,11 +255,6 @@ class Timeouts(Section):
 
 class Metrics(Section):
     per_user: bool = False
-
-
-class Log(Section):
-    level: Level = "info"
-    format: Literal["json", "console"] = "json"
 
 
 class ProxySettings(Settings):

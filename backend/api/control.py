@@ -21,15 +21,13 @@ from hubgate.wire.control_api import (
     RefreshEvent,
     RefreshRequest,
 )
+from hubgate.wire.endpoints import ENSURE, HELLO, REFRESH
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import BackendKeys
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 from hubgate.wire.seal import Grant, SealError, sign_hello
 
 MAX_BODY = 64 * 1024  # bytes
-HELLO = "/v1/hello"
-ENSURE = "/v1/ensure"
-REFRESH = "/v1/refresh"
 
 log = structlog.get_logger()
 

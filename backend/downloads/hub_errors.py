@@ -1,14 +1,11 @@
 """What a failed download means, by what the Hub answered. Pure; used inside the download worker."""
 
 import errno
-import math
-import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
 
 from hubgate.backend.downloads.messages import Failure
+from hubgate.wire import retry_after
 
 PAUSE = 10  # seconds to wait when a 429 does not say how long
 ROOM = 60  # seconds until other models or the operator may have made room on a full disk
@@ -63,17 +60,8 @@ def _by_status(status: int, headers: Mapping[str, str]) -> Failure:
 
 
 def pause(headers: Mapping[str, str], now: float) -> int | None:
-    """Seconds that an answer asks to wait: `Retry-After` (RFC 9110, section 10.2.3), or `RateLimit`."""
-    given = headers.get("Retry-After", "")
-    seconds = None
-    if given.isdecimal() and given.isascii():
-        seconds = int(given[:9])
-    elif given:
-        with suppress(ValueError, OverflowError):
-            seconds = math.ceil(parsedate_to_datetime(given).timestamp() - now)
-    # Hub documentation, "Rate limits": RateLimit: "api";r=0;t=55
-    elif found := re.search(r";\s*t=(\d{1,9})", headers.get("RateLimit", "")):
-        seconds = int(found[1])
+    """Seconds that an answer asks to wait, as far as that is believed; `None` if it does not say."""
+    seconds = retry_after.seconds(headers, now)
     return None if seconds is None else min(max(seconds, 1), MAX_PAUSE)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from joserfc.jwk import OKPKey
 
 from hubgate.backend.plugin.traffic import Status
+from hubgate.wire import endpoints
 from hubgate.wire.control_api import GRANT_HEADER, LoadAdapter, UnloadAdapter
 from hubgate.wire.seal import control_grant
 
@@ -69,7 +70,7 @@ class EngineClient:
         """
         self._tasks = self._tasks or (await self.status()).tasks
         if "generate" in self._tasks:
-            path, question = "/v1/completions", {"model": model, "prompt": "Hi", "max_tokens": 1}
+            path, question = endpoints.COMPLETIONS, {"model": model, "prompt": "Hi", "max_tokens": 1}
         else:
             path, question = "/pooling", {"model": model, "input": "Hi"}
         await self._call("POST", path, msgspec.json.encode(question), timeout=timeout)
@@ -77,29 +78,29 @@ class EngineClient:
     async def load(self, name: str, path: Path) -> bool:
         """Load an adapter; `False` if it was there before. Raises `EngineError`."""
         body = msgspec.json.encode(LoadAdapter(name=name, path=str(path)))
-        answer = await self._call("POST", "/hubgate/adapters", body, timeout=LOAD)
+        answer = await self._call("POST", endpoints.LOAD_ADAPTER, body, timeout=LOAD)
         return bool(msgspec.json.decode(answer)["loaded"])
 
     async def unload(self, name: str) -> None:
         """Take an adapter out, name and weights, when its last request is done. Raises `EngineError`."""
         body = msgspec.json.encode(UnloadAdapter(name=name))
-        await self._call("POST", "/hubgate/adapters/unload", body, timeout=LOAD)
+        await self._call("POST", endpoints.UNLOAD_ADAPTER, body, timeout=LOAD)
 
     async def status(self) -> Status:
         """What it is doing. Raises `EngineError`."""
-        return msgspec.json.decode(await self._call("GET", "/hubgate/status"), type=Status)
+        return msgspec.json.decode(await self._call("GET", endpoints.STATUS), type=Status)
 
     async def drain(self) -> Status:
         """Let no new request in, unless it sleeps and is woken up. Raises `EngineError`."""
-        return msgspec.json.decode(await self._call("POST", "/hubgate/drain", b""), type=Status)
+        return msgspec.json.decode(await self._call("POST", endpoints.DRAIN, b""), type=Status)
 
     async def sleep(self) -> None:
         """Give up the GPU's memory and all adapters; it must be drained. Raises `EngineError`."""
-        await self._call("POST", "/hubgate/sleep", b"", timeout=SLEEP)
+        await self._call("POST", endpoints.SLEEP, b"", timeout=SLEEP)
 
     async def wake(self) -> None:
         """Take the GPU's memory back, and let requests in. Raises `EngineError`."""
-        await self._call("POST", "/hubgate/wake", b"", timeout=SLEEP)
+        await self._call("POST", endpoints.WAKE, b"", timeout=SLEEP)
 
     async def metrics(self) -> str:
         """Its own exposition. Raises `EngineError`."""

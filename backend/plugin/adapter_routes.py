@@ -17,6 +17,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
 from hubgate.backend.plugin.traffic import Traffic
+from hubgate.wire import endpoints
 from hubgate.wire.control_api import LoadAdapter, UnloadAdapter
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 
@@ -39,12 +40,12 @@ class AdapterRoutes:
     def attach_router(self, app: FastAPI) -> None:
         """Called once, before the server accepts connections."""
         app.state.hubgate_traffic = self._traffic
-        app.add_api_route("/hubgate/adapters", self._load, methods=["POST"], response_model=None)
-        app.add_api_route("/hubgate/adapters/unload", self._unload, methods=["POST"], response_model=None)
-        app.add_api_route("/hubgate/status", self._status, methods=["GET"], response_model=None)
-        app.add_api_route("/hubgate/drain", self._drain, methods=["POST"], response_model=None)
-        app.add_api_route("/hubgate/sleep", self._sleep, methods=["POST"], response_model=None)
-        app.add_api_route("/hubgate/wake", self._wake, methods=["POST"], response_model=None)
+        app.add_api_route(endpoints.LOAD_ADAPTER, self._load, methods=["POST"], response_model=None)
+        app.add_api_route(endpoints.UNLOAD_ADAPTER, self._unload, methods=["POST"], response_model=None)
+        app.add_api_route(endpoints.STATUS, self._status, methods=["GET"], response_model=None)
+        app.add_api_route(endpoints.DRAIN, self._drain, methods=["POST"], response_model=None)
+        app.add_api_route(endpoints.SLEEP, self._sleep, methods=["POST"], response_model=None)
+        app.add_api_route(endpoints.WAKE, self._wake, methods=["POST"], response_model=None)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Everything needed is found in `app.state` when a request comes."""

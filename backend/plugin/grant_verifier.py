@@ -5,6 +5,7 @@ from collections.abc import Callable
 from joserfc.jwk import KeySet, OKPKey
 
 from hubgate.backend.plugin.engine_identity import EngineIdentity
+from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.seal import LEEWAY, Grant, SealError, verify_grant
 
@@ -21,7 +22,7 @@ class GrantVerifier:
         self._proxies = proxies
         self._supervisor = KeySet([OKPKey.import_key(identity.supervisor)])
         self._clock = clock
-        self._believed: dict[str, Grant] = {}
+        self._believed: BoundedMap[str, Grant] = BoundedMap(CAPACITY)
         self._keys: KeySet | None = None
 
     def believe(self, value: str) -> Grant | None:
@@ -36,7 +37,7 @@ class GrantVerifier:
             return known
         grant = self._verify(value, keys, now)
         if grant is not None and grant.kind == "use":
-            self._remember(value, grant, now)
+            self._believed.put(value, grant)
         return grant
 
     def _verify(self, value: str, keys: KeySet, now: float) -> Grant | None:
@@ -48,10 +49,3 @@ class GrantVerifier:
                 continue
             return grant if grant.kind == kind else None
         return None
-
-    def _remember(self, value: str, grant: Grant, now: float) -> None:
-        if len(self._believed) >= CAPACITY:
-            live = {seen: one for seen, one in self._believed.items() if one.exp + LEEWAY >= now}
-            # Full of live ones: forget them all rather than grow; they are only verified again.
-            self._believed = live if len(live) < CAPACITY else {}
-        self._believed[value] = grant

@@ -17,6 +17,7 @@ from hubgate.backend.plugin.engine_identity import VARIABLE, read
 from hubgate.backend.plugin.grant_verifier import GrantVerifier
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.endpoints import FORWARDED
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import load_verifying
 from hubgate.wire.seal import Grant
@@ -26,24 +27,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-# The proxy's table of endpoints that reach an engine. Everything else is the supervisor's.
-USABLE = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/rerank",
-        "/v1/score",
-        "/tokenize",
-        "/detokenize",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-    }
-)
 
 _HEADER = GRANT_HEADER.lower().encode()
 
@@ -79,7 +62,7 @@ class GrantMiddleware:
             await _refuse(send, 401, "invalid_grant", "no valid grant")
         elif grant.kind == "control":
             await self._app(scope, receive, send)
-        elif scope["path"] not in USABLE or scope["method"] != "POST":
+        elif scope["path"] not in FORWARDED or scope["method"] != "POST":
             await _refuse(send, 404, "unknown_endpoint", "no such endpoint")
         else:
             await self._use(grant.model, scope, receive, send)

@@ -11,6 +11,7 @@ from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.cache import Cache, Source
 from hubgate.proxy.hub.client import MAX_HOPS, HubClient
 from hubgate.proxy.hub.schemas import Allowed, Moved, Snapshot
+from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
@@ -52,7 +53,7 @@ class Authorizer:
         self._policy = policy
         self._accesses = accesses
         self._running = running  # org/name of a base → the sha that an engine runs
-        self._named: dict[str, dict[str, RepoRef]] = {}  # by `sub` and text
+        self._named: BoundedMap[str, BoundedMap[str, RepoRef]] = BoundedMap(MAX_CALLERS)  # by `sub` and text
 
     def name(self, text: str, sub: str) -> RepoRef | Denied:
         """The repo that a request's `model` means: an alias, or `org/name[@revision]`.
@@ -76,12 +77,9 @@ class Authorizer:
         """Over the bounds, the oldest goes first: of one's own names by one's own doing alone."""
         mine = self._named.get(sub)
         if mine is None:
-            mine = self._named[sub] = {}
-            if len(self._named) > MAX_CALLERS:
-                del self._named[next(iter(self._named))]
-        mine[text] = repo
-        if len(mine) > MAX_NAMED:
-            del mine[next(iter(mine))]
+            mine = BoundedMap(MAX_NAMED)
+            self._named.put(sub, mine)
+        mine.put(text, repo)
 
     async def authorize(self, caller: Caller, asked: RepoRef) -> tuple[Access | Denied, Source]:
         """Grant or refuse. The order of questions is the same for missing and for private repos."""

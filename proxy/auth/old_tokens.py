@@ -1,8 +1,9 @@
 """Counts the different tokens over the age limit that were seen within a day."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from hubgate.wire.bounded_map import BoundedMap
 
 DAY: Final = 86400.0  # seconds
 CAPACITY: Final = 100_000
@@ -13,14 +14,11 @@ class OldTokenGauge:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._seen: BoundedMap[str, float] = BoundedMap(CAPACITY)
 
     def seen(self, fingerprint: str) -> None:
         """Note one use of a token that is over age."""
-        self._seen[fingerprint] = self._now()
-        self._seen.move_to_end(fingerprint)
-        if len(self._seen) > CAPACITY:
-            self._seen.popitem(last=False)
+        self._seen.put(fingerprint, self._now())
 
     def count(self) -> int:
         """How many there are now."""

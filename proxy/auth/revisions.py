@@ -5,7 +5,6 @@ only after a caller's own auth-check passed, and with that caller's token.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.cache import Cache
@@ -13,9 +12,6 @@ from hubgate.proxy.hub.client import HubClient
 from hubgate.proxy.hub.schemas import Refs, Snapshot
 from hubgate.wire.repo import RepoRef, is_sha
 from hubgate.wire.secret import Secret
-
-Fact = TypeVar("Fact")
-Factory = Callable[[], "Cache[str, Snapshot | Denied]"]
 
 
 def shareable(fact: object) -> bool:

@@ -6,11 +6,12 @@ of good callers behind one address is never held up.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
+
+from hubgate.wire.bounded_map import BoundedMap
 
 WINDOW: Final = 60.0  # seconds
 MAX_CLIENTS: Final = 10_000  # that are remembered
@@ -46,7 +47,7 @@ class UnknownTokenLimiter:
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
         self._per_minute = per_minute
         self._clock = clock
-        self._counts: OrderedDict[str, _Count] = OrderedDict()
+        self._counts: BoundedMap[str, _Count] = BoundedMap(MAX_CLIENTS)
         self._repeaters = _Count(clock())
         self._newcomers = _Count(clock())
         self._answered = asyncio.Event()  # set by the next answer, and then replaced
@@ -87,10 +88,8 @@ class UnknownTokenLimiter:
             count.since, count.refused = self._clock(), 0
 
     def _count(self, client: str) -> _Count:
-        count = self._counts.setdefault(client, _Count(self._clock()))
-        self._counts.move_to_end(client)
-        while len(self._counts) > MAX_CLIENTS:
-            self._counts.popitem(last=False)
+        count = self._counts.get(client) or _Count(self._clock())
+        self._counts.put(client, count)
         return count
 
 

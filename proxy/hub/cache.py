@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, Literal, TypeVar
+
+from hubgate.wire.bounded_map import BoundedMap
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -40,11 +41,10 @@ class Cache(Generic[Key, Value]):
         clock: Callable[[], float],
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._capacity = capacity
         self._ttl = ttl
         self._clock = clock
         self._chance = chance
-        self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
+        self._entries: BoundedMap[Key, _Entry[Value]] = BoundedMap(capacity)
         self._flights: dict[Key, asyncio.Task[Value]] = {}
 
     def fresh(self, key: Key) -> Value | None:
@@ -122,10 +122,7 @@ class Cache(Generic[Key, Value]):
         life = self._ttl(value) * (1 - JITTER * self._chance())
         if life <= 0:
             return
-        self._entries[key] = _Entry(value, started + life * REFRESH, started + life)
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+        self._entries.put(key, _Entry(value, started + life * REFRESH, started + life))
 
 
 def _retrieve(flight: "asyncio.Task[Value]") -> None:

@@ -43,12 +43,14 @@ class HubTransport:
         metrics: Metrics,
         clock: Callable[[], float],
         digest_key: bytes,
+        *,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.url = url
         self._session = session
         self._metrics = metrics
         self._digest_key = digest_key
-        self._cooldown = Cooldown(clock)
+        self._cooldown = Cooldown(clock, now)
         self._breakers: dict[Call, Breaker] = {
             call: Breaker(clock, self._log_transition(call)) for call in get_args(Call)
         }

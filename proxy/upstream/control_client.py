@@ -11,6 +11,7 @@ from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.auth.identity import Caller
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import GRANT_HEADER, PROTOCOL, REQUEST_ID_HEADER, EnsureRequest, Event, Hello
+from hubgate.wire.endpoints import ENSURE, HELLO
 from hubgate.wire.keys import BackendPublic, ProxyKeys
 from hubgate.wire.seal import LIFETIME, ScopedToken, SealError, seal_token, verify_hello
 
@@ -53,7 +54,7 @@ class ControlClient:
         grant, nonce = self._grants.control(self._name, "")
         try:
             async with self._session.get(
-                f"{self._url}/v1/hello",
+                self._url + HELLO,
                 headers={GRANT_HEADER: grant},
                 timeout=HELLO_TIMEOUT,
                 allow_redirects=False,  # the grant is meant for this address alone
@@ -76,7 +77,7 @@ class ControlClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
         try:
             async with self._session.post(
-                f"{self._url}/v1/ensure",
+                self._url + ENSURE,
                 data=msgspec.json.encode(request),
                 headers={
                     GRANT_HEADER: grant,

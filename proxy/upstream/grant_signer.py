@@ -5,10 +5,10 @@ as it takes the clock to come there again.
 """
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.control_api import EngineInfo
 from hubgate.wire.keys import ProxyKeys
 from hubgate.wire.seal import LIFETIME, Grant, control_grant, sign_grant
@@ -29,7 +29,7 @@ class GrantSigner:
     def __init__(self, keys: Callable[[], ProxyKeys], now: Callable[[], float]) -> None:
         self._keys = keys
         self._now = now
-        self._known: OrderedDict[tuple[str, str, str, str], _Signed] = OrderedDict()
+        self._known: BoundedMap[tuple[str, str, str, str], _Signed] = BoundedMap(CAPACITY)
 
     def use(self, sub: str, model: str, engine: EngineInfo) -> str:
         """The `X-Hubgate-Grant` of a forwarded request."""
@@ -49,10 +49,7 @@ class GrantSigner:
             exp=int(now) + LIFETIME,
         )
         signed = _Signed(sign_grant(grant, self._keys().signing), now, now + LIFETIME / 2)
-        self._known[key] = signed
-        self._known.move_to_end(key)
-        while len(self._known) > CAPACITY:
-            self._known.popitem(last=False)
+        self._known.put(key, signed)
         return signed.value
 
     def control(self, aud: str, boot: str) -> tuple[str, str]:

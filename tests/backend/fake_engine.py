@@ -22,9 +22,9 @@ from aiohttp import web
 
 from hubgate.backend.plugin.engine_identity import VARIABLE, read
 from hubgate.backend.plugin.grant_verifier import GrantVerifier
-from hubgate.backend.plugin.middleware import USABLE
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.endpoints import FORWARDED
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import load_verifying
 
@@ -55,7 +55,7 @@ class FakeEngine:
             return web.Response(status=401)
         if grant.kind == "use":
             held = grant.model in self.adapters or grant.model == self.base
-            if request.path not in USABLE or not held or not self.traffic.admits(grant.model):
+            if request.path not in FORWARDED or not held or not self.traffic.admits(grant.model):
                 return web.Response(status=421)
             with self.traffic.request(grant.model):
                 return await self.answer(request)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubgate.backend.plugin.middleware import USABLE
 from hubgate.proxy import endpoints
 from hubgate.proxy.endpoints import ENDPOINTS, Route
 from hubgate.proxy.errors import Denied
+from hubgate.wire.endpoints import FORWARDED
 
 # docs/design.md: the whole table, but for the GETs.
 POSTED = (
@@ -138,7 +138,7 @@ def test_everything_else_does_not_exist(method: str, target: str) -> None:
 def test_the_table_and_the_engines_gate_agree() -> None:
     """What the proxy forwards is what the gate inside the engine lets a use grant reach, and no more."""
     forwarded = {path for path, one in ENDPOINTS.items() if one.fields is not None}
-    assert forwarded == USABLE == set(POSTED)
+    assert forwarded == FORWARDED == set(POSTED)
 
 
 @given(st.text(max_size=40) | st.text("/v1chatmodels%2eF.;?#", max_size=40))

@@ -77,7 +77,6 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ({"hub": {"endpoint": f"http://hub#{CANARY}"}}, "hub.endpoint"),
         ({"limits": {"storage": f"mysql://{CANARY}"}}, "limits.storage"),
         ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
-        ({"request": {"media_urls": "any"}}, "request.media_urls"),
         ({"upstreams": []}, "upstreams"),
         ({"upstreams": MINIMAL["upstreams"] * 2}, "configuration"),
         ({"upstreams": [{**MINIMAL["upstreams"][0], "url": f"https://{CANARY}"}]}, "upstreams.0.url"),

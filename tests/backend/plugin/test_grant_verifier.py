@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from hubgate.backend.plugin import grant_verifier as judging
 from hubgate.wire import keygen, keys
 from hubgate.wire.seal import LEEWAY, LIFETIME
 from tests.backend.plugin.engine_identity import Engine
@@ -82,10 +81,10 @@ def test_a_withdrawn_key_is_not_believed_any_more(engine: Engine, tmp_path: Path
     assert verifier.believe(engine.grant(signing=keys.load_proxy_keys(new).signing)) is not None
 
 
-def test_memory_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(engine: Engine) -> None:
     """However many grants there are, and each is still believed."""
-    monkeypatch.setattr(judging, "CAPACITY", 4)
     verifier = engine.verifier()
+    verifier._believed.capacity = 4
     for number in range(20):
         assert verifier.believe(engine.grant(jti=str(number))) is not None
         assert len(verifier._believed) <= 4

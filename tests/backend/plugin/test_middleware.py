@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from hubgate.backend.plugin.engine_identity import VARIABLE
-from hubgate.backend.plugin.middleware import USABLE, GrantMiddleware, Message
+from hubgate.backend.plugin.middleware import GrantMiddleware, Message
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.endpoints import FORWARDED
 from tests.backend.plugin.engine_identity import ADAPTER, BASE, Engine
 from tests.fakes.clock import Clock
 
@@ -96,7 +97,7 @@ ROUTES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *sorted(USABLE)])
+@pytest.mark.parametrize("path", [*ROUTES, *sorted(FORWARDED)])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD", "DELETE"])
 async def test_no_path_answers_without_a_grant(gated: Gated, path: str, method: str) -> None:
     """THREATS row 10, straight at the engine: 401, and vLLM learns nothing."""
@@ -111,7 +112,7 @@ async def test_a_use_grant_opens_the_table_of_endpoints_only(gated: Gated, engin
     assert not gated.vllm.reached
 
 
-@pytest.mark.parametrize("path", sorted(USABLE))
+@pytest.mark.parametrize("path", sorted(FORWARDED))
 async def test_a_use_grant_opens_each_endpoint_for_what_is_loaded(
     gated: Gated, engine: Engine, path: str
 ) -> None:
@@ -121,7 +122,7 @@ async def test_a_use_grant_opens_each_endpoint_for_what_is_loaded(
     assert await gated.ask(path, engine.grant(), method="GET") == (404, "unknown_endpoint")
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *sorted(USABLE)])
+@pytest.mark.parametrize("path", [*ROUTES, *sorted(FORWARDED)])
 async def test_the_supervisor_reaches_everything(gated: Gated, engine: Engine, path: str) -> None:
     """Its grants open the controls, and the endpoints for its own probe."""
     assert await gated.ask(path, engine.command(), method="GET") == (200, "")

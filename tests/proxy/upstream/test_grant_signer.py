@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from hubgate.proxy.upstream import grant_signer
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import EngineInfo
 from hubgate.wire.seal import LIFETIME, verify_grant
@@ -73,9 +72,9 @@ def test_control_grants_are_never_reused(made: GrantSigner) -> None:
     assert made.control("gpu-0", "")[0] != made.control("gpu-0", "")[0]
 
 
-def test_memory_is_bounded(made: GrantSigner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(made: GrantSigner) -> None:
     """The oldest grants are forgotten beyond the capacity."""
-    monkeypatch.setattr(grant_signer, "CAPACITY", 3)
+    made._known.capacity = 3
     first = made.use("0", "a/b@c", ENGINE)
     for sub in ("1", "2", "3"):
         made.use(sub, "a/b@c", ENGINE)
