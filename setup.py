@@ -102,6 +102,8 @@ def compiler() -> bool:
 # `pip install .` and `pip wheel .` build a wheel, `make compiled` beside the sources; what is installed as
 # editable is not compiled.
 os.chdir(Path(__file__).parent)
+if not Path("src/hubgate/proxy/__init__.py").exists():
+    sys.exit("src/hubgate has lost its links to proxy, backend, wire and runtime: use git, or an sdist")
 building = not {"bdist_wheel", "build_ext"}.isdisjoint(sys.argv)
 if building and not compiler():
     sys.stderr.write("no C compiler or no Python.h (Debian: gcc, python3-dev): it will run interpreted\n")

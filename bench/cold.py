@@ -6,7 +6,6 @@ idle: the first request, the same request once more, and the same files fetched 
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from bench.rows import Row
 from bench.surroundings import ALICE
 from hubgate.demo import configs
 from hubgate.demo.configs import Layout, Ports
+from hubgate.runtime import child_python
 
 COUNT: Final = 25  # adapters
 UNCOUNTED: Final = 3  # before them: connections, imports, caches
@@ -111,7 +111,7 @@ async def fake_site(folder: Path) -> AsyncIterator[Site]:
     ports = _ports()
     layout = Layout(folder)
     configs.write(layout, ports)
-    python, paths = (sys.executable, "-m"), {"PYTHONPATH": str(ROOT)}
+    python, paths = (*child_python.COMMAND, "-m"), {"PYTHONPATH": str(ROOT)}
     hub_ports = ("--port", str(ports.hub), "--files-port", str(ports.files))
     token = {"HF_API_TOKEN_FILE": str(layout.service_token)}
     backend = ("bench.fake_backend", "--config", str(layout.backend_config))

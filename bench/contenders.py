@@ -17,6 +17,7 @@ import yaml
 from bench.messages import LOCAL
 from bench.process import Child, StartError, free_port, running, until_listening
 from bench.surroundings import ALICE, Address
+from hubgate.runtime import child_python
 
 CONFIGS: Final = Path(__file__).with_name("configs")
 PEERS: Final = Path(__file__).with_name(".venv") / "bin"
@@ -95,7 +96,7 @@ def _peer(name: str, *command: str, config: str | None = None, **environment: st
 
 @asynccontextmanager
 async def _hubgate(place: Place) -> AsyncIterator[Running]:
-    surroundings = (sys.executable, "-m", "bench.surroundings")
+    surroundings = (*child_python.COMMAND, "-m", "bench.surroundings")
     arguments = ("--folder", str(place.folder), "--engine-port", str(place.upstream))
     ours = {"PYTHONPATH": str(ROOT)}
     async with running(
@@ -214,7 +215,15 @@ CONTENDERS: Final = (
         "plain pass-through in forty lines",
         _peer(
             "aiohttp",
-            *(sys.executable, "-m", "bench.plain_proxy", "--port", "@PORT@", "--upstream", "@UPSTREAM@"),
+            *(
+                *child_python.COMMAND,
+                "-m",
+                "bench.plain_proxy",
+                "--port",
+                "@PORT@",
+                "--upstream",
+                "@UPSTREAM@",
+            ),
             PYTHONPATH=str(ROOT),
         ),
         (sys.executable, "-m", "pip", "show", "aiohttp"),
@@ -241,6 +250,8 @@ CONTENDERS: Final = (
 DIRECT: Final = Contender(
     "direct",
     "the upstream alone",
-    _peer("upstream", sys.executable, "-m", "bench.upstream", "--port", "@PORT@", PYTHONPATH=str(ROOT)),
+    _peer(
+        "upstream", *child_python.COMMAND, "-m", "bench.upstream", "--port", "@PORT@", PYTHONPATH=str(ROOT)
+    ),
     (sys.executable, "--version"),
 )

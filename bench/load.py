@@ -21,6 +21,7 @@ from bench import stream
 from bench.client import Caller, Client, Listener, LoadError
 from bench.gauge import cpu_seconds, rss_bytes
 from bench.messages import LOCAL, MODEL, chat, post
+from hubgate.runtime import child_python
 
 ROOT = Path(__file__).parents[1]
 BURST = 100  # connections that are opened at once; listen backlogs are short
@@ -78,11 +79,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 async def generate(order: Order) -> Seen:
     """Have a process of its own follow one order. Raises `LoadError`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.load"),
+        *(*child_python.COMMAND, "-m", "bench.load"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:
         out, err = await process.communicate(msgspec.json.encode(order))

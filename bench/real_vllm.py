@@ -5,7 +5,6 @@ Without it means at the engine's own port, which needs a grant: we sign one with
 
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -24,6 +23,7 @@ from bench.surroundings import ALICE
 from hubgate.demo.configs import Layout
 from hubgate.proxy.upstream.control_client import ControlClient
 from hubgate.proxy.upstream.grant_signer import GrantSigner
+from hubgate.runtime import child_python
 from hubgate.wire import keys
 from hubgate.wire.control_api import GRANT_HEADER, EngineInfo
 
@@ -70,7 +70,7 @@ async def measure(rounds: int, tell: Callable[[str], None]) -> Added:
         settings = folder / "settings.yaml"
         settings.write_text(_NO_LIMITS)
         command = (
-            sys.executable,
+            *child_python.COMMAND,
             "-m",
             "hubgate.demo.run",
             "--dir",

@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hubgate.runtime import child_python
 from tests.cli.conftest import configured
 from tests.fakes.raw import ask, request
 
@@ -19,7 +19,7 @@ PATIENCE = 30.0  # seconds; a start is under two on an idle machine
 async def start(config: Path, **environment: str) -> asyncio.subprocess.Process:
     """Start a proxy."""
     return await asyncio.create_subprocess_exec(
-        sys.executable,
+        *child_python.COMMAND,
         "-m",
         "hubgate.cli",
         "proxy",

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import sys
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from hubgate.demo.hub import main
+from hubgate.runtime import child_python
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -31,7 +31,9 @@ async def test_serves_until_it_is_told_to_stop(
         "--repos",
         str(repos),
     ]
-    program = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    program = await asyncio.create_subprocess_exec(
+        *child_python.COMMAND, *arguments, stdout=asyncio.subprocess.PIPE
+    )
     assert program.stdout is not None
     words = (await program.stdout.readline()).decode().replace(",", "").replace(":  ", " ").split()
     hub, files = (word.rstrip(":") for word in words if word.startswith("http"))
@@ -64,7 +66,7 @@ async def test_port_in_use_is_said_plainly() -> None:
         port = server.sockets[0].getsockname()[1]
         arguments = ["-m", "hubgate.demo.hub", "--port", str(port), "--files-port", "0"]
         program = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, stderr=asyncio.subprocess.PIPE
+            *child_python.COMMAND, *arguments, stderr=asyncio.subprocess.PIPE
         )
         _, said = await program.communicate()
     assert program.returncode == 1

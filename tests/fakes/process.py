@@ -8,7 +8,6 @@ proxy.process.send_signal(signal.SIGTERM)
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hubgate.demo.hub import DemoHub
+from hubgate.runtime import child_python
 from tests.fakes.backend import FakeBackend
 from tests.fakes.engine import RawEngine
 from tests.fakes.raw import ask, request
@@ -83,7 +83,7 @@ class ProxyProcess:
 
 
 async def _spawn(stack: AsyncExitStack, config: Path, log: Path) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "hubgate.cli", "proxy", "--config", str(config)]
+    command = [*child_python.COMMAND, "-m", "hubgate.cli", "proxy", "--config", str(config)]
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             *command, stdout=file, stderr=file, env=dict(os.environ)

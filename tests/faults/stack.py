@@ -40,6 +40,7 @@ from tests.faults.engine import OPTION
 from tests.faults.switches import Switches
 
 # What takes an operator's machine seconds takes a test less; how often is tried stays as it is.
+ROOT = Path(__file__).parents[2]
 _PATIENCE = Patience(pause=0.05)
 _CALL = 1.0  # seconds that an engine has for what it answers at once
 _GRACE = 0.5  # seconds between SIGTERM and SIGKILL
@@ -163,7 +164,7 @@ class Stack:
                 patch.object(backend_app, "Fetcher", partial(Fetcher, patience=_PATIENCE)),
                 patch.object(lifecycle, "GRACE", _GRACE),
                 patch.dict(EngineClient._call.__kwdefaults__, timeout=_CALL),
-                patch.dict(os.environ, PYTHONPATH=str(self.folder / "site")),
+                patch.dict(os.environ, PYTHONPATH=f"{self.folder / 'site'}{os.pathsep}{ROOT}"),
                 patch.object(tempfile, "tempdir", str(self.folder / "scratch")),
             ):
                 stack.enter_context(each)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hubgate.runtime import child_python
 from tests.fakes.engine import PATIENCE
 from tests.fakes.raw import RawAnswer, ask, request
 from tests.fakes.running_proxy import Edge, eventually
@@ -58,7 +58,7 @@ async def proxy_process(edge: Edge, **sections: Any) -> AsyncIterator[ProxyProce
     own = {"audit": {"path": str(folder / "audit.jsonl")}, **sections}
     path.write_text(yaml.safe_dump({**settings, **own}), encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hubgate.cli", "proxy", "--config", str(path)),
+        *(*child_python.COMMAND, "-m", "hubgate.cli", "proxy", "--config", str(path)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if "TOKEN" not in name},

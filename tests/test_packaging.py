@@ -1,0 +1,83 @@
+"""What is installed: one import root, `hubgate`, of files alone; and nobody else's wheel can change it."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUILD = "import setuptools.build_meta as backend, sys; print(getattr(backend, sys.argv[1])(sys.argv[2]))"
+# Names that were ours before there was one root; `pip install proxy.py` brings a package `proxy`.
+FORMER = ("proxy", "backend", "wire", "runtime", "demo")
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    """Make an sdist or a wheel; without a compiler in PATH it is made in seconds, and interpreted."""
+    environ = {**os.environ, "PATH": "/nowhere"}
+    command = [sys.executable, "-c", BUILD, f"build_{kind}", str(target)]
+    ran = subprocess.run(command, cwd=source, env=environ, capture_output=True, text=True, check=True)
+    return target / ran.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made of the sdist, as pip does where it finds no wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return build("wheel", next(folder.glob("hubgate-*")), folder)
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
+    """The wheel as pip lays it out."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")  # noqa: S202 - we made it
+    return tmp_path / "site"
+
+
+def run(site: Path, *arguments: str) -> str:
+    """Run Python with what is installed in `site` before everything else."""
+    environ = {**os.environ, "PYTHONPATH": str(site), "INTERPRETED": "1"}
+    command = [sys.executable, "-P", *arguments]
+    return subprocess.run(command, env=environ, cwd=site, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_sdist_holds_files_of_one_package(sdist: Path) -> None:
+    """The links of the repository are files in it; what is there besides is documents and examples."""
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert [one.name for one in members if not (one.isfile() or one.isdir())] == []
+    names = {one.name.partition("/")[2] for one in members if one.isfile()}
+    assert {"README.md", "config/proxy.yaml", "docs/design.md", "src/hubgate/proxy/gateway.py"} <= names
+    assert {name.split("/")[0] for name in names if name.endswith(".py")} == {"setup.py", "src"}
+    assert not [name for name in names if name.startswith("src/hubgate/demo")]
+
+
+def test_the_wheel_holds_hubgate_alone(wheel: Path) -> None:
+    """No other import name is installed, and neither the demo nor a test."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"hubgate"}
+    assert {"hubgate/cli.py", "hubgate/py.typed", "hubgate/backend/plugin/middleware.py"} <= set(names)
+    assert [name for name in names if "demo" in name or "test" in name] == []
+
+
+def test_what_is_installed_beside_it_changes_nothing(installed: Path) -> None:
+    """A wheel that brings one of the names which were ours before is never imported."""
+    for name in FORMER:
+        (installed / name).mkdir()
+        (installed / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')")
+    programs = "hubgate.proxy.cli, hubgate.backend.cli, hubgate.backend.downloads.worker, hubgate.cli"
+    found = run(installed, "-c", f"import {programs}; print(hubgate.__file__)")
+    assert found.strip() == str(installed / "hubgate" / "__init__.py")
+    assert "proxy" in run(installed, "-m", "hubgate.cli", "--help")
