@@ -42,7 +42,7 @@ async def serve(settings: BackendSettings, checked: Checked) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = build(settings, checked, Background(died))
-    # A proxy that leaves is seen at once; the load itself goes on, see Loads.follow.
+    # A proxy that leaves is seen at once; the load itself goes on, see `ModelLoader.follow`.
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=HURRY, keepalive_timeout=75
     )

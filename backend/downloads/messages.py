@@ -1,8 +1,8 @@
 """What the backend and its download workers say to each other: JSON, one message a line, over pipes.
 
 The backend sends a `Job`. The worker answers with the `Listing` of the repo, or with `Failure`. The
-backend then sends a `Choice`, and the worker sends `Verifying` any number of times, then `Done` or
-`Failure`; after `Done` there may be another `Choice`. A token travels in a job only: never in an argv
+backend then sends a `FileSelection`, and the worker sends `Verifying` any number of times, then `Done` or
+`Failure`; after `Done` there may be another selection. A token travels in a job only: never in an argv
 or an environment.
 """
 
