@@ -42,7 +42,7 @@ from hubgate.proxy.preflight import Checked
 from hubgate.proxy.reload import Reloader
 from hubgate.proxy.settings import MEMORY, ProxySettings
 from hubgate.proxy.settings import Upstream as UpstreamSettings
-from hubgate.proxy.upstream.cold_start import ColdStart
+from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.connection_pool import KEEPALIVE, ConnectionPool
 from hubgate.proxy.upstream.control_client import ControlClient
 from hubgate.proxy.upstream.grant_signer import GrantSigner
@@ -139,7 +139,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         authorizer=authorizer,
         listing=ModelListing(authorizer, policy),
         pool=pool,
-        loading=ColdStart(audit, settings.cold_start.heartbeat_after),
+        cold_loader=ColdLoader(audit, settings.cold_start.heartbeat_after),
         grants=grants,
         relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
         audit=audit,

@@ -58,6 +58,12 @@ class RequestContext:
         self.completion_tokens: int | None = None
         self.estimated = False  # whether those are a guess, since the answer was cut short
 
+    def leave(self, source: str = "") -> None:
+        """End a phase in which something was waited for. What came from the Hub was waited for there."""
+        took = self.enter("own")
+        if source == "hub":
+            self.hub_wait += took
+
     def enter(self, phase: Phase) -> float:
         """Go on to another phase; gives the time that this stay in the last one took."""
         now: float = _clock()

@@ -29,7 +29,7 @@ from hubgate.proxy.limits.limiter import Limiter
 from hubgate.proxy.listing import ModelListing, model_card
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.request_head import RequestHead
-from hubgate.proxy.upstream.cold_start import ColdStart
+from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlError
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.proxy.upstream.pool import Pool, Upstream, refusal, unreachable
@@ -67,7 +67,7 @@ class Gateway:
     authorizer: Authorizer
     listing: ModelListing
     pool: Pool
-    loading: ColdStart
+    cold_loader: ColdLoader
     grants: GrantSigner
     relay: Relay
     audit: AuditWriter
@@ -77,12 +77,12 @@ class Gateway:
 
     async def handle(self, request: ServerRequest) -> None:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        said = request_head.parse_head(request.head, self.clients, self.advice)
-        context = RequestContext(said.request_id or new_id(), said.client)
+        head = request_head.parse_head(request.head, self.clients, self.advice)
+        context = RequestContext(head.request_id or new_id(), head.client)
         self.metrics.in_flight.inc()
         self.drain.enter()
         try:
-            answer = await self._serve(context, request, said)
+            answer = await self._serve(context, request, head)
             if isinstance(answer, Denied) and request.begun:  # heartbeats went before
                 break_off(context, request, answer, streaming=True)
                 return
@@ -112,9 +112,10 @@ class Gateway:
 
     # The path of a request is one list, and each step may end it.
     async def _serve(  # noqa: C901, PLR0911, PLR0912
-        self, context: RequestContext, request: ServerRequest, said: RequestHead
+        self, context: RequestContext, request: ServerRequest, head: RequestHead
     ) -> Answer:
-        context.dialect, route = said.dialect, said.route
+        # 0. Route.
+        context.dialect, route = head.dialect, head.route
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
@@ -126,14 +127,17 @@ class Gateway:
         if not self.audit.admits():
             return Denied("audit_unavailable", "The audit trail cannot be written right now.", retry_after=10)
 
-        caller = await self._authenticate(context, said.credential)
+        # 1. Credential, and 2. identity.
+        caller = await self._authenticate(context, head.credential)
         if isinstance(caller, Denied):
             return caller
+
+        # 3. Limits.
         permit = self.limits.try_acquire(caller.identity)
         if permit is None:
             context.enter("limits")
             permit = await self.limits.acquire(caller.identity)
-            context.enter("own")
+            context.leave()
         if isinstance(permit, Denied):
             return permit
         context.permit = permit
@@ -143,41 +147,47 @@ class Gateway:
         if endpoint.kind == "model":
             found = await self._authorize(context, caller, route.argument)
             return found if isinstance(found, Denied) else self._json(context, model_card(found.model))
+
+        # 4. Body.
         inference = await self._read(context, request, endpoint)
         if isinstance(inference, Denied):
             return inference
 
+        # 5. Authorization.
         access = await self._authorize(context, caller, inference.model)
         if isinstance(access, Denied):
             return access
 
+        # 6. Backend.
         upstream = self.pool.lease(access)
         if isinstance(upstream, Denied):
             return upstream
         context.upstream = upstream.name
-        # Once more, and then surely loaded, where the engine turns out not to hold the model: nothing ran.
-        for known in (upstream.engine(access), None):
-            engine = known or await self._ensure(context, request, caller, access, upstream)
-            if isinstance(engine, Denied):
-                return engine
-            address = upstream.address(engine)
-            grant = self.grants.use(caller.identity.sub, access.model, engine)
+
+        # 7. Ensure, and 8. relay. Twice, where the engine turns out not to hold the model: nothing ran.
+        engine = upstream.engine(access)
+        for _ in range(2):
+            ensured = engine or await self._ensure(context, request, caller, access, upstream)
+            if isinstance(ensured, Denied):
+                return ensured
+            grant = self.grants.use(caller.identity.sub, access.model, ensured)
             body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
             context.enter("upstream")
             answer = await self.relay.forward(
                 context,
                 request,
-                address=address,
+                address=upstream.address(ensured),
                 body=body,
                 content_type=inference.content_type,
-                passed=said.passed,
+                passed=head.passed,
                 grant=grant,
                 withhold=inference.withholds_usage,
             )
-            context.enter("own")
+            context.leave()
             if not isinstance(answer, StaleEngine):
                 return answer
-            upstream.lost(engine)
+            upstream.lost(ensured)
+            engine = None
             if inference.spent:
                 return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
@@ -197,9 +207,7 @@ class Gateway:
         if caller is None:
             context.enter("auth")
             caller, source = await self.identities.resolve(credential.secret, context.client)
-            took = context.enter("own")
-            if source == "hub":
-                context.hub_wait += took
+            context.leave(source)
         if isinstance(caller, Denied):
             self.metrics.authentications.labels(caller.code, source).inc()
             return caller
@@ -221,7 +229,7 @@ class Gateway:
         if endpoint.kind == "multipart":
             context.enter("body")
             form = await upload.receive(self.bodies, context, request, endpoint, self.request_settings)
-            context.enter("own")
+            context.leave()
             if not isinstance(form, Denied):
                 context.stream = form.stream
             return form
@@ -229,7 +237,7 @@ class Gateway:
         if raw is None:
             context.enter("body")
             raw = await self.bodies.read(request)
-            context.enter("own")
+            context.leave()
         if isinstance(raw, Denied):
             return raw
         context.bytes_in = context.buffered = len(raw)
@@ -246,9 +254,7 @@ class Gateway:
         context.model = str(asked)
         context.enter("auth")
         access, source = await self.authorizer.authorize(caller, asked)
-        took = context.enter("own")
-        if source == "hub":
-            context.hub_wait += took
+        context.leave(source)
         if isinstance(access, Denied):
             context.access = None  # it may have been granted before a load, and taken away meanwhile
             self.metrics.authorizations.labels(access.code, source).inc()
@@ -278,7 +284,7 @@ class Gateway:
         try:
             context.enter("load")
             async with asyncio.timeout(cold_start.timeout if context.stream else cold_start.plain_wait):
-                ended = await self.loading.load(context, request, caller, access, upstream)
+                ended = await self.cold_loader.load(context, request, caller, access, upstream)
         except TimeoutError:
             return Denied(
                 "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
@@ -289,7 +295,7 @@ class Gateway:
             )
             return unreachable()
         finally:
-            context.enter("own")
+            context.leave()
         if isinstance(ended, Failed):
             return refusal(ended, name)
         # What was known may have aged before the load and ages while it lasts: both together stay within
@@ -307,9 +313,7 @@ class Gateway:
         """Whether the caller may still call at all, after a wait."""
         context.enter("auth")
         known, source = await self.identities.renew(caller, context.client)
-        took = context.enter("own")
-        if source == "hub":
-            context.hub_wait += took
+        context.leave(source)
         refused = known if isinstance(known, Denied) else self.caller_policy.check(known.identity, self.now())
         if refused is not None:
             context.access = None
@@ -333,7 +337,7 @@ class Gateway:
         if context.identity is not None and self.per_user:
             metrics.user(context.identity.user, context.prompt_tokens, context.completion_tokens)
         metrics.requests.labels(context.endpoint, str(context.status), context.code).inc()
-        context.enter("own")
+        context.leave()
         times = metrics.times(context.endpoint)
         times.total.observe(context.elapsed)
         times.overhead.observe(context.overhead)

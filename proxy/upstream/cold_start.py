@@ -14,7 +14,7 @@ from hubgate.proxy.upstream.pool import Upstream
 from hubgate.wire.control_api import Download, Failed, Progress, Ready
 
 
-class ColdStart:
+class ColdLoader:
     """One load after the other, each for one caller; that several wait for one is the backend's business."""
 
     def __init__(self, audit: AuditWriter, heartbeat_after: float) -> None:

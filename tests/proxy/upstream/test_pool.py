@@ -14,7 +14,7 @@ from hubgate.proxy.context import RequestContext
 from hubgate.proxy.errors import STATUS, Denied
 from hubgate.proxy.http.request import Link, RawHead, ServerRequest
 from hubgate.proxy.metrics.registry import Metrics
-from hubgate.proxy.upstream.cold_start import ColdStart
+from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlClient, ControlError
 from hubgate.proxy.upstream.pool import Pool, Upstream, refusal, unreachable
 from hubgate.wire.control_api import PROTOCOL, EngineInfo, Event, Failed, FailureCode, Hello, Progress, Ready
@@ -162,7 +162,7 @@ async def test_nothing_is_sealed_for_a_backend_that_is_down(tmp_path: Path) -> N
     audit.start()
     context, request = RequestContext("req-1", ""), _inbound()
     with pytest.raises(ControlError):
-        await ColdStart(audit, 10.0).load(context, request, caller(), ON_LORA, upstream)
+        await ColdLoader(audit, 10.0).load(context, request, caller(), ON_LORA, upstream)
     audit.close()
     assert told.sealed_for == []
 
