@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 from joserfc.jwk import KeySet
 
-from hubgate.backend import placement
+from hubgate.backend import gpu_placement
 from hubgate.backend.api.auth import ControlAuth
 from hubgate.backend.api.control import MAX_BODY, BackendIdentity, ControlApi
 from hubgate.backend.api.probes import Probes
@@ -28,10 +28,10 @@ from hubgate.backend.engines.gpus import Turns
 from hubgate.backend.engines.launcher import Launcher, MakeArgv, installed_build
 from hubgate.backend.engines.loaded_adapters import LoadedAdapters
 from hubgate.backend.engines.supervisor import Supervisor
+from hubgate.backend.gpu_placement import Devices
 from hubgate.backend.loading.model_loader import LoadLimits, ModelLoader
 from hubgate.backend.loading.preloader import Preloader
 from hubgate.backend.metrics import Metrics
-from hubgate.backend.placement import Devices
 from hubgate.backend.settings import BackendSettings
 from hubgate.backend.store.layout import delete_now
 from hubgate.backend.store.store import Store
@@ -98,7 +98,7 @@ def check(
         faults += [f"engines.devices: {fault}" for fault in gpus.unknown(slots, found)]
     elif found is not None:  # where devices are configured, their section has said it already
         needs, asleep = settings.engines.needs(), settings.engines.max_asleep
-        faults += [f"engines: {fault}" for fault in placement.faults(slots, *needs, asleep)]
+        faults += [f"engines: {fault}" for fault in gpu_placement.faults(slots, *needs, asleep)]
     keys = proxies = None
     try:
         keys = KeyFile(settings.seal.key_file, load_backend_keys, time.monotonic)

@@ -15,8 +15,8 @@ from hubgate.runtime.config import ConfigError
 from hubgate.wire import seal
 from hubgate.wire.control_api import (
     GRANT_HEADER,
-    Failed,
     Hello,
+    LoadFailed,
     Progress,
     Refreshed,
     RefreshEvent,
@@ -45,7 +45,7 @@ async def _run(settings: BackendSettings, repo: str | None, say: Callable[[str],
     failed, said = False, ""
     async for event in _events(settings, repo):
         line = _line(event)
-        failed = failed or isinstance(event, Failed)
+        failed = failed or isinstance(event, LoadFailed)
         if line != said:  # while nothing moves, nothing is said twice
             say(line)
             said = line
@@ -86,7 +86,7 @@ def _line(event: RefreshEvent) -> str:
             return f"{event.repo}: nothing to do, this is the present commit"
         case Refreshed():
             return f"{event.repo}: ready, in the place of {event.before}"
-        case Failed():
+        case LoadFailed():
             return f"failed: {event.message}"
 
 

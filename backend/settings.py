@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hubgate.backend import placement
+from hubgate.backend import gpu_placement
 from hubgate.backend.vllm_args import VllmArgs, checked_args
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.sections import Log, Name, Url, check_repo
+from hubgate.runtime.shared_settings import Log, Name, Url, check_repo
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -42,7 +42,7 @@ def _glob(text: str) -> str:
 
 
 def _devices(text: str) -> str:
-    names = placement.split(text)
+    names = gpu_placement.split(text)
     if not names or len(set(names)) < len(names) or not all(_DEVICE.fullmatch(name) for name in names):
         raise ValueError("must be indices or full UUIDs of GPUs, separated by commas, each once")
     return ",".join(names)
@@ -149,8 +149,8 @@ class Engines(Section):
             preload, on_demand = self.needs()
         except ValueError as error:
             return [str(error)]
-        slots = [placement.split(devices) for devices in (self.devices or ())[: self.max_running]]
-        return placement.faults(slots, preload, on_demand, self.max_asleep) if slots else []
+        slots = [gpu_placement.split(devices) for devices in (self.devices or ())[: self.max_running]]
+        return gpu_placement.faults(slots, preload, on_demand, self.max_asleep) if slots else []
 
     @property
     def places(self) -> int:
@@ -163,12 +163,12 @@ class Engines(Section):
         own += [demand.vllm_args for demand in self.on_demand if fnmatchcase(repo, demand.repo)]
         return {**self.vllm_args, **(own[0] if own else {})}
 
-    def needs(self) -> tuple[list[placement.Need], list[placement.Need]]:
+    def needs(self) -> tuple[list[gpu_placement.Need], list[gpu_placement.Need]]:
         """What preloaded models, and those on demand, ask of devices. Raises `ValueError`."""
         return (
-            [placement.need(f"preload {one.repo}", self.args(one.repo)) for one in self.preload],
+            [gpu_placement.need(f"preload {one.repo}", self.args(one.repo)) for one in self.preload],
             [
-                placement.need(f"on_demand {one.repo}", {**self.vllm_args, **one.vllm_args})
+                gpu_placement.need(f"on_demand {one.repo}", {**self.vllm_args, **one.vllm_args})
                 for one in self.on_demand
             ],
         )

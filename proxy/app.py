@@ -36,8 +36,8 @@ from hubgate.proxy.hub.schemas import Allowed, Moved
 from hubgate.proxy.hub.transport import HubTransport
 from hubgate.proxy.limits.limiter import Limiter
 from hubgate.proxy.limits.memory_counters import Counters, MemoryCounters
-from hubgate.proxy.listing import ModelListing
 from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.model_listing import ModelListing
 from hubgate.proxy.preflight import Checked
 from hubgate.proxy.reload import Reloader
 from hubgate.proxy.settings import MEMORY, ProxySettings
@@ -46,8 +46,8 @@ from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.connection_pool import KEEPALIVE, ConnectionPool
 from hubgate.proxy.upstream.control_client import ControlClient
 from hubgate.proxy.upstream.grant_signer import GrantSigner
-from hubgate.proxy.upstream.pool import Pool, Upstream
 from hubgate.proxy.upstream.relay import Relay
+from hubgate.proxy.upstream.upstream_pool import Pool, Upstream
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.watch import watch
 from hubgate.wire.keys import ProxyKeys

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.frozen_struct import FrozenStruct
 
 Dialect = Literal["openai", "responses", "anthropic"]
 

@@ -26,15 +26,15 @@ from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.limits.limiter import Limiter
-from hubgate.proxy.listing import ModelListing, model_card
 from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.model_listing import ModelListing, model_card
 from hubgate.proxy.request_head import RequestHead
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlError
 from hubgate.proxy.upstream.grant_signer import GrantSigner
-from hubgate.proxy.upstream.pool import Pool, Upstream, refusal, unreachable
 from hubgate.proxy.upstream.relay import Relay, StaleEngine, break_off
-from hubgate.wire.control_api import EngineInfo, Failed
+from hubgate.proxy.upstream.upstream_pool import Pool, Upstream, refusal, unreachable
+from hubgate.wire.control_api import EngineInfo, LoadFailed
 
 log = structlog.get_logger("gateway")
 
@@ -296,7 +296,7 @@ class Gateway:
             return unreachable()
         finally:
             context.leave()
-        if isinstance(ended, Failed):
+        if isinstance(ended, LoadFailed):
             return refusal(ended, name)
         # What was known may have aged before the load and ages while it lasts: both together stay within
         # its time only if it is asked for again, which costs nothing while it is cached.

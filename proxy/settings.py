@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.sections import Log, Name, RepoText, Url, check_repo
+from hubgate.runtime.shared_settings import Log, Name, RepoText, Url, check_repo
 from hubgate.wire.secret import Secret
 
 PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py

@@ -2,7 +2,7 @@
 
 `GET /v1/hello` answers a signed `Hello`. `POST /v1/ensure` takes an `EnsureRequest` and answers
 with a stream of `Event`, one JSON object a line: any number of `Progress`, then exactly one of
-`Ready` or `Failed`.
+`Ready` or `LoadFailed`.
 """
 
 from typing import Literal
@@ -96,7 +96,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     evicted: tuple[Evicted, ...] = ()
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """The load ended without success. `message` is fit for a caller's eyes; `stage` is where it ended."""
 
     code: FailureCode
@@ -108,7 +108,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     stage: Stage = "queued"
 
 
-Event = Progress | Ready | Failed
+Event = Progress | Ready | LoadFailed
 
 
 class RefreshRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,7 +125,7 @@ class Refreshed(msgspec.Struct, frozen=True, kw_only=True, tag="refreshed"):
     engine_ended: bool = False
 
 
-RefreshEvent = Progress | Refreshed | Failed
+RefreshEvent = Progress | Refreshed | LoadFailed
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

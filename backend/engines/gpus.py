@@ -14,7 +14,7 @@ from typing import Protocol
 import pynvml
 import structlog
 
-from hubgate.backend.placement import Devices, split
+from hubgate.backend.gpu_placement import Devices, split
 
 PATIENCE = 60.0  # seconds that a device gets until its memory is free
 POLL = 0.25  # seconds

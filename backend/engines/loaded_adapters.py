@@ -12,7 +12,7 @@ from hubgate.backend.engines.scheduler import LoadReport
 from hubgate.backend.metrics import Metrics
 from hubgate.backend.plugin.traffic import ModelUse
 from hubgate.backend.store.store import Store
-from hubgate.wire.control_api import Evicted, Failed
+from hubgate.wire.control_api import Evicted, LoadFailed
 from hubgate.wire.repo import RepoRef
 
 AGAIN = 5  # seconds, after which an engine that ended may be there again
@@ -35,18 +35,18 @@ class LoadedAdapters:
         self._metrics = metrics
         self._capacity = capacity
 
-    async def load(self, engine: Engine, adapter: RepoRef, report: LoadReport) -> Loaded | Failed:
+    async def load(self, engine: Engine, adapter: RepoRef, report: LoadReport) -> Loaded | LoadFailed:
         """Put an admitted adapter, which the caller holds in the store, into a ready engine."""
         async with engine.adapters_lock:
             name = str(adapter)
             if engine.state != "ready":  # it made room for another base while we waited for our turn
                 message = f"{adapter.id}: its engine made room for another model"
-                return Failed(code="no_capacity", message=message, repo=name, retry_after=AGAIN)
+                return LoadFailed(code="no_capacity", message=message, repo=name, retry_after=AGAIN)
             if name in engine.adapters:
                 return Loaded(fresh=False)
             if len(engine.adapters) >= self._capacity and not await self._evict_one(engine, report):
                 message = "all places for adapters are in use"
-                return Failed(code="no_capacity", message=message, repo=name, retry_after=10)
+                return LoadFailed(code="no_capacity", message=message, repo=name, retry_after=10)
             path = self._store.hold(adapter)
             started = time.monotonic()
             try:
@@ -58,14 +58,14 @@ class LoadedAdapters:
                 message = f"{adapter.id}: the engine could not load this adapter"
                 # What an engine refused it refuses again; one that fell silent is started anew.
                 again = AGAIN if isinstance(error, SilentEngineError) else None
-                return Failed(code="engine_failed", message=message, repo=name, retry_after=again)
+                return LoadFailed(code="engine_failed", message=message, repo=name, retry_after=again)
             except asyncio.CancelledError:
                 self._store.release(adapter)
                 raise
             if engine.ended.is_set():  # its adapters were released before this one was among them
                 self._store.release(adapter)
                 message = f"{adapter.id}: the engine ended while it loaded this adapter"
-                return Failed(code="engine_failed", message=message, repo=name, retry_after=AGAIN)
+                return LoadFailed(code="engine_failed", message=message, repo=name, retry_after=AGAIN)
             seconds = time.monotonic() - started
             engine.adapters[name] = adapter
         self._metrics.cold_start("adapter", "ok")

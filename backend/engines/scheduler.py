@@ -11,7 +11,7 @@ import structlog
 
 from hubgate.backend.engines.client import EngineError
 from hubgate.backend.engines.engine import Engine
-from hubgate.backend.placement import Devices, fitting, need
+from hubgate.backend.gpu_placement import Devices, fitting, need
 from hubgate.backend.settings import Engines
 from hubgate.wire.control_api import Evicted
 from hubgate.wire.repo import RepoRef

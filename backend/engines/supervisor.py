@@ -17,12 +17,12 @@ from hubgate.backend.engines.gpus import Turns
 from hubgate.backend.engines.launcher import Launcher
 from hubgate.backend.engines.lifecycle import EngineLifecycle
 from hubgate.backend.engines.scheduler import EngineScheduler, LoadReport
+from hubgate.backend.gpu_placement import need, used
 from hubgate.backend.metrics import End, Metrics
-from hubgate.backend.placement import need, used
 from hubgate.backend.settings import Engines
 from hubgate.backend.store.store import Store
 from hubgate.wire import control_api
-from hubgate.wire.control_api import Failed
+from hubgate.wire.control_api import LoadFailed
 from hubgate.wire.repo import RepoRef
 
 STEADY = 60.0  # seconds; an engine that ran for this long failed for a reason of its own
@@ -101,7 +101,7 @@ class Supervisor:
         states = {engine.base: engine.state for engine in self._engines.values()}
         return all(base is not None and states.get(base) == "ready" for base in self._preloaded.values())
 
-    def refusal(self, base: RepoRef) -> Failed | None:
+    def refusal(self, base: RepoRef) -> LoadFailed | None:
         """Why this base model is not run here; `None` if it may be."""
         if self._closing:
             return _failed("no_capacity", base, "this backend is shutting down")
@@ -114,7 +114,7 @@ class Supervisor:
             return _failed("no_capacity", base, "this backend runs this base model at another commit", 5)
         return None
 
-    async def ready(self, base: RepoRef, report: LoadReport) -> Engine | Failed:
+    async def ready(self, base: RepoRef, report: LoadReport) -> Engine | LoadFailed:
         """An engine that answers for `base`, which lies in the store and is held by the caller."""
         engine = await self._up(base, report)
         while isinstance(engine, Engine):
@@ -152,7 +152,7 @@ class Supervisor:
             engine.stop("shutdown")
         await asyncio.gather(*self._owners)
 
-    async def _up(self, base: RepoRef, report: LoadReport) -> Engine | Failed:
+    async def _up(self, base: RepoRef, report: LoadReport) -> Engine | LoadFailed:
         """One that is ready or about to be."""
         engine = self._engines.get(base)
         if engine is not None and engine.is_up:
@@ -160,7 +160,7 @@ class Supervisor:
         async with self._one:
             return await self._have(base, report)
 
-    async def _have(self, base: RepoRef, report: LoadReport) -> Engine | Failed:
+    async def _have(self, base: RepoRef, report: LoadReport) -> Engine | LoadFailed:
         """One that others started meanwhile, that is woken up, or that is new."""
         engine = self._engines.get(base)
         if engine is not None:
@@ -235,5 +235,5 @@ class Supervisor:
 
 def _failed(
     code: control_api.FailureCode, base: RepoRef, message: str, retry_after: int | None = None
-) -> Failed:
-    return Failed(code=code, message=f"{base.id}: {message}", repo=str(base), retry_after=retry_after)
+) -> LoadFailed:
+    return LoadFailed(code=code, message=f"{base.id}: {message}", repo=str(base), retry_after=retry_after)

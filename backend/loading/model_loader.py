@@ -25,7 +25,7 @@ from hubgate.backend.engines.loaded_adapters import LoadedAdapters
 from hubgate.backend.engines.scheduler import LoadReport
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.store.store import Store
-from hubgate.wire.control_api import Download, Event, Failed, Progress, Ready, Stage
+from hubgate.wire.control_api import Download, Event, LoadFailed, Progress, Ready, Stage
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 from hubgate.wire.seal import ScopedToken
 from hubgate.wire.secret import Secret
@@ -89,8 +89,8 @@ class Load:
             rate=meter.rate,
         )
 
-    def failed(self, failure: Failed) -> Failed:
-        return Failed(
+    def failed(self, failure: LoadFailed) -> LoadFailed:
+        return LoadFailed(
             code=failure.code,
             message=failure.message,
             repo=failure.repo,
@@ -117,7 +117,7 @@ class ModelLoader:
         self._supervisor = supervisor
         self._loaded_adapters = loaded_adapters
         self._limits = limits
-        self._tasks: set[asyncio.Task[Ready | Failed]] = set()
+        self._tasks: set[asyncio.Task[Ready | LoadFailed]] = set()
         self._active: list[Load] = []
 
     def begin(self, scoped: ScopedToken) -> Load:
@@ -133,7 +133,7 @@ class ModelLoader:
     async def follow(self, load: Load) -> AsyncGenerator[Event, None]:
         """Run the load and tell of it. When the listener leaves, it goes on for `linger` seconds."""
         if len(self._tasks) >= MAX_LOADS:
-            yield Failed(code="no_capacity", message="too many loads are under way", retry_after=30)
+            yield LoadFailed(code="no_capacity", message="too many loads are under way", retry_after=30)
             return
         task = asyncio.create_task(self._run(load))
         self._tasks.add(task)
@@ -151,7 +151,7 @@ class ModelLoader:
         """How many base models are being fetched for an engine at this moment."""
         return len({load.base for load in self._active if load.repo == str(load.base) and load.is_fetching})
 
-    async def fetch(self, base: RepoRef, token: Secret | None) -> AsyncGenerator[Progress | Failed, None]:
+    async def fetch(self, base: RepoRef, token: Secret | None) -> AsyncGenerator[Progress | LoadFailed, None]:
         """Bring a base model into the store and start nothing. Ends in silence, or with the failure."""
         load = self.preload(base, token)
         with ExitStack() as held:
@@ -173,7 +173,7 @@ class ModelLoader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, load: Load) -> Ready | Failed:
+    async def _run(self, load: Load) -> Ready | LoadFailed:
         self._active.append(load)
         try:
             with ExitStack() as held:
@@ -181,11 +181,11 @@ class ModelLoader:
         except Exception:
             # The one place where the unforeseen ends: the caller gets an answer, the log the cause.
             log.exception("load.failed", base=str(load.base), adapter=str(load.adapter))
-            return load.failed(Failed(code="error", message="the load failed inside the backend"))
+            return load.failed(LoadFailed(code="error", message="the load failed inside the backend"))
         finally:
             self._active = [other for other in self._active if other is not load]
 
-    async def _steps(self, load: Load, held: ExitStack) -> Ready | Failed:
+    async def _steps(self, load: Load, held: ExitStack) -> Ready | LoadFailed:
         base, adapter = load.base, load.adapter
         failure = self._supervisor.refusal(base)
         if failure is None and adapter is not None:
@@ -199,13 +199,13 @@ class ModelLoader:
             return load.failed(failure)
         load.stage, load.repo = "starting", str(base)
         engine = await self._supervisor.ready(base, load.report)
-        if isinstance(engine, Failed):
+        if isinstance(engine, LoadFailed):
             return load.failed(engine)
         fresh = False
         if adapter is not None:
             load.stage, load.repo = "loading", str(adapter)
             loaded = await self._loaded_adapters.load(engine, adapter, load.report)
-            if isinstance(loaded, Failed):
+            if isinstance(loaded, LoadFailed):
                 return load.failed(loaded)
             fresh = loaded.fresh
         return Ready(
@@ -216,7 +216,7 @@ class ModelLoader:
             evicted=tuple(load.report.evicted),
         )
 
-    async def _obtain(self, load: Load, ref: RepoRef, kind: Kind, held: ExitStack) -> Failed | None:
+    async def _obtain(self, load: Load, ref: RepoRef, kind: Kind, held: ExitStack) -> LoadFailed | None:
         """Have `ref` in the store, fit to be used, and hold it until the load ends."""
         rules = self._limits.rules(ref, kind)
         for _ in range(TRIES):
@@ -231,7 +231,7 @@ class ModelLoader:
                 return _failed(ref, outcome)
             if isinstance(outcome, Fetched):
                 load.downloads.append(outcome.download)
-        return Failed(code="store_full", message="the store is too busy", repo=str(ref), retry_after=30)
+        return LoadFailed(code="store_full", message="the store is too busy", repo=str(ref), retry_after=30)
 
     def _hold(self, ref: RepoRef, held: ExitStack) -> Path | None:
         try:
@@ -241,7 +241,7 @@ class ModelLoader:
         held.callback(self._store.release, ref)
         return path
 
-    async def _admit(self, adapter: RepoRef, base: RepoRef) -> Failed | None:
+    async def _admit(self, adapter: RepoRef, base: RepoRef) -> LoadFailed | None:
         paths = self._store.find(adapter), self._store.find(base)
         verdict = await asyncio.to_thread(admit, _there(paths[0]), _there(paths[1]), self._limits.max_rank)
         if not isinstance(verdict, Rejected):
@@ -249,20 +249,20 @@ class ModelLoader:
         return _rejected(adapter, verdict)
 
 
-def _rejected(ref: RepoRef, verdict: Rejected) -> Failed:
+def _rejected(ref: RepoRef, verdict: Rejected) -> LoadFailed:
     log.info("repo.rejected", repo=str(ref), reason=verdict.reason)
     return _failed(ref, Failure(code="rejected", message=verdict.reason))
 
 
-def _failed(ref: RepoRef, failure: Failure) -> Failed:
+def _failed(ref: RepoRef, failure: Failure) -> LoadFailed:
     because = "cannot be loaded: " if failure.code == "rejected" else "cannot be fetched: "
     message = f"{ref.id} {because}{failure.message}"
-    return Failed(code=failure.code, message=message, repo=str(ref), retry_after=failure.retry_after)
+    return LoadFailed(code=failure.code, message=message, repo=str(ref), retry_after=failure.retry_after)
 
 
-def _outcome(task: asyncio.Task[Ready | Failed]) -> Ready | Failed:
+def _outcome(task: asyncio.Task[Ready | LoadFailed]) -> Ready | LoadFailed:
     if task.cancelled():
-        return Failed(code="no_capacity", message="this backend is shutting down", retry_after=30)
+        return LoadFailed(code="no_capacity", message="this backend is shutting down", retry_after=30)
     return task.result()
 
 

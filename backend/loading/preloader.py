@@ -12,7 +12,7 @@ from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.loading.model_loader import ModelLoader
 from hubgate.backend.settings import Preload
 from hubgate.runtime.service_token import ServiceToken
-from hubgate.wire.control_api import Failed, Ready, Refreshed, RefreshEvent
+from hubgate.wire.control_api import LoadFailed, Ready, Refreshed, RefreshEvent
 from hubgate.wire.repo import RepoRef, is_sha
 from hubgate.wire.secret import Secret
 
@@ -69,14 +69,14 @@ class Preloader:
         base = await self._resolve(preload)
         if isinstance(base, Failure):
             message = f"{preload.repo} cannot be resolved: {base.message}"
-            yield Failed(code=base.code, message=message, repo=preload.repo, retry_after=base.retry_after)
+            yield LoadFailed(code=base.code, message=message, repo=preload.repo, retry_after=base.retry_after)
             return
         before = self._wanted.get(preload.repo, base)
         if before != base:
             async with aclosing(self._loader.fetch(base, self._secret())) as fetching:
                 async for progress in fetching:
                     yield progress
-                    if isinstance(progress, Failed):
+                    if isinstance(progress, LoadFailed):
                         return
             log.info("preload.refreshed", base=str(base), before=str(before))
             self._want(base)  # from here on the old commit is not started any more
@@ -91,7 +91,9 @@ class Preloader:
     async def _end(self, repo: str) -> AsyncGenerator[RefreshEvent, None]:
         engines = self._supervisor.running(repo)
         if not engines:
-            yield Failed(code="no_capacity", message=f"{repo} is neither preloaded nor running", repo=repo)
+            yield LoadFailed(
+                code="no_capacity", message=f"{repo} is neither preloaded nor running", repo=repo
+            )
         for engine in engines:
             await self._supervisor.end(engine.base, "refresh")
             yield Refreshed(repo=str(engine.base), before=str(engine.base), engine_ended=True)
@@ -122,7 +124,7 @@ class Preloader:
             log.info("preload.ready", base=str(base), engine=last.engine.id)
             await self._supervisor.ended(base)
             return None
-        if isinstance(last, Failed):
+        if isinstance(last, LoadFailed):
             log.error("preload.failed", base=str(base), code=last.code, message=last.message)
             return float(last.retry_after or RETRY)
         return RETRY

@@ -10,7 +10,7 @@ from hubgate.proxy.auth import bearer
 from hubgate.proxy.auth.bearer import Credential
 from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
 from hubgate.proxy.errors import Denied
-from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.frozen_struct import FrozenStruct
 from hubgate.proxy.hub.cache import Cache, Source
 from hubgate.proxy.hub.client import HubClient
 from hubgate.proxy.hub.errors import HubErrors

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.frozen_struct import FrozenStruct
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import Any, Final, cast
 
 from hubgate.proxy.errors import Code
-from hubgate.proxy.http.connection import LINGER, Connection
+from hubgate.proxy.http.caller_connection import LINGER, CallerConnection
 from hubgate.proxy.http.request import Response, ServerRequest
 
 READ: Final = 64 * 1024  # bytes that are read of a connection at once
@@ -35,7 +35,7 @@ class Server:
         self.keepalive_timeout = KEEPALIVE
         self.draining = False
         self.buffer = memoryview(bytearray(READ))
-        self._connections: set[Connection] = set()
+        self._connections: set[CallerConnection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._listener: asyncio.AbstractServer | None = None
@@ -47,7 +47,7 @@ class Server:
         loop = asyncio.get_running_loop()
         listener: Any = (
             await loop.create_server(  # uvloop's `sockets` is no tuple, which a compiled cast minds
-                lambda: cast("asyncio.BufferedProtocol", Connection(self)),  # by its methods
+                lambda: cast("asyncio.BufferedProtocol", CallerConnection(self)),  # by its methods
                 host,
                 port,
                 ssl=tls,
@@ -85,11 +85,11 @@ class Server:
             self._second, self._date = now, formatdate(now, usegmt=True)
         return self._date
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: CallerConnection) -> None:
         self._connections.add(connection)
         self._empty.clear()
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: CallerConnection) -> None:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()

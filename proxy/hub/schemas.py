@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from hubgate.proxy.errors import Denied
-from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.frozen_struct import FrozenStruct
 from hubgate.wire.repo import RepoRef
 
 

@@ -9,7 +9,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.frozen_struct import FrozenStruct
 
 SWEEP: Final = 1000  # ended windows that one new window removes at most: 0.2 ms, never a long pause
 

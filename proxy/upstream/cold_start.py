@@ -10,8 +10,8 @@ from hubgate.proxy.context import RequestContext
 from hubgate.proxy.http.request import ServerRequest
 from hubgate.proxy.upstream.control_client import ControlError
 from hubgate.proxy.upstream.heartbeat import Heartbeat
-from hubgate.proxy.upstream.pool import Upstream
-from hubgate.wire.control_api import Download, Failed, Progress, Ready
+from hubgate.proxy.upstream.upstream_pool import Upstream
+from hubgate.wire.control_api import Download, LoadFailed, Progress, Ready
 
 
 class ColdLoader:
@@ -28,7 +28,7 @@ class ColdLoader:
         caller: Caller,
         access: Access,
         upstream: Upstream,
-    ) -> Ready | Failed:
+    ) -> Ready | LoadFailed:
         """Wait until the model is warm, or why it is not. Raises `ControlError`.
 
         A caller who streams is told meanwhile that it goes on.
@@ -48,7 +48,7 @@ class ColdLoader:
         raise ControlError("ensure ended without a result")
 
     def _tell(
-        self, context: RequestContext, identity: Identity, access: Access, event: Ready | Failed
+        self, context: RequestContext, identity: Identity, access: Access, event: Ready | LoadFailed
     ) -> None:
         """The audit of what a load fetched and loaded, under the name of who asked for it."""
         who = {
@@ -59,7 +59,7 @@ class ColdLoader:
         }
         for download in event.downloads:
             self._audit.record("download.done", {**who, "result": "ok", **_describe(download)})
-        if isinstance(event, Failed):
+        if isinstance(event, LoadFailed):
             failure = {"result": event.code, "repo": event.repo or access.model, "reason": event.message}
             engine = event.code in ("engine_failed", "no_capacity") or event.stage in ("starting", "loading")
             self._audit.record("engine.state" if engine else "download.done", {**who, **failure})

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from typing import Final, cast
 
-from hubgate.proxy.upstream.connection import Address, Connection
+from hubgate.proxy.upstream.engine_connection import Address, EngineConnection
 
 KEEPALIVE: Final = 4.0  # seconds; uvicorn closes idle connections after 5 (its timeout_keep_alive)
 
@@ -16,9 +16,9 @@ class ConnectionPool:
         """Both in seconds; a connection that is idle for longer than `keepalive` is not used again."""
         self.keepalive = keepalive
         self._connect_timeout = connect_timeout
-        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._idle: defaultdict[Address, list[EngineConnection]] = defaultdict(list)
 
-    def take(self, address: Address) -> Connection | None:
+    def take(self, address: Address) -> EngineConnection | None:
         """The idle connection that was used last, if there is one; else `open` one."""
         idle = self._idle[address]
         while idle:
@@ -28,20 +28,20 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def open(self, address: Address) -> Connection:
+    async def open(self, address: Address) -> EngineConnection:
         """A new connection. Raises `OSError`, `TimeoutError`."""
         loop = asyncio.get_running_loop()
-        made = Connection(address, self.keepalive, self.give_back, self.lost)
+        made = EngineConnection(address, self.keepalive, self.give_back, self.lost)
         protocol = cast("asyncio.Protocol", made)  # by its methods; what is compiled has no such base
         async with asyncio.timeout(self._connect_timeout):
             await loop.create_connection(lambda: protocol, *address)
         return made
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: EngineConnection) -> None:
         """It can carry another request."""
         self._idle[connection.address].append(connection)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: EngineConnection) -> None:
         """It is closed."""
         idle = self._idle[connection.address]
         if connection in idle:

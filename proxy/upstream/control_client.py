@@ -71,7 +71,7 @@ class ControlClient:
     async def ensure(
         self, access: Access, caller: Caller, boot: str, request_id: str
     ) -> AsyncGenerator[Event]:
-        """Make a model warm; yields progress, then `Ready` or `Failed`. Raises `ControlError`."""
+        """Make a model warm; yields progress, then `Ready` or `LoadFailed`. Raises `ControlError`."""
         grant, _ = self._grants.control(self._name, boot)
         request = EnsureRequest(token=self._scoped(access, caller, boot))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)

@@ -10,12 +10,18 @@ from hubgate.proxy.body.large_json import Pieces
 from hubgate.proxy.body.reader import CutShortError
 from hubgate.proxy.context import RequestContext
 from hubgate.proxy.errors import Denied
-from hubgate.proxy.frozen import FrozenStruct
+from hubgate.proxy.frozen_struct import FrozenStruct
 from hubgate.proxy.http.request import Flow, ServerRequest
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.upstream import header_filter
-from hubgate.proxy.upstream.connection import Address, BodySource, BrokenError, CallerStalledError, size
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
+from hubgate.proxy.upstream.engine_connection import (
+    Address,
+    BodySource,
+    BrokenError,
+    CallerStalledError,
+    size,
+)
 from hubgate.proxy.upstream.response_head import ResponseHead
 from hubgate.proxy.upstream.schemas import Refusal
 from hubgate.proxy.upstream.usage import UsageEventFilter, UsageMeter

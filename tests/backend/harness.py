@@ -24,7 +24,7 @@ from hubgate.backend.settings import BackendSettings
 from hubgate.backend.vllm_args import render
 from hubgate.demo.hub import DemoHub
 from hubgate.wire import control_api, seal
-from hubgate.wire.control_api import GRANT_HEADER, EnsureRequest, Event, Failed, Hello, Progress, Ready
+from hubgate.wire.control_api import GRANT_HEADER, EnsureRequest, Event, Hello, LoadFailed, Progress, Ready
 from hubgate.wire.seal import Grant, ScopedToken, control_grant, sign_grant
 from tests.fakes.keyring import Keyring
 from tests.fakes.running_proxy import eventually
@@ -119,13 +119,13 @@ class Running:
         kind: Any = Event if response.status == 200 else Any
         return response.status, [msgspec.json.decode(line, type=kind) for line in lines]
 
-    async def ensure(self, base: str, adapter: str | None = None, who: str = "alice") -> Ready | Failed:
+    async def ensure(self, base: str, adapter: str | None = None, who: str = "alice") -> Ready | LoadFailed:
         """Ensure, and the last word of it."""
         status, events = await self.post(await self.scoped(base, adapter, who))
         assert status == 200
         *before, last = events
         assert all(isinstance(event, Progress) for event in before)
-        assert isinstance(last, Ready | Failed)
+        assert isinstance(last, Ready | LoadFailed)
         return last
 
     async def ready(self, base: str, adapter: str | None = None, who: str = "alice") -> Ready:
@@ -134,10 +134,10 @@ class Running:
         assert isinstance(last, Ready), last
         return last
 
-    async def failed(self, base: str, adapter: str | None = None, who: str = "alice") -> Failed:
+    async def failed(self, base: str, adapter: str | None = None, who: str = "alice") -> LoadFailed:
         """Ensure, which fails."""
         last = await self.ensure(base, adapter, who)
-        assert isinstance(last, Failed), last
+        assert isinstance(last, LoadFailed), last
         return last
 
     async def use(self, engine: control_api.EngineInfo, model: str, **fields: Any) -> tuple[int, Any]:

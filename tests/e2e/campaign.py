@@ -23,7 +23,7 @@ from hubgate.demo import configs
 from hubgate.demo.catalog import load as catalog
 from hubgate.proxy import app, preflight
 from hubgate.proxy.settings import ProxySettings
-from hubgate.proxy.upstream import pool
+from hubgate.proxy.upstream import upstream_pool
 from hubgate.runtime.config import load
 from tests.e2e.product import ADAPTER, BASE, Product
 from tests.fakes.clock import Clock
@@ -231,7 +231,7 @@ async def campaign(product: Product, folder: Path, seed: int) -> AsyncIterator[C
     for repo, name in names.items():
         access_model.commit(repo, name.partition("@")[2])
     read = _settings(product, folder)
-    with patch.object(pool, "POLL_SECONDS", 0.1):
+    with patch.object(upstream_pool, "POLL_SECONDS", 0.1):
         async with app.running(
             read, preflight.check(read), app.Clocks(now=time.time, monotonic=clock)
         ) as proxy:

@@ -2,7 +2,7 @@
 
 async with FakeBackend.start(ring) as backend:
     backend.host(engine, base="demo/tiny-llama@<sha>")        # warm, as the next hello tells
-    backend.then(says(Progress(…), Failed(…)))                # for the next ensure
+    backend.then(says(Progress(…), LoadFailed(…)))                # for the next ensure
     ...
     assert backend.asked[-1].base == "demo/tiny-llama@<sha>"  # the scoped token, opened
 """

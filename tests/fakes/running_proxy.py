@@ -27,7 +27,7 @@ from hubgate.demo.hub import DemoHub
 from hubgate.proxy import app, preflight
 from hubgate.proxy.audit import chain
 from hubgate.proxy.settings import ProxySettings
-from hubgate.proxy.upstream import pool
+from hubgate.proxy.upstream import upstream_pool
 from hubgate.runtime.config import load
 from tests.fakes.answers import completion
 from tests.fakes.backend import FakeBackend
@@ -80,7 +80,7 @@ class Edge:
             hub, fakes, config = await surroundings(stack, folder, settings, backends)
             read = load(ProxySettings, config)
             checked = preflight.check(read)
-            stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
+            stack.enter_context(patch.object(upstream_pool, "POLL_SECONDS", POLL))
             running = await stack.enter_async_context(AsyncExitStack())
             proxy = await running.enter_async_context(app.running(read, checked, clocks))
             http = await stack.enter_async_context(aiohttp.ClientSession())

@@ -29,7 +29,7 @@ from hubgate.demo.hub import DemoHub
 from hubgate.proxy import app, preflight
 from hubgate.proxy.audit import chain
 from hubgate.proxy.settings import ProxySettings
-from hubgate.proxy.upstream import pool
+from hubgate.proxy.upstream import upstream_pool
 from hubgate.runtime.config import load
 from tests.backend import harness
 from tests.backend.harness import Running
@@ -159,7 +159,7 @@ class Stack:
     def _patched(self) -> Iterator[None]:
         with ExitStack() as stack:
             for each in (
-                patch.object(pool, "POLL_SECONDS", POLL),
+                patch.object(upstream_pool, "POLL_SECONDS", POLL),
                 patch.object(harness, "fake_argv", self._argv),
                 patch.object(backend_app, "Fetcher", partial(Fetcher, patience=_PATIENCE)),
                 patch.object(lifecycle, "GRACE", _GRACE),

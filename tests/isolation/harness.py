@@ -12,7 +12,7 @@ from hubgate.demo.accounts import hub_id
 from hubgate.demo.hub import DemoHub
 from hubgate.proxy import app, preflight
 from hubgate.proxy.hub.transport import HubTransport
-from hubgate.proxy.upstream import pool
+from hubgate.proxy.upstream import upstream_pool
 from hubgate.wire.secret import Secret
 from tests.fakes import backend as fake_backend
 from tests.fakes.backend import FakeBackend
@@ -84,7 +84,7 @@ class Harness:
         clock, quiet = Clock(), Quiet()
         async with AsyncExitStack() as stack:
             stack.enter_context(patch.object(fake_backend, "time", clock))
-            stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
+            stack.enter_context(patch.object(upstream_pool, "POLL_SECONDS", POLL))
             stack.enter_context(patch.object(HubTransport, "ask", _counted(quiet)))
             hub = await stack.enter_async_context(DemoHub.start(clock=clock))
             first, pulls = populate(hub)

@@ -12,7 +12,7 @@ import pytest
 
 from hubgate.proxy.body import json_request
 from hubgate.proxy.errors import STATUS, Code
-from hubgate.wire.control_api import Failed, FailureCode
+from hubgate.wire.control_api import FailureCode, LoadFailed
 from tests.fakes.answers import Stream, dies, silent
 from tests.fakes.backend import Held, says
 from tests.fakes.engine import PATIENCE
@@ -104,7 +104,7 @@ async def load_goes_on(scene: Scene) -> None:
 
 def load_fails(code: FailureCode, retry_after: int | None = None) -> Arrange:
     async def arrange(scene: Scene) -> None:
-        scene.edge.backend.always(says(Failed(code=code, message="why", retry_after=retry_after)))
+        scene.edge.backend.always(says(LoadFailed(code=code, message="why", retry_after=retry_after)))
 
     return arrange
 

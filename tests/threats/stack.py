@@ -17,7 +17,7 @@ import yaml
 from hubgate.demo.hub import DemoHub
 from hubgate.proxy import app, preflight
 from hubgate.proxy.settings import ProxySettings
-from hubgate.proxy.upstream import pool
+from hubgate.proxy.upstream import upstream_pool
 from hubgate.runtime.config import load
 from tests.backend import harness
 from tests.fakes.engine import LOCAL, PATIENCE
@@ -45,7 +45,7 @@ class Stack:
             stack.enter_context(recorder.listening())
             hub = await stack.enter_async_context(DemoHub.start())
             behind = await stack.enter_async_context(harness.running(folder, hub, **backend))
-            stack.enter_context(patch.object(pool, "POLL_SECONDS", POLL))
+            stack.enter_context(patch.object(upstream_pool, "POLL_SECONDS", POLL))
             read = _settings(folder, hub, behind)
             proxy = await stack.enter_async_context(app.running(read, preflight.check(read)))
             whole = cls(hub, recorder, behind, proxy, folder)

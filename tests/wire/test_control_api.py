@@ -12,9 +12,9 @@ from hubgate.wire.control_api import (
     EnsureRequest,
     Event,
     Evicted,
-    Failed,
     Hello,
     LoadAdapter,
+    LoadFailed,
     Progress,
     Ready,
     Refreshed,
@@ -33,7 +33,7 @@ ENGINE = {"id": "gpu-0/0", "boot": "x", "port": 1, "base": "a/b@1", "state": "re
         ({"type": "progress", "stage": "queued", "repo": "a/b"}, Progress(stage="queued", repo="a/b")),
         (
             {"type": "failed", "code": "rejected", "message": "why", "downloads": [DOWNLOAD]},
-            Failed(
+            LoadFailed(
                 code="rejected",
                 message="why",
                 downloads=(Download(repo="a/b@1", kind="adapter", bytes=1, seconds=0.5, evicted=()),),
@@ -89,7 +89,7 @@ EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
             Event,
         ),
         (
-            Failed(code="denied", message="why", repo="a/b", retry_after=3, stage="starting"),
+            LoadFailed(code="denied", message="why", repo="a/b", retry_after=3, stage="starting"),
             {"type": "failed", "code": "denied", "message": "why", "repo": "a/b", "retry_after": 3}
             | {"downloads": [], "evicted": [], "stage": "starting"},
             Event,
@@ -129,7 +129,7 @@ def test_what_is_sent(message: msgspec.Struct, line: dict[str, Any], kind: Any) 
         ),
         (
             {"type": "failed", "code": "error", "message": ""},
-            Failed(
+            LoadFailed(
                 code="error", message="", repo="", retry_after=None, downloads=(), evicted=(), stage="queued"
             ),
         ),

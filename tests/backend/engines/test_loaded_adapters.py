@@ -13,7 +13,7 @@ from hubgate.backend.engines.scheduler import LoadReport
 from hubgate.backend.metrics import Metrics
 from hubgate.backend.plugin.traffic import ModelUse, Status
 from hubgate.backend.store.store import Store
-from hubgate.wire.control_api import Evicted, Failed
+from hubgate.wire.control_api import Evicted, LoadFailed
 from hubgate.wire.repo import RepoRef
 from tests.fakes.clock import Clock
 
@@ -70,7 +70,7 @@ class Room:
         self.engine = Recorder()
         self.loaded_adapters = LoadedAdapters(self.store, Metrics(), 2)
 
-    async def load(self, number: int, report: LoadReport | None = None) -> Loaded | Failed:
+    async def load(self, number: int, report: LoadReport | None = None) -> Loaded | LoadFailed:
         engine: Any = self.engine
         return await self.loaded_adapters.load(engine, ADAPTERS[number], report or LoadReport("somebody"))
 
@@ -109,7 +109,7 @@ async def test_an_adapter_with_requests_in_flight_never_makes_room(room: Room) -
     assert f"unload {NAMES[1]}" in room.engine.said
     room.engine.uses = {name: ModelUse(in_flight=1, idle=0) for name in NAMES}
     failed = await room.load(3)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, LoadFailed)
     assert (failed.code, failed.retry_after) == ("no_capacity", 10)
     assert len(room.engine.said) == 4
 
@@ -120,7 +120,7 @@ async def test_an_adapter_that_could_not_be_unloaded_stays_whole(room: Room) -> 
     await room.load(1)
     room.engine.uses = {NAMES[0]: ModelUse(in_flight=0, idle=5), NAMES[1]: ModelUse(in_flight=0, idle=1)}
     room.engine.fails = {"unload"}
-    assert isinstance(await room.load(2), Failed)
+    assert isinstance(await room.load(2), LoadFailed)
     assert set(room.engine.adapters) == set(NAMES[:2])
     assert not room.may_go(0)
     assert room.may_go(2)
@@ -129,7 +129,7 @@ async def test_an_adapter_that_could_not_be_unloaded_stays_whole(room: Room) -> 
 async def test_an_adapter_that_could_not_be_loaded_holds_nothing(room: Room) -> None:
     """The next caller tries anew."""
     room.engine.fails = {"load"}
-    assert isinstance(await room.load(0), Failed)
+    assert isinstance(await room.load(0), LoadFailed)
     assert room.may_go(0)
     room.engine.fails = set()
     assert await room.load(0) == Loaded(fresh=True)
@@ -141,7 +141,7 @@ async def test_an_engine_that_ended_meanwhile_leaves_no_hold(room: Room) -> None
     """Nobody would ever release it."""
     room.engine.during = room.engine.ended.set
     failed = await room.load(0)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, LoadFailed)
     assert failed.retry_after
     assert room.may_go(0)
 
@@ -161,8 +161,8 @@ async def test_an_engine_that_fell_silent_may_be_asked_again(room: Room) -> None
     refused = await room.load(0)
     room.engine.failure = SilentEngineError
     silent = await room.load(0)
-    assert isinstance(refused, Failed)
-    assert isinstance(silent, Failed)
+    assert isinstance(refused, LoadFailed)
+    assert isinstance(silent, LoadFailed)
     assert (refused.retry_after, silent.retry_after) == (None, AGAIN)
 
 
@@ -171,7 +171,7 @@ async def test_an_engine_that_made_room_meanwhile_gets_no_adapter(room: Room, st
     """Its caller is told to come again, and nothing is held for it."""
     room.engine.state = state
     failed = await room.load(0)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, LoadFailed)
     assert (failed.code, failed.retry_after) == ("no_capacity", AGAIN)
     assert room.engine.said == []
     assert room.may_go(0)

@@ -14,7 +14,7 @@ from hubgate.backend.processes.reaper import session_members
 from hubgate.backend.store import maintenance
 from hubgate.demo import weights
 from hubgate.demo.hub import DemoHub
-from hubgate.wire.control_api import EngineInfo, Evicted, Failed, Ready
+from hubgate.wire.control_api import EngineInfo, Evicted, LoadFailed, Ready
 from hubgate.wire.repo import RepoRef
 from tests.backend.engines.test_gpus import FakeGpus
 from tests.backend.engines.test_supervisor import sessions
@@ -213,7 +213,7 @@ async def test_callers_of_two_bases_at_once_are_all_served(tmp_path: Path, hub: 
 
         async def call(base: str) -> bool:
             done = await backend.ensure(base)
-            if isinstance(done, Failed):  # the other one was not idle
+            if isinstance(done, LoadFailed):  # the other one was not idle
                 assert done.code == "no_capacity"
                 return False
             return (await backend.use(done.engine, base))[0] == 200  # 421: it is the other's turn again

@@ -12,7 +12,7 @@ from hubgate.backend.engines.supervisor import LONGEST_BACKOFF, Penalty
 from hubgate.backend.processes.reaper import session_members
 from hubgate.demo import weights
 from hubgate.demo.hub import DemoHub
-from hubgate.wire.control_api import Evicted, Failed
+from hubgate.wire.control_api import Evicted, LoadFailed
 from tests.backend.engines.test_gpus import FakeGpus
 from tests.backend.harness import BASE, Running, running
 from tests.fakes.running_proxy import eventually
@@ -184,7 +184,7 @@ async def test_the_end_of_a_backend_ends_the_loads(tmp_path: Path, hub: DemoHub)
         waiting = asyncio.create_task(backend.ensure(backend.sha(BASE)))
         await backend.until_state("starting")
     outcome = await waiting
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, LoadFailed)
     assert "shutting down" in outcome.message
     assert not sessions(tmp_path)
 
@@ -202,7 +202,7 @@ async def test_a_hung_engine_is_ended_and_comes_back(tmp_path: Path, hub: DemoHu
         assert 'hubgate_engine_ends_total{reason="hung"} 1.0' in await backend.metrics()
 
         async def ready() -> bool:
-            return not isinstance(await backend.ensure(base), Failed)
+            return not isinstance(await backend.ensure(base), LoadFailed)
 
         await eventually(ready)
         (second,) = (await backend.hello()).engines
@@ -282,7 +282,7 @@ async def test_a_backend_that_waits_for_memory_can_end(tmp_path: Path, hub: Demo
     async with running(tmp_path, hub, FakeGpus(_0=10), engines={"devices": ["0"]}) as backend:
         waiting = asyncio.create_task(backend.ensure(backend.sha(BASE)))
         await backend.until_state("starting")
-    assert isinstance(await waiting, Failed)
+    assert isinstance(await waiting, LoadFailed)
 
 
 async def test_engines_that_share_a_gpu_start_one_after_the_other(tmp_path: Path, hub: DemoHub) -> None:

@@ -19,7 +19,7 @@ from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.metrics import Metrics
 from hubgate.backend.plugin.traffic import Status
 from hubgate.backend.settings import Engines
-from hubgate.wire.control_api import Failed
+from hubgate.wire.control_api import LoadFailed
 from hubgate.wire.repo import RepoRef
 from tests.fakes.clock import Clock
 
@@ -147,7 +147,7 @@ class Callers:
 
     async def call(self, base: RepoRef) -> str:
         done = await self.supervisor.ready(base, LoadReport("somebody"))
-        if isinstance(done, Failed):
+        if isinstance(done, LoadFailed):
             return done.code
         assert done.base == base
         process: Any = done.client

@@ -12,7 +12,7 @@ import pytest
 from hubgate.backend import refresh
 from hubgate.demo import weights
 from hubgate.demo.hub import DemoHub
-from hubgate.wire.control_api import GRANT_HEADER, Event, Failed
+from hubgate.wire.control_api import GRANT_HEADER, Event, LoadFailed
 from hubgate.wire.seal import control_grant
 from tests.backend.harness import BASE, Running, running
 
@@ -169,7 +169,7 @@ async def test_who_waits_for_the_old_commit_does_not_bring_it_back(tmp_path: Pat
                 held.unlink()
                 *_, last = (await answer.read()).splitlines()
         failed = msgspec.json.decode(last, type=Event)
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, LoadFailed)
         assert (failed.code, failed.retry_after) == ("no_capacity", 5)
         assert (await refreshing)[0] == 0
         assert list(await _engines(backend)) == [backend.sha(OTHER)]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from hubgate.proxy.http.request import WINDOW, ServerRequest
-from hubgate.proxy.upstream import connection as engines
+from hubgate.proxy.upstream import engine_connection as engines
 from tests.fakes.answers import chunk, head, misdirected, raw, refusal, silent, whole
 from tests.fakes.engine import CONTINUE, Connection, Received
 from tests.fakes.forms import (
@@ -103,8 +103,8 @@ class Held:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.unread = self.unsent = 0
         self.stuck = asyncio.Event()  # the engine takes nothing, and nothing more is read
-        choked = set[engines.Connection]()
-        feed, pause = ServerRequest.feed, engines.Connection.pause_writing
+        choked = set[engines.EngineConnection]()
+        feed, pause = ServerRequest.feed, engines.EngineConnection.pause_writing
 
         def fed(request: ServerRequest, data: bytes) -> None:
             feed(request, data)
@@ -114,12 +114,12 @@ class Held:
             if choked and request._held >= WINDOW:
                 self.stuck.set()
 
-        def paused(connection: engines.Connection) -> None:
+        def paused(connection: engines.EngineConnection) -> None:
             pause(connection)
             choked.add(connection)
 
         patch.setattr(ServerRequest, "feed", fed)
-        patch.setattr(engines.Connection, "pause_writing", paused)
+        patch.setattr(engines.EngineConnection, "pause_writing", paused)
 
 
 @pytest.mark.inside

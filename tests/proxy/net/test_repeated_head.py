@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hubgate.proxy.http.connection import Connection, Server
+from hubgate.proxy.http.caller_connection import CallerConnection, Server
 from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.net.repeated_head import MAX_HEAD, learn_head
-from hubgate.proxy.upstream import connection as engines
-from hubgate.proxy.upstream.connection import BrokenError
+from hubgate.proxy.upstream import engine_connection as engines
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
+from hubgate.proxy.upstream.engine_connection import BrokenError
 from hubgate.proxy.upstream.response_head import ResponseHead
 from tests.fakes import answers
 
@@ -114,11 +114,11 @@ class Caller:
         self.taken: list[tuple[object, ...]] = []
         self.heads: list[object] = []
         self.wire = Wire()
-        self.connection = Connection(cast("Server", self))
+        self.connection = CallerConnection(cast("Server", self))
         self.connection.connection_made(cast("asyncio.Transport", self.wire))
 
-    def opened(self, connection: Connection) -> None: ...
-    def closed(self, connection: Connection) -> None: ...
+    def opened(self, connection: CallerConnection) -> None: ...
+    def closed(self, connection: CallerConnection) -> None: ...
 
     async def handle(self, request: ServerRequest) -> None:
         body = b""
@@ -390,7 +390,7 @@ class Taken:
         self.body += data
 
 
-async def asked(connection: engines.Connection, *reads: bytes) -> tuple[Taken, bool]:
+async def asked(connection: engines.EngineConnection, *reads: bytes) -> tuple[Taken, bool]:
     """What arrives of an answer, and whether it is whole; it ends with the engine's leave, at the latest."""
     taken = Taken()
     task = asyncio.ensure_future(connection.exchange((b"", ()), taken, first_byte=5, idle=5))
@@ -407,10 +407,10 @@ async def asked(connection: engines.Connection, *reads: bytes) -> tuple[Taken, b
     return taken, True
 
 
-def engine() -> tuple[engines.Connection, Wire]:
+def engine() -> tuple[engines.EngineConnection, Wire]:
     wire = Wire()
     pool = ConnectionPool(5)
-    connection = engines.Connection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
+    connection = engines.EngineConnection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
     connection.connection_made(cast("asyncio.Transport", wire))
     return connection, wire
 

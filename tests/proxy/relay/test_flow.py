@@ -7,13 +7,13 @@ from unittest.mock import patch
 import pytest
 
 from hubgate.proxy.context import RequestContext
-from hubgate.proxy.http import connection as callers
+from hubgate.proxy.http import caller_connection as callers
 from hubgate.proxy.http import server
 from hubgate.proxy.http.request import Flow, RawHead, ServerRequest
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.settings import Timeouts
-from hubgate.proxy.upstream.connection import Connection
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
+from hubgate.proxy.upstream.engine_connection import EngineConnection
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.response_head import ResponseHead as AnswerHead
 from tests.fakes import answers
@@ -37,7 +37,7 @@ GET = b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n"
 class Slow:
     """Takes an answer, and holds its source as a caller does who does not read."""
 
-    def __init__(self, source: Connection | None = None) -> None:
+    def __init__(self, source: EngineConnection | None = None) -> None:
         self.body = b""
         self._source = source
 

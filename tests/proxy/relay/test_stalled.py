@@ -12,7 +12,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from hubgate.proxy.http import connection as callers
+from hubgate.proxy.http import caller_connection as callers
 from hubgate.proxy.http import server
 from tests.fakes.answers import DONE, Stream, chunk, raw, whole
 from tests.fakes.certificates import Authority
@@ -37,9 +37,9 @@ def post(**fields: Any) -> bytes:
 @contextmanager
 def small(stalled: float = 0.05) -> Iterator[None]:
     """Small buffers on the proxy's side, and little patience with who takes nothing."""
-    made = callers.Connection.connection_made
+    made = callers.CallerConnection.connection_made
 
-    def begun(connection: callers.Connection, transport: asyncio.BaseTransport) -> None:
+    def begun(connection: callers.CallerConnection, transport: asyncio.BaseTransport) -> None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
         made(connection, transport)
 
@@ -48,7 +48,7 @@ def small(stalled: float = 0.05) -> Iterator[None]:
         patch.object(callers, "STALLED", stalled),
         patch.object(callers, "LINGER", stalled),
         patch.object(server, "KEEPALIVE", 0.1),
-        patch.object(callers.Connection, "connection_made", begun),
+        patch.object(callers.CallerConnection, "connection_made", begun),
     ):
         yield
 

@@ -7,7 +7,7 @@ import socket
 import openai
 import pytest
 
-from hubgate.proxy.http.connection import Connection as Caller
+from hubgate.proxy.http.caller_connection import CallerConnection as Caller
 from tests.fakes.answers import DONE, Stream, chunk, completion, dies, head, raw, silent, whole
 from tests.fakes.engine import LOCAL, Connection, Received
 from tests.fakes.raw import RawAnswer, RawClient, request

@@ -10,8 +10,8 @@ from typing import Any
 from unittest.mock import patch
 
 from hubgate.proxy import app
-from hubgate.proxy.http import connection as callers
-from hubgate.proxy.upstream import connection as engines
+from hubgate.proxy.http import caller_connection as callers
+from hubgate.proxy.upstream import engine_connection as engines
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
 
 
@@ -23,12 +23,12 @@ class Watch:
     keeps its connection, and so does a traceback, until the garbage is collected.
     """
 
-    open: set[callers.Connection] = field(default_factory=set)
-    engaged: set[engines.Connection] = field(default_factory=set)  # open to engines
+    open: set[callers.CallerConnection] = field(default_factory=set)
+    engaged: set[engines.EngineConnection] = field(default_factory=set)  # open to engines
     pools: list[ConnectionPool] = field(default_factory=list)
 
     @property
-    def idle(self) -> set[engines.Connection]:
+    def idle(self) -> set[engines.EngineConnection]:
         """Those of the engines' that are open and wait for a request."""
         return {one for pool in self.pools for idle in pool._idle.values() for one in idle}
 
@@ -37,7 +37,7 @@ class Watch:
         if self.open:
             return len(self.open), len(self.open), len(self.engaged - self.idle)
         gc.collect()
-        referred = sum(type(thing) is callers.Connection for thing in gc.get_objects())
+        referred = sum(type(thing) is callers.CallerConnection for thing in gc.get_objects())
         return 0, referred, len(self.engaged - self.idle)
 
 
@@ -70,8 +70,8 @@ def watching() -> Iterator[Watch]:
     # What the loop calls by name can be replaced in what is compiled as well.
     with (
         patch.object(app, "ConnectionPool", pool),
-        _kept(callers.Connection, watch.open),
-        _kept(engines.Connection, watch.engaged),
+        _kept(callers.CallerConnection, watch.open),
+        _kept(engines.EngineConnection, watch.engaged),
     ):
         yield watch
 

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hubgate.proxy.upstream.chunks import content
-from hubgate.proxy.upstream.connection import BrokenError, Connection
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
+from hubgate.proxy.upstream.engine_connection import BrokenError, EngineConnection
 from hubgate.proxy.upstream.response_head import ResponseHead
 from tests.fakes.answers import chunk, head
 
@@ -87,7 +87,7 @@ class Taken:
             self.chunks.append(chunk)
 
 
-async def exchanged(connection: Connection, reads: Sequence[bytes]) -> tuple[Taken, bool]:
+async def exchanged(connection: EngineConnection, reads: Sequence[bytes]) -> tuple[Taken, bool]:
     """What arrives of an answer that is read like this, and whether it is whole."""
     taken = Taken()
     exchange = connection.exchange((b"", ()), taken, first_byte=5, idle=5)
@@ -103,10 +103,10 @@ async def exchanged(connection: Connection, reads: Sequence[bytes]) -> tuple[Tak
     return taken, True
 
 
-def connected(pool: ConnectionPool | None = None) -> Connection:
+def connected(pool: ConnectionPool | None = None) -> EngineConnection:
     """A connection to no engine."""
     pool = pool or ConnectionPool(5)
-    connection = Connection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
+    connection = EngineConnection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
     connection.connection_made(cast("asyncio.Transport", Wire()))
     return connection
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from hubgate.proxy.settings import Block, Callers, Tokens
-from hubgate.wire.control_api import Download, Evicted, Failed, FailureCode, Progress
+from hubgate.wire.control_api import Download, Evicted, FailureCode, LoadFailed, Progress
 from tests.fakes.answers import misdirected, refusal
 from tests.fakes.backend import Held, babbles, says
 from tests.fakes.running_proxy import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge
@@ -36,7 +36,8 @@ async def test_the_load_is_in_the_audit(edge: Edge) -> None:
     sha = edge.at(PUBLIC)
     edge.backend.then(
         says(
-            Progress(stage="downloading", repo=sha), Failed(code="rejected", message="pickle only", repo=sha)
+            Progress(stage="downloading", repo=sha),
+            LoadFailed(code="rejected", message="pickle only", repo=sha),
         )
     )
     assert (await edge.chat(PUBLIC, BOB)).code == "adapter_rejected"
@@ -78,7 +79,7 @@ async def test_what_made_room_is_in_the_audit(edge: Edge) -> None:
 async def test_a_load_that_fails(edge: Edge, code: FailureCode, status: int, told: str) -> None:
     """Each way in which a load can fail has its error, and the next try loads again."""
     fetched = Download(repo=edge.at(PUBLIC), kind="adapter", bytes=10, seconds=0.1)
-    edge.backend.then(says(Failed(code=code, message="why", retry_after=7, downloads=(fetched,))))
+    edge.backend.then(says(LoadFailed(code=code, message="why", retry_after=7, downloads=(fetched,))))
     answer = await edge.chat(PUBLIC)
     assert (answer.status, answer.code) == (status, told)
     assert edge.engine.requests == []

@@ -16,7 +16,7 @@ from hubgate.demo.hub import DemoHub
 from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.upstream.control_client import ControlClient, ControlError
 from hubgate.proxy.upstream.grant_signer import GrantSigner
-from hubgate.wire.control_api import Event, Failed, Hello, Progress
+from hubgate.wire.control_api import Event, Hello, LoadFailed, Progress
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.seal import sign_hello
 from tests.fakes.answers import dies, head, raw, whole
@@ -214,7 +214,7 @@ async def test_events_come_as_they_are_told(pair: Pair) -> None:
     """Progress and the result arrive in order."""
     told: list[Event] = [
         Progress(stage="downloading", repo="a/b@c", done=1, total=2, rate=0.5),
-        Failed(code="rejected", message="pickle only", repo="a/b@c"),
+        LoadFailed(code="rejected", message="pickle only", repo="a/b@c"),
     ]
     pair.backend.then(says(*told))
     assert await pair.ensure() == told

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from hubgate.proxy.upstream.heartbeat import describe
-from hubgate.wire.control_api import Failed, Progress
+from hubgate.wire.control_api import LoadFailed, Progress
 from hubgate.wire.seal import ScopedToken
 from tests.fakes.answers import DONE, Stream, refusal
 from tests.fakes.backend import Held, say, says
@@ -94,7 +94,7 @@ async def failing(edge: Edge) -> bytes:
 async def test_a_failure_after_the_first_beat_is_an_event(start_edge: StartEdge) -> None:
     """The status is sent by then: the error is told in the stream, which ends without its last chunk."""
     edge = await start_edge(SOON)
-    held = Loading(says(Failed(code="rejected", message="pickle only")))
+    held = Loading(says(LoadFailed(code="rejected", message="pickle only")))
     edge.backend.then(held)
     asking = asyncio.create_task(failing(edge))
     await held.waiting.wait()
@@ -118,7 +118,7 @@ async def test_a_failure_after_the_first_beat_is_an_event(start_edge: StartEdge)
 async def test_the_sdk_raises_what_the_event_says(start_edge: StartEdge) -> None:
     """A failed load is an exception of the SDK's also after the beats."""
     edge = await start_edge(SOON)
-    held = Loading(says(Failed(code="rejected", message="pickle only")))
+    held = Loading(says(LoadFailed(code="rejected", message="pickle only")))
     edge.backend.then(held)
     stream = await edge.sdk().chat.completions.create(
         model=PUBLIC, messages=[{"role": "user", "content": "x"}], stream=True
@@ -147,7 +147,7 @@ async def test_an_engine_that_refuses_after_the_beats(start_edge: StartEdge) -> 
 async def test_what_is_decided_sooner_has_a_status(start_edge: StartEdge) -> None:
     """Refusals that come before the first beat are ordinary errors, for streams too."""
     edge = await start_edge({"cold_start": {"heartbeat_after": 30}})
-    edge.backend.then(says(Failed(code="rejected", message="pickle only")))
+    edge.backend.then(says(LoadFailed(code="rejected", message="pickle only")))
     answer = await edge.chat(PUBLIC, stream=True)
     assert (answer.status, answer.code) == (422, "adapter_rejected")
 

@@ -12,7 +12,7 @@ from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.upstream import affinity
 from hubgate.proxy.upstream.control_client import ControlClient, ControlError
-from hubgate.wire.control_api import EngineInfo, Event, Failed, FailureCode
+from hubgate.wire.control_api import EngineInfo, Event, FailureCode, LoadFailed
 
 POLL_SECONDS = 1.0
 
@@ -148,7 +148,7 @@ class Pool:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def refusal(failed: Failed, model: str) -> Denied:
+def refusal(failed: LoadFailed, model: str) -> Denied:
     """What a failed load means to the caller who waited for it."""
     code = _CODES[failed.code]
     if code == "model_not_found":

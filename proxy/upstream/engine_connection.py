@@ -65,15 +65,15 @@ class BodySource(Protocol):
         """The next bytes, b"" at the end. Raises `CutShortError`."""
 
 
-class Connection:
+class EngineConnection:
     """One connection to one engine, a protocol (asyncio's), by its methods; carries one request at a time."""
 
     def __init__(
         self,
         address: Address,
         keepalive: float,
-        on_idle: "Callable[[Connection], None]",
-        on_lost: "Callable[[Connection], None]",
+        on_idle: "Callable[[EngineConnection], None]",
+        on_lost: "Callable[[EngineConnection], None]",
     ) -> None:
         """It carries no other request once it was idle for `keepalive` seconds.
 

@@ -16,8 +16,17 @@ from hubgate.proxy.http.request import Link, RawHead, ServerRequest
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlClient, ControlError
-from hubgate.proxy.upstream.pool import Pool, Upstream, refusal, unreachable
-from hubgate.wire.control_api import PROTOCOL, EngineInfo, Event, Failed, FailureCode, Hello, Progress, Ready
+from hubgate.proxy.upstream.upstream_pool import Pool, Upstream, refusal, unreachable
+from hubgate.wire.control_api import (
+    PROTOCOL,
+    EngineInfo,
+    Event,
+    FailureCode,
+    Hello,
+    LoadFailed,
+    Progress,
+    Ready,
+)
 from hubgate.wire.repo import RepoRef
 from tests.fakes.clock import Clock
 from tests.fakes.identity import caller
@@ -189,7 +198,7 @@ async def test_only_backends_that_are_up_are_leased() -> None:
 @pytest.mark.parametrize("code", get_args(FailureCode))
 def test_every_failure_of_a_load_means_an_error(code: FailureCode) -> None:
     """Each way in which a load can fail is an error of the table, and a missing repo reads like any other."""
-    denied = refusal(Failed(code=code, message="why", repo="x/y", retry_after=3), "alice/lora")
+    denied = refusal(LoadFailed(code=code, message="why", repo="x/y", retry_after=3), "alice/lora")
     assert denied.code in STATUS
     if code == "not_found":
         assert denied.message == "The model alice/lora does not exist, or your token cannot read it."

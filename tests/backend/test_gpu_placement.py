@@ -2,7 +2,7 @@
 
 import pytest
 
-from hubgate.backend.placement import Need, faults, fitting, need, split, used
+from hubgate.backend.gpu_placement import Need, faults, fitting, need, split, used
 
 
 def test_needs_are_read_from_the_flags() -> None:
