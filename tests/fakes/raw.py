@@ -103,24 +103,24 @@ class RawClient:
         if found.header("Transfer-Encoding") == "chunked":
             return await self._chunks(head)
         size = int(found.header("Content-Length") or 0)
-        body = b""
+        body = bytearray()  # which grows in place: answers may be of megabytes
         while len(body) < size and (more := await self.read(size - len(body))):
             body += more
-        return RawAnswer(head + body, body, complete=len(body) == size)
+        return RawAnswer(head + body, bytes(body), complete=len(body) == size)
 
     async def _chunks(self, head: bytes) -> RawAnswer:
-        raw, body = head, b""
+        raw, body = bytearray(head), bytearray()
         while line := await self.until(b"\r\n"):
             raw += line
             size = int(line.strip() or b"0", 16)
-            piece = b""
+            piece = bytearray()
             while len(piece) < size + 2 and (more := await self.read(size + 2 - len(piece))):
                 piece += more
             raw += piece
             body += piece[:size]
             if size == 0:
-                return RawAnswer(raw, body, complete=piece == b"\r\n")
-        return RawAnswer(raw, body, complete=False)
+                return RawAnswer(bytes(raw), bytes(body), complete=piece == b"\r\n")
+        return RawAnswer(bytes(raw), bytes(body), complete=False)
 
 
 def request(
