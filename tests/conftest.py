@@ -14,6 +14,10 @@ import uvloop
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+# Else every module of tests is compiled anew in each worker, and every module of ours in each child process.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = frozenset({"proxy", "backend", "wire", "runtime", "demo"})
 
