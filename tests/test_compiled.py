@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from hubgate.runtime import build
+from tests.cases import each
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "hubgate"
@@ -38,7 +39,7 @@ def waits_in_handlers(tree: ast.Module) -> Iterator[int]:
                 yield node.lineno
 
 
-@pytest.mark.parametrize("module", MODULES)
+@each("module", MODULES)
 def test_no_coroutine_waits_while_it_handles_an_exception(module: str) -> None:
     """Mypyc keeps that exception for the thread, not for the coroutine: another one would take it away.
 
@@ -47,7 +48,7 @@ def test_no_coroutine_waits_while_it_handles_an_exception(module: str) -> None:
     assert list(waits_in_handlers(ast.parse((SOURCE / f"{module}.py").read_text()))) == []
 
 
-@pytest.mark.parametrize(
+@each(
     "source",
     [
         "try: ...\nfinally: await x",
@@ -117,7 +118,7 @@ def test_the_sources_are_those_that_were_compiled(tmp_path: Path) -> None:
     assert build.stale(tmp_path / "copy") == [f"{MODULES[0]}.py", f"{MODULES[2]}.py"]
 
 
-@pytest.mark.parametrize("module", ["hubgate.wire.secret", "hubgate.proxy.gateway"])
+@each("module", ["hubgate.wire.secret", "hubgate.proxy.gateway"])
 def test_interpreted_runs_the_sources(module: str, tmp_path: Path) -> None:
     """Everywhere, and in the children of a program too: `INTERPRETED=1` stays in their environment."""
     code = f"import {module}; print({module}.__file__)"

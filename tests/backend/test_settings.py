@@ -12,6 +12,7 @@ from hubgate.backend.engines.argv import BUILDS
 from hubgate.backend.settings import BackendSettings
 from hubgate.runtime.config import ConfigError, Section, load
 from tests.backend.engines.test_gpus import FakeGpus
+from tests.cases import each
 
 SHIPPED = Path(__file__).parents[2] / "config" / "backend.yaml"
 REQUIRED: dict[str, Any] = {
@@ -71,7 +72,7 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
         assert where in said
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "said"),
     [
         ({"adapters": {"max_loras": 9, "max_cpu_loras": 8}}, "max_loras is larger than max_cpu_loras"),

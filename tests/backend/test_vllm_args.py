@@ -3,6 +3,7 @@
 import pytest
 
 from hubgate.backend.vllm_args import RESERVED, checked_args, render
+from tests.cases import each
 
 
 def test_values_become_flags() -> None:
@@ -23,7 +24,7 @@ def test_values_become_flags() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED))
+@each("name", sorted(RESERVED))
 def test_no_reserved_flag_passes_in_any_spelling(name: str) -> None:
     """An argument parser takes unambiguous beginnings and `--no-`: they are refused like the whole name."""
     for spelling in (name, f"no-{name}", name[:-1]):
@@ -31,18 +32,14 @@ def test_no_reserved_flag_passes_in_any_spelling(name: str) -> None:
             checked_args({spelling: "x"})
 
 
-@pytest.mark.parametrize(
-    "name", ["--host", "Host", "max_model_len", "a b", "a=b", "", "-", "compilation-config.level"]
-)
+@each("name", ["--host", "Host", "max_model_len", "a b", "a=b", "", "-", "compilation-config.level"])
 def test_only_plain_names_are_flags(name: str) -> None:
     """What is no flag's name could smuggle another flag in."""
     with pytest.raises(ValueError, match="is no flag"):
         checked_args({name: "x"})
 
 
-@pytest.mark.parametrize(
-    "name", ["max-model-len", "dtype", "reasoning-parser", "gpu-memory-utilization", "seed"]
-)
+@each("name", ["max-model-len", "dtype", "reasoning-parser", "gpu-memory-utilization", "seed"])
 def test_ordinary_flags_pass(name: str) -> None:
     """What tunes a model is the operator's to set."""
     assert checked_args({name: "x"}) == {name: "x"}

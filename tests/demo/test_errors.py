@@ -10,6 +10,7 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from hubgate.demo.catalog import load
 from hubgate.demo.hub import DemoHub
+from tests.cases import each
 from tests.demo.conftest import Client, blocking
 
 ROWS = load().errors
@@ -50,7 +51,7 @@ async def by_client(hub: DemoHub, client: Client, example: dict[str, Any]) -> No
             pytest.fail(f"no such call: {other}")
 
 
-@pytest.mark.parametrize("name", ROWS)
+@each("name", ROWS)
 async def test_client_raises_what_it_documents(
     name: str, hub: DemoHub, client: Callable[[str | None], Client]
 ) -> None:
@@ -64,7 +65,7 @@ async def test_client_raises_what_it_documents(
     assert caught.value.response.status_code == ROWS[name].status
 
 
-@pytest.mark.parametrize("name", ROWS)
+@each("name", ROWS)
 async def test_status_headers_and_body(name: str, hub: DemoHub, http: aiohttp.ClientSession) -> None:
     """Each row is sent with its status, its headers and its text, and nothing is left unfilled in it."""
     row = ROWS[name]
@@ -97,8 +98,8 @@ async def test_private_looks_like_missing(hub: DemoHub, http: aiohttp.ClientSess
         assert answers[:3] == answers[3:]
 
 
-@pytest.mark.parametrize("path", ["/api/models/demo/public-lora", "/demo/public-lora/resolve/main/README.md"])
-@pytest.mark.parametrize(
+@each("path", ["/api/models/demo/public-lora", "/demo/public-lora/resolve/main/README.md"])
+@each(
     "header",
     [
         "Bearer hf_demo_unknown",

@@ -3,12 +3,11 @@
 import ast
 from pathlib import Path
 
-import pytest
-
+from tests.cases import each
 from tests.mutation.mutants import of_module
 
 
-@pytest.mark.parametrize(
+@each(
     ("source", "changes"),
     [
         ("a < b", {"a < b → a <= b", "a < b → a >= b"}),

@@ -13,6 +13,7 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from hubgate.proxy import errors
 from hubgate.proxy.errors import STATUS, Code, Denied
 from hubgate.proxy.fields.table import Table
+from tests.cases import each
 from tests.fakes.answers import Stream, raw, refusal, whole
 from tests.fakes.dialects import BODIES, events, every_route
 from tests.fakes.engine import PATIENCE
@@ -37,7 +38,7 @@ def claude(edge: Edge, token: str = ALICE, **options: Any) -> AsyncAnthropic:
     return AsyncAnthropic(base_url=edge.url, api_key=token, max_retries=0, timeout=PATIENCE, **options)
 
 
-@pytest.mark.parametrize("path", sorted(LEAST))
+@each("path", sorted(LEAST))
 async def test_every_endpoint_reaches_its_own_route(edge: Edge, path: str) -> None:
     """Each JSON endpoint is forwarded under its own path and answered with the engine's bytes."""
     answer = await edge.post(path, {"model": BASE, **LEAST[path]})
@@ -47,9 +48,10 @@ async def test_every_endpoint_reaches_its_own_route(edge: Edge, path: str) -> No
     assert edge.engine.requests[-1].json()["model"] == edge.at(BASE)
 
 
-@pytest.mark.parametrize("path", sorted(LEAST))
+@each("path", sorted(LEAST))
 async def test_every_endpoint_is_authorized(edge: Edge, path: str) -> None:
     """An adapter of another's is missing on every route, whatever its dialect; the engine hears nothing."""
+    edge.proxy.reloader.forget()  # else the Hub's no was known from an earlier route
     missing = await edge.post(path, {"model": "alice/nobody-lora", **LEAST[path]}, BOB)
     private = await edge.post(path, {"model": PRIVATE, **LEAST[path]}, BOB)
     assert (private.status, private.code) == (404, "model_not_found")
@@ -187,7 +189,7 @@ async def test_every_code_as_anthropics_sdk_reads_it(
     assert ALICE not in str(error)
 
 
-@pytest.mark.parametrize(
+@each(
     ("token", "model", "kind", "code"),
     [
         ("hf_demo_unknown", BASE, anthropic.AuthenticationError, "invalid_api_key"),

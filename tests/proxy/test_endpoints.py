@@ -1,6 +1,5 @@
 """The table of endpoints: exact paths, taken literally, and nothing else."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +7,7 @@ from hubgate.proxy import endpoints
 from hubgate.proxy.endpoints import ENDPOINTS, Route
 from hubgate.proxy.errors import Denied
 from hubgate.wire.endpoints import FORWARDED
+from tests.cases import each
 
 # docs/design.md: the whole table, but for the GETs.
 POSTED = (
@@ -31,7 +31,7 @@ def code(found: Route | Denied) -> str:
     return found.code if isinstance(found, Denied) else "ok"
 
 
-@pytest.mark.parametrize(
+@each(
     ("method", "target", "path"),
     [
         ("POST", "/v1/chat/completions", "/v1/chat/completions"),
@@ -51,7 +51,7 @@ def test_known_endpoints_are_found(method: str, target: str, path: str) -> None:
     assert found.endpoint.path == path
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "model"),
     [
         ("/v1/models/demo/tiny", "demo/tiny"),
@@ -69,7 +69,7 @@ def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
     assert found.argument == model
 
 
-@pytest.mark.parametrize(
+@each(
     "target",
     [
         "/",
@@ -129,7 +129,7 @@ def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
         "evil:443",
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS", "CONNECT"])
+@each("method", ["GET", "POST", "HEAD", "OPTIONS", "CONNECT"])
 def test_everything_else_does_not_exist(method: str, target: str) -> None:
     """A path outside the table is unknown to every method."""
     assert code(endpoints.route(method, target)) == "unknown_endpoint"
@@ -150,7 +150,7 @@ def test_no_path_but_those_of_the_table(target: str) -> None:
         assert path in ENDPOINTS or path.startswith("/v1/models/")
 
 
-@pytest.mark.parametrize(
+@each(
     ("method", "target", "allow"),
     [
         ("GET", "/v1/chat/completions", "POST"),

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
-import pytest
 from openai.types.responses import ResponseErrorEvent
 
 from hubgate.proxy import errors
 from hubgate.proxy.errors import STATUS, Code, Denied, Dialect
+from tests.cases import each
 from tests.fakes.lines import by_name
 
 # docs/design.md, section 5, and `internal_error` for what nobody foresaw.
@@ -58,7 +58,7 @@ def test_the_readme_has_the_table() -> None:
     assert sorted(told) == sorted(STATUS.items())
 
 
-@pytest.mark.parametrize("code", CODES)
+@each("code", CODES)
 def test_openai_shape(code: Code) -> None:
     """An error is an object of exactly message, type, param and code."""
     body = msgspec.json.decode(errors.body(Denied(code, "why", "model"), "openai", "req-1"))
@@ -68,7 +68,7 @@ def test_openai_shape(code: Code) -> None:
     assert body["error"]["type"].endswith("_error")
 
 
-@pytest.mark.parametrize("code", CODES)
+@each("code", CODES)
 def test_anthropic_shape(code: Code) -> None:
     """In Anthropic's dialect the object says `error` twice and carries the request id."""
     body = msgspec.json.decode(errors.body(Denied(code, "why"), "anthropic", "req-1"))
@@ -77,7 +77,7 @@ def test_anthropic_shape(code: Code) -> None:
     assert body["error"]["details"] == {"error_code": code}
 
 
-@pytest.mark.parametrize(
+@each(
     ("code", "openai", "anthropic"),
     [
         ("invalid_request", "invalid_request_error", "invalid_request_error"),
@@ -98,7 +98,7 @@ def test_types_are_those_of_the_references(code: Code, openai: str, anthropic: s
     assert msgspec.json.decode(errors.body(denied, "anthropic", ""))["error"]["type"] == anthropic
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@each("dialect", DIALECTS)
 def test_event_of_a_broken_stream(dialect: Dialect) -> None:
     """A failure in a stream is one whole event; those whose events have names have their `event:` line."""
     denied = Denied("upstream_error", "two\nlines")
@@ -118,16 +118,14 @@ def test_a_broken_response_is_an_event_of_its_own_type() -> None:
     assert (told.type, told.code, told.message, told.param) == ("error", "upstream_error", "why", None)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "header"), [(0, "1"), (0.2, "1"), (5, "5"), (29.6, "30"), (120, "120"), (86400, "120")]
-)
+@each(("seconds", "header"), [(0, "1"), (0.2, "1"), (5, "5"), (29.6, "30"), (120, "120"), (86400, "120")])
 def test_retry_after_is_between_one_second_and_two_minutes(seconds: float, header: str) -> None:
     """Whatever the wait is, the header is a whole number that an SDK obeys."""
     found = by_name(errors.lines(Denied("hub_unavailable", "", retry_after=seconds)))
     assert found == {"Retry-After": header}
 
 
-@pytest.mark.parametrize("code", CODES)
+@each("code", CODES)
 def test_no_retry_where_it_does_not_help(code: Code) -> None:
     """Without a time to come back the SDKs are told not to, but for a slow body."""
     found = by_name(errors.lines(Denied(code, "")))
@@ -135,7 +133,7 @@ def test_no_retry_where_it_does_not_help(code: Code) -> None:
     assert "Retry-After" not in found
 
 
-@pytest.mark.parametrize("code", CODES)
+@each("code", CODES)
 def test_only_401_asks_for_credentials(code: Code) -> None:
     """401 names the scheme (RFC 9110, section 11.6.1), nothing else does."""
     assert ("WWW-Authenticate" in by_name(errors.lines(Denied(code, "")))) == (STATUS[code] == 401)

@@ -4,6 +4,7 @@ import pytest
 from openai import OpenAIError
 
 from hubgate.wire.seal import verify_grant
+from tests.cases import each
 from tests.fakes.engine import Received
 from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, Edge
 
@@ -103,7 +104,7 @@ async def test_no_header_of_theirs_gets_through(edge: Edge) -> None:
     assert sent.header("accept-encoding") == "identity"
 
 
-@pytest.mark.parametrize("extra", HOSTILE_HEADERS)
+@each("extra", HOSTILE_HEADERS)
 async def test_no_header_skips_authentication(edge: Edge, extra: tuple[str, str]) -> None:
     """No probe's user agent and no forwarded path stands for a credential."""
     answer = await edge.ask("GET", "/v1/models", token=None, headers=[extra])

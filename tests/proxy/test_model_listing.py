@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cases import each
 from tests.fakes.running_proxy import ALICE, BASE, BOB, MISSING, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
 
@@ -58,7 +59,7 @@ async def test_one_model_is_looked_up_by_the_sdk(edge: Edge, suffix: str) -> Non
     assert edge.backend.asked == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "status", "code"),
     [
         (PRIVATE, 404, "model_not_found"),

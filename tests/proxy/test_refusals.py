@@ -5,6 +5,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.cases import each
 from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, MISSING, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
 
@@ -33,7 +34,7 @@ async def refusal(edge: Edge, token: str, model: str = BASE, **fields: Any) -> o
     return error
 
 
-@pytest.mark.parametrize(
+@each(
     ("token", "model", "status", "code"),
     [
         ("hf_demo_unknown", BASE, 401, "invalid_api_key"),
@@ -57,6 +58,7 @@ async def refusal(edge: Edge, token: str, model: str = BASE, **fields: Any) -> o
 )
 async def test_callers_and_models(edge: Edge, token: str, model: str, status: int, code: str) -> None:
     """Who may not call, and what may not be used, is refused with its own code; the engine hears nothing."""
+    edge.proxy.reloader.forget()  # else some were known by an earlier case
     error = await refusal(edge, token, model)
     assert (error.status_code, error.code) == (status, code)
     assert error.response.headers["x-should-retry"] == "false"
@@ -78,7 +80,7 @@ async def test_gates_name_the_page(edge: Edge) -> None:
     assert f"{edge.hub.endpoint}/{BASE}" in (await refusal(edge, "hf_demo_eve")).message
 
 
-@pytest.mark.parametrize(
+@each(
     "model",
     [
         "../x",
@@ -99,13 +101,15 @@ async def test_gates_name_the_page(edge: Edge) -> None:
 )
 async def test_names_that_are_none(edge: Edge, model: str) -> None:
     """A name outside the grammar is a bad request: of the Hub only who calls is asked."""
+    edge.proxy.reloader.forget()  # else alice was known by an earlier case
+    edge.hub.log.clear()
     error = await refusal(edge, ALICE, model)
     assert (error.status_code, error.code, error.param) == (400, "invalid_request", "model")
     assert edge.hub_calls() == ["GET /api/whoami-v2"]
     assert edge.engine.requests == []
 
 
-@pytest.mark.parametrize(
+@each(
     "field",
     [
         "prompt_embeds",
@@ -132,7 +136,7 @@ async def test_forbidden_fields(edge: Edge, field: str) -> None:
     assert edge.engine.requests == []
 
 
-@pytest.mark.parametrize("fields", [{"n": 9}, {"top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1}])
+@each("fields", [{"n": 9}, {"top_logprobs": 21}, {"logprobs": True, "top_logprobs": -1}])
 async def test_costly_numbers(edge: Edge, fields: dict[str, Any]) -> None:
     """What would cost without bound is capped."""
     assert (await refusal(edge, ALICE, **fields)).code == "invalid_request"
@@ -166,7 +170,7 @@ async def test_refused_requests_count_against_the_rate(start_edge: StartEdge) ->
     assert codes == ["model_not_found"] * 3 + ["rate_limit_exceeded"] * 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("method", "target", "status", "code"),
     [
         ("POST", "/v1/../pause", 404, "unknown_endpoint"),
@@ -198,7 +202,7 @@ async def test_paths_outside_the_table(edge: Edge, method: str, target: str, sta
     assert edge.engine.requests == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "status"),
     [
         ([], 401),

@@ -1,7 +1,5 @@
 """What a head says by itself, and what of it is made anew."""
 
-import pytest
-
 from hubgate.proxy import request_head
 from hubgate.proxy.auth.bearer import Credential
 from hubgate.proxy.endpoints import Route
@@ -9,6 +7,7 @@ from hubgate.proxy.errors import Denied
 from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.request import Headers, RawHead
 from hubgate.proxy.request_head import RequestHead
+from tests.cases import each
 
 CHAT = "/v1/chat/completions"
 ALICE, BOB = ("authorization", "Bearer hf_alice"), ("authorization", "Bearer hf_bobby")
@@ -46,7 +45,7 @@ def test_a_head_is_read_once() -> None:
     assert token(made) == "hf_alice"
 
 
-@pytest.mark.parametrize(
+@each(
     ("before", "after"),
     [
         ((ALICE,), (BOB,)),
@@ -57,7 +56,7 @@ def test_a_head_is_read_once() -> None:
         ((ALICE,), (ALICE, ("x-api-key", "hf_bobby"))),
     ],
 )
-@pytest.mark.parametrize("target", [CHAT, "/v1/messages", "/nothing"])
+@each("target", [CHAT, "/v1/messages", "/nothing"])
 def test_another_credential_is_another_one(before: Headers, after: Headers, target: str) -> None:
     """Nothing of the last head counts that a head of its own would not say."""
     first = head(*before)

@@ -9,6 +9,7 @@ import yaml
 from hubgate.proxy import app, preflight
 from hubgate.proxy.settings import PUBLIC_HUB, Hub, ProxySettings
 from hubgate.runtime.config import ConfigError, load
+from tests.cases import each
 from tests.fakes.keyring import Keyring
 
 CANARY = "hf_canary_4711"
@@ -52,7 +53,7 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     assert not found.metrics.per_user
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "where"),
     [
         ({"callers": {}}, "callers"),

@@ -15,6 +15,7 @@ from joserfc.jwk import KeySet
 from hubgate.wire import keygen, keys
 from hubgate.wire.keyfile import RECHECK, KeyFile
 from hubgate.wire.keys import SETTLE, KeyFileError
+from tests.cases import each
 from tests.fakes.clock import Clock
 from tests.fakes.keyring import Keyring
 
@@ -99,8 +100,8 @@ def test_pepper_makes_one_key_per_purpose(ring: Keyring, tmp_path: Path) -> None
     assert Keyring.make(tmp_path / "other").proxy.derive("sub") != proxy.derive("sub")
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize(
+@each("reader", READERS)
+@each(
     "content",
     [
         b"",
@@ -136,7 +137,7 @@ def test_missing_files_say_how_to_make_them(reader: str, tmp_path: Path) -> None
         READERS[reader](tmp_path / "nowhere.key")
 
 
-@pytest.mark.parametrize(
+@each(
     ("reader", "file"),
     [
         ("proxy", "proxy_public"),

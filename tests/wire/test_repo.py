@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubgate.wire.repo import MAX_LENGTH, InvalidRepoError, RepoRef, is_sha
+from tests.cases import each
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 WORD = string.ascii_letters + string.digits + "_"
@@ -16,7 +17,7 @@ segments = st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,30}[A-Za-z0-9_])?", ful
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "org", "name", "revision"),
     [
         ("demo/tiny-llama", "demo", "tiny-llama", None),
@@ -38,7 +39,7 @@ def test_names_of_the_hub_are_read(text: str, org: str, name: str, revision: str
     assert repo.id == f"{org}/{name}"
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "",
@@ -145,7 +146,7 @@ def test_long_text_is_refused(text: str) -> None:
         RepoRef.parse(text)
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "sha"),
     [
         (SHA, True),
@@ -170,7 +171,7 @@ def test_a_repo_is_pinned_by_a_sha_alone() -> None:
     assert str(repo.at(SHA)) == f"a/b@{SHA}"
 
 
-@pytest.mark.parametrize("character", [chr(code) for code in range(128)])
+@each("character", [chr(code) for code in range(128)])
 def test_where_each_character_may_stand(character: str) -> None:
     """At the start, inside and at the end of a name and of a revision: every ASCII character, one by one."""
     word = character in string.ascii_letters + string.digits
@@ -184,7 +185,7 @@ def test_where_each_character_may_stand(character: str) -> None:
     assert is_sha(character * 40) is (character in "0123456789abcdef")
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "good"),
     [
         (f"{'o' * 96}/{'n' * 96}@{'r' * 255}", True),  # 449 characters, the longest name there is
@@ -198,7 +199,7 @@ def test_the_greatest_lengths(text: str, good: bool) -> None:
     assert _is_read(text) is good
 
 
-@pytest.mark.parametrize("revision", ["a..b", "a//b", "a/.b", "a/", "a.", "a.lock"])
+@each("revision", ["a..b", "a//b", "a/.b", "a/", "a.", "a.lock"])
 def test_what_no_ref_may_hold(revision: str) -> None:
     """git-check-ref-format(1), rule by rule."""
     assert not _is_read(f"a/b@{revision}")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubgate.wire.secret import Secret
+from tests.cases import each
 
 CANARY = "hf_canary_4711"
 
@@ -22,7 +23,7 @@ class _Holder:
     secret: Secret
 
 
-@pytest.mark.parametrize(
+@each(
     "show",
     [
         repr,
@@ -57,7 +58,7 @@ def test_it_is_not_in_a_traceback() -> None:
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("keep", [pickle.dumps, copy.copy, copy.deepcopy])
+@each("keep", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_it_is_never_copied_or_pickled(keep: Callable[[Secret], object]) -> None:
     """A secret cannot be written to a disk or another process by accident."""
     with pytest.raises(TypeError):
@@ -96,7 +97,7 @@ def test_a_digest_is_made_once() -> None:
     assert secret.digest(b"key") is secret.digest(b"key")
 
 
-@pytest.mark.parametrize("digest", [Secret.digest, Secret.hmac])
+@each("digest", [Secret.digest, Secret.hmac])
 @given(st.text("ab_", min_size=1, max_size=64), st.binary(min_size=32, max_size=32))
 def test_digests_rest_on_the_whole_secret(
     digest: Callable[[Secret, bytes], bytes], text: str, key: bytes

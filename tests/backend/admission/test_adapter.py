@@ -1,6 +1,7 @@
 """Admission: what vLLM could not load, or must not, is told apart before it sees it."""
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.backend.admission.safetensors_files import (
     write_base,
     write_tensors,
 )
+from tests.cases import each
 
 V = "base_model.model.model.layers.0.self_attn.v_proj.lora_"
 
@@ -27,8 +29,9 @@ V = "base_model.model.model.layers.0.self_attn.v_proj.lora_"
 def _judge(
     tmp_path: Path, shapes: Shapes = ADAPTER, base: Shapes = BASE, **config: Any
 ) -> Accepted | Rejected:
-    adapter = write_adapter(tmp_path / "adapter", shapes, **config)
-    return admit(adapter, write_base(tmp_path / "base", base), 16)
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    adapter = write_adapter(folder / "adapter", shapes, **config)
+    return admit(adapter, write_base(folder / "base", base), 16)
 
 
 def _reason(verdict: Accepted | Rejected) -> str:
@@ -41,7 +44,7 @@ def test_a_plain_lora_for_this_base_is_accepted(tmp_path: Path) -> None:
     assert _judge(tmp_path) == Accepted(rank=2, modules=1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("config", "said"),
     [
         ({"peft_type": "IA3"}, "peft_type"),
@@ -85,7 +88,7 @@ def test_features_that_vllm_lacks_are_rejected_by_name(
     assert said in _reason(_judge(tmp_path, **config))
 
 
-@pytest.mark.parametrize(
+@each(
     "config",
     [
         {"use_rslora": True},
@@ -106,7 +109,7 @@ def test_features_that_vllm_has_are_accepted(tmp_path: Path, config: dict[str, A
     assert isinstance(_judge(tmp_path, **config), Accepted)
 
 
-@pytest.mark.parametrize(
+@each(
     ("shapes", "said"),
     [
         ({f"{V}A.weight": (2, 8)}, "only one of"),

@@ -1,9 +1,8 @@
 """Which files are fetched, and which repos are refused before their first byte."""
 
-import pytest
-
 from hubgate.backend.admission.file_selection import Rejected, Selected, select_adapter, select_base
 from hubgate.backend.repo_files import RepoFile
+from tests.cases import each
 
 BIG = 10**9
 
@@ -63,7 +62,7 @@ def test_mistral_weights_are_fetched_once() -> None:
     assert "consolidated.safetensors" in _names(select_base(alone, BIG))
 
 
-@pytest.mark.parametrize(
+@each(
     ("names", "said"),
     [
         (("adapter_config.json", "adapter_model.bin"), "pickle"),
@@ -86,7 +85,7 @@ def test_an_adapter_is_refused_by_its_listing(names: tuple[str, ...], said: str)
     assert said in verdict.reason
 
 
-@pytest.mark.parametrize(
+@each(
     ("names", "said"),
     [
         (("config.json", "pytorch_model.bin"), "pickle"),

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from hubgate.backend.admission.safetensors import MAX_HEADER, MalformedError, Tensor, read_header
 from tests.backend.admission.safetensors_files import header, pack
+from tests.cases import each
 
 ONE_A = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 ONE = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -40,7 +41,7 @@ def test_it_reads_what_the_library_writes(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("entries", "data"),
     [
         ({"a": {**ONE["a"], "data_offsets": [0, 9]}}, 9),

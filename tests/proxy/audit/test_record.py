@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.context import RequestContext
 from hubgate.proxy.errors import STATUS, Denied
 from hubgate.wire.repo import InvalidRepoError, RepoRef
+from tests.cases import each
 from tests.fakes.clock import START
 from tests.fakes.identity import identity
 
@@ -45,7 +45,7 @@ def test_a_good_request_is_granted() -> None:
     assert not one.turned_away
 
 
-@pytest.mark.parametrize("code", STATUS)
+@each("code", STATUS)
 def test_who_is_turned_away_is_denied(code: str) -> None:
     """Refusing the caller or the model is a denial; a failure is no decision."""
     one = context()

@@ -2,7 +2,6 @@
 
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from hubgate.proxy.auth import bearer
 from hubgate.proxy.auth.bearer import MAX_LENGTH, Credential
 from hubgate.proxy.errors import Denied, Dialect
 from hubgate.wire.secret import Secret
+from tests.cases import each
 
 TOKEN = "hf_canary4711"
 ADVICE = "Make another one."
@@ -25,7 +25,7 @@ def outcome(found: Credential | Denied) -> str:
     return found.code if isinstance(found, Denied) else found.secret.reveal()
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         f"Bearer {TOKEN}",
@@ -44,9 +44,7 @@ def test_the_scheme_is_case_insensitive(value: str) -> None:
     assert not found.doubled
 
 
-@pytest.mark.parametrize(
-    "value", [f"Bearer Bearer {TOKEN}", f"Bearer bearer  {TOKEN}", f"bearer BEARER {TOKEN}"]
-)
+@each("value", [f"Bearer Bearer {TOKEN}", f"Bearer bearer  {TOKEN}", f"bearer BEARER {TOKEN}"])
 def test_a_doubled_scheme_is_taken_and_told(value: str) -> None:
     """The SDK sends it when a user writes the scheme into `api_key`."""
     found = parse(("Authorization", value))
@@ -55,7 +53,7 @@ def test_a_doubled_scheme_is_taken_and_told(value: str) -> None:
     assert found.doubled
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         "",
@@ -94,8 +92,8 @@ def test_anything_else_is_refused(value: str) -> None:
     assert TOKEN not in found.message
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-@pytest.mark.parametrize(
+@each("dialect", ["openai", "anthropic"])
+@each(
     "headers",
     [
         [("Authorization", f"Bearer {TOKEN}"), ("authorization", f"Bearer {TOKEN}")],
@@ -151,7 +149,7 @@ def test_every_b64token_is_found(token: str) -> None:
         assert outcome(parse(("Authorization", f"Bearer {token}"))) == token
 
 
-@pytest.mark.parametrize(
+@each(
     ("token", "hub"),
     [
         ("hf_abc", True),
@@ -176,7 +174,7 @@ def test_only_the_hubs_formats_go_to_the_hub(token: str, *, hub: bool) -> None:
     assert bearer.is_hub_token(Secret(token)) is hub
 
 
-@pytest.mark.parametrize(
+@each(
     ("token", "why"),
     [
         ("hf_abc", None),
@@ -195,7 +193,7 @@ def test_why_the_hub_is_not_asked(token: str, why: str | None) -> None:
     assert bearer.unsuitable(Secret(token)) == why
 
 
-@pytest.mark.parametrize("character", [chr(code) for code in range(128)])
+@each("character", [chr(code) for code in range(128)])
 def test_which_characters_a_token_has(character: str) -> None:
     """Every ASCII character, one by one: b64token (RFC 6750) for all; letters, digits, `_` for the Hub's."""
     word = (character.isalnum() and character.isascii()) or character == "_"
@@ -205,9 +203,7 @@ def test_which_characters_a_token_has(character: str) -> None:
     assert bearer.is_well_formed(Secret(f"a{character}")) is (word or character in "-._~+/=")
 
 
-@pytest.mark.parametrize(
-    ("token", "good"), [("a" * 512, True), ("a" * 513, False), ("a" * 511 + "==", False)]
-)
+@each(("token", "good"), [("a" * 512, True), ("a" * 513, False), ("a" * 511 + "==", False)])
 def test_how_long_a_token_may_be(token: str, good: bool) -> None:
     """512 characters, padding included."""
     assert bearer.is_well_formed(Secret(token)) is good

@@ -1,11 +1,10 @@
 """The numbers that callers, operators and the Hub are promised: to change one is a decision, not a slip."""
 
-import pytest
-
 from hubgate.proxy.auth import bearer, old_tokens, unknown_tokens
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("number", "promised"),
     [
         (old_tokens.DAY, 24 * 60 * 60),  # seconds, for the gauge of tokens over age

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hubgate.proxy.auth.policy import CLOCK_LEEWAY_DAYS, READ_PERMISSIONS, CallerPolicy, ModelPolicy
 from hubgate.proxy.settings import Callers, Models, Tokens
 from hubgate.wire.repo import RepoRef
+from tests.cases import each
 from tests.fakes.clock import START
 from tests.fakes.identity import DAY, identity
 
@@ -22,7 +23,7 @@ def decide(callers: dict[str, Any] | None = None, tokens: dict[str, Any] | None 
     return refused.code if refused else "ok"
 
 
-@pytest.mark.parametrize(
+@each(
     ("callers", "verdict"),
     [
         ({"anyone": True}, "ok"),
@@ -41,14 +42,14 @@ def test_only_listed_callers_pass(callers: dict[str, Any], verdict: str) -> None
     assert decide(callers) == verdict
 
 
-@pytest.mark.parametrize("callers", [{}, {"users": []}, {"anyone": False}, {"anyone": True, "users": ["a"]}])
+@each("callers", [{}, {"users": []}, {"anyone": False}, {"anyone": True, "users": ["a"]}])
 def test_callers_must_be_said(callers: dict[str, Any]) -> None:
     """Empty means nobody, and refuses to start; so does saying two things at once."""
     with pytest.raises(ValueError, match=r"nobody|meaningless"):
         Callers(**callers)
 
 
-@pytest.mark.parametrize(
+@each(
     ("role", "verdict"),
     [
         ("read", "ok"),
@@ -80,7 +81,7 @@ def test_an_operator_can_allow_writes() -> None:
     assert decide(None, tokens, role="god") == "insufficient_scope"
 
 
-@pytest.mark.parametrize(
+@each(
     ("days", "when_old", "verdict"),
     [
         (0, "deny", "ok"),
@@ -99,13 +100,13 @@ def test_age_is_limited(days: float, when_old: str, verdict: str) -> None:
     assert decide(None, {"when_old": when_old}, created_at=START - days * DAY) == verdict
 
 
-@pytest.mark.parametrize("when_old", ["deny", "warn"])
+@each("when_old", ["deny", "warn"])
 def test_a_token_without_a_date_is_refused(when_old: str) -> None:
     """What the Hub gives no date for could be of any age."""
     assert decide(None, {"when_old": when_old}, created_at=None) == "token_too_old"
 
 
-@pytest.mark.parametrize(
+@each(
     ("oauth", "expires", "verdict"),
     [
         ("deny", START + 60, "insufficient_scope"),
@@ -138,7 +139,7 @@ def served(models: dict[str, Any], repo: str, globs: tuple[str, ...] = ()) -> bo
     return refused is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("allow", "deny", "repo", "good"),
     [
         (["demo/*"], [], "demo/x", True),
@@ -169,9 +170,7 @@ def test_a_keys_globs_only_narrow() -> None:
     assert not served(models, "alice/x", ("alice/*", "*/*"))
 
 
-@pytest.mark.parametrize(
-    "glob", ["demo", "demo/", "/x", "a/b/c", "demo/x@main", "demo/[ab]", "dé/x", "a/--b", ""]
-)
+@each("glob", ["demo", "demo/", "/x", "a/b/c", "demo/x@main", "demo/[ab]", "dé/x", "a/--b", ""])
 def test_globs_are_names_with_wildcards(glob: str) -> None:
     """What could never match a repo, or mean more than it says, is refused at the start."""
     with pytest.raises(ValueError, match="org/name"):
@@ -199,7 +198,7 @@ def test_the_permissions_that_read() -> None:
     } == READ_PERMISSIONS
 
 
-@pytest.mark.parametrize(
+@each(
     ("block", "verdict"),
     [
         ({"users": ["alice"]}, "caller_not_allowed"),
@@ -208,7 +207,7 @@ def test_the_permissions_that_read() -> None:
         ({"users": ["acme"], "orgs": ["alice"], "fingerprints": ["e" * 16]}, "ok"),
     ],
 )
-@pytest.mark.parametrize("kind", ["access_token", "key"])
+@each("kind", ["access_token", "key"])
 def test_a_block_counts_before_everything(block: dict[str, Any], verdict: str, kind: str) -> None:
     """A user, an organization or a token that is locked out is refused, listed or not, and so is a key."""
     for listed in ({"anyone": True}, {"users": ["alice"]}):
@@ -254,7 +253,7 @@ def test_a_refusal_names_at_most_five_permissions() -> None:
     assert "(p0.write, p1.write, p2.write, p3.write, p4.write)" in refused.message
 
 
-@pytest.mark.parametrize(("role", "told"), [("god", "god"), ("", "unknown")])
+@each(("role", "told"), [("god", "god"), ("", "unknown")])
 def test_a_refusal_names_the_role(role: str, told: str) -> None:
     """A role that the Hub does not give is called unknown."""
     refused = policy().check(identity(role=role), START)
@@ -262,7 +261,7 @@ def test_a_refusal_names_the_role(role: str, told: str) -> None:
     assert f"role is {told}," in refused.message
 
 
-@pytest.mark.parametrize(
+@each(
     ("ahead", "verdict"), [(4.9 * 60, "ok"), (5.1 * 60, "token_too_old"), (0, "ok"), (3600, "token_too_old")]
 )
 def test_clocks_may_differ_by_five_minutes(ahead: float, verdict: str) -> None:
@@ -271,9 +270,7 @@ def test_clocks_may_differ_by_five_minutes(ahead: float, verdict: str) -> None:
     assert pytest.approx(300 / 86400) == CLOCK_LEEWAY_DAYS
 
 
-@pytest.mark.parametrize(
-    ("days", "over"), [(None, False), (-1, False), (0, False), (90, False), (90.001, True), (91.9, True)]
-)
+@each(("days", "over"), [(None, False), (-1, False), (0, False), (90, False), (90.001, True), (91.9, True)])
 def test_what_is_over_age(days: float | None, over: bool) -> None:
     """More than `max_age_days`, to the moment; a token without a date is refused and not counted."""
     who = identity(created_at=None if days is None else START - days * DAY)
@@ -292,7 +289,7 @@ def test_an_old_token_is_told_its_age() -> None:
     assert "91 days old; here 90 days" in refused.message
 
 
-@pytest.mark.parametrize("expires", [START + 0.001, START + 10_000 * DAY])
+@each("expires", [START + 0.001, START + 10_000 * DAY])
 def test_an_oauth_token_has_no_age(expires: float) -> None:
     """It is good to its last moment, however long ago it was made."""
     who = {"kind": "oauth", "role": "", "created_at": START - 5000 * DAY, "expires_at": expires}

@@ -10,6 +10,7 @@ import pytest
 
 from hubgate.demo.catalog import Token
 from hubgate.demo.hub import DemoHub
+from tests.cases import each
 from tests.fakes.answers import raw, whole
 from tests.fakes.engine import RawEngine
 from tests.fakes.raw import RawAnswer
@@ -37,7 +38,7 @@ def app_token(hub: DemoHub, *permissions: str, days: float | None = 1) -> str:
     return issue(hub, role="none", expires_in_days=days, scoped={"alice": permissions})
 
 
-@pytest.mark.parametrize(
+@each(
     ("token", "status", "code"),
     [
         ("hf_demo_writer", 403, "insufficient_scope"),

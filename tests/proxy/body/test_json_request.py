@@ -14,6 +14,7 @@ from hubgate.proxy.body.json_request import InferenceRequest
 from hubgate.proxy.endpoints import ENDPOINTS, Endpoint
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.settings import Request
+from tests.cases import each
 
 CHAT = ENDPOINTS["/v1/chat/completions"]
 COMPLETIONS = ENDPOINTS["/v1/completions"]
@@ -31,7 +32,7 @@ def code(found: object) -> str:
     return found.code if isinstance(found, Denied) else "ok"
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [
         b"",
@@ -95,7 +96,7 @@ def test_without_a_fault_the_same_body_passes() -> None:
     assert code(parse(b'{"messages": [], "model": "a/b"}')) == "ok"
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "param"),
     [({"messages": []}, "model"), ({"model": "a/b"}, "messages"), ({"model": None, "messages": []}, "model")],
 )

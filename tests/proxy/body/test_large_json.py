@@ -18,6 +18,7 @@ from hubgate.proxy.endpoints import ENDPOINTS
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.fields.table import Table, field
 from hubgate.proxy.settings import Request
+from tests.cases import each
 from tests.proxy.fields.test_tables import LEAST, TABLES
 
 CHAT, PLAIN, CLAUDE = "/v1/chat/completions", "/v1/completions", "/v1/messages"
@@ -116,9 +117,9 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sizes", [(READ,), (1448, 7, 30_000, 200_000)])
-@pytest.mark.parametrize("spelled", ["as SDKs do", "loosely", "in ASCII"])
-@pytest.mark.parametrize("name", GOOD)
+@each("sizes", [(READ,), (1448, 7, 30_000, 200_000)])
+@each("spelled", ["as SDKs do", "loosely", "in ASCII"])
+@each("name", GOOD)
 def test_what_is_set_apart_reaches_the_engine(name: str, spelled: str, sizes: tuple[int, ...]) -> None:
     """However a body is spelled and comes, the engine reads what was sent, and most of it is not parsed."""
     path, body = GOOD[name]
@@ -156,8 +157,8 @@ def spoiled(at: float, what: bytes, *, instead: int = 0) -> bytes:
     return raw[:place] + what + raw[place + instead :]
 
 
-@pytest.mark.parametrize("at", [0, 0.1, 0.5, 0.77, 1])
-@pytest.mark.parametrize(
+@each("at", [0, 0.1, 0.5, 0.77, 1])
+@each(
     "what",
     [
         b"\xff",
@@ -186,10 +187,8 @@ def test_a_fault_in_the_midst_of_a_long_string(what: bytes, at: float) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("offset", range(100 - 14, 100 + 14))
-@pytest.mark.parametrize(
-    "what", ["é", "漢", "😀", "\\u00e9", "\\ud83d\\ude00", "\\\\", '\\"', "\\ud83d", "\\ude00"]
-)
+@each("offset", range(100 - 14, 100 + 14))
+@each("what", ["é", "漢", "😀", "\\u00e9", "\\ud83d\\ude00", "\\\\", '\\"', "\\ud83d", "\\ude00"])
 def test_what_lies_across_two_parts(what: str, offset: int) -> None:
     """A character, an escape or a pair that comes in two parts is one; a lone half is still refused."""
     start = b'{"model":"a/b","prompt":"'
@@ -242,7 +241,7 @@ REFUSED: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@each("name", REFUSED)
 def test_what_is_refused_of_a_small_body_is_refused_of_a_large_one(name: str) -> None:
     """A long string beside a fault, or at a fault, hides nothing; the refusal is the same to the letter."""
     path, body = REFUSED[name]
@@ -296,8 +295,8 @@ def held(found: InferenceRequest | Denied) -> int:
     return sum(memoryview(one).nbytes for one in kept.values())
 
 
-@pytest.mark.parametrize("long", [5_000, 20_000, 100_000])
-@pytest.mark.parametrize("short", [10, 1_000, 4_000])
+@each("long", [5_000, 20_000, 100_000])
+@each("short", [10, 1_000, 4_000])
 def test_what_is_held_is_about_what_came(long: int, short: int) -> None:
     """Long texts among short ones keep no more than half as much again, and many short ones nothing."""
     body = {"model": "a/b", "input": (["x" * long] + ["x" * short] * 15) * 16}

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from hubgate.proxy.body import reader as body_module
+from tests.cases import each
 from tests.fakes.answers import chunk
 from tests.fakes.raw import RawClient, request
 from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge, eventually
@@ -73,7 +74,7 @@ async def test_all_bodies_together_are_limited(start_edge: StartEdge, *, chunked
     assert (await edge.chat(user="x" * 2000)).status == 200
 
 
-@pytest.mark.parametrize("value", [b"1,", b"[],", b'{"a":1},', b'"",'])
+@each("value", [b"1,", b"[],", b'{"a":1},', b'"",'])
 async def test_a_body_of_too_many_values(edge: Edge, value: bytes) -> None:
     """A million values are enough; more are refused while they come, before they cost a parse."""
     body = b'{"model":"a/b","messages":[%b' % (value * (body_module.MAX_VALUES + 70_000))
@@ -145,7 +146,7 @@ async def test_a_caller_who_leaves_in_the_body(edge: Edge) -> None:
 BROKEN = [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"ffffffffffffffffff\r\n"]
 
 
-@pytest.mark.parametrize("broken", BROKEN)
+@each("broken", BROKEN)
 async def test_broken_chunks(edge: Edge, broken: bytes) -> None:
     """Chunks that are none are a bad request; nothing of them is repeated."""
     async with RawClient.connect(edge.port) as client:
@@ -193,7 +194,7 @@ async def test_expect_100_continue_without_leave(edge: Edge) -> None:
     assert edge.hub_calls() == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("header", "status", "code"),
     [
         (("Expect", "x"), 417, "expectation_failed"),
@@ -215,9 +216,7 @@ async def test_bodies_of_another_kind(edge: Edge, header: tuple[str, str], statu
     assert edge.engine.requests == []
 
 
-@pytest.mark.parametrize(
-    "kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/json;x=y"]
-)
+@each("kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/json;x=y"])
 async def test_json_by_any_spelling(edge: Edge, kind: str) -> None:
     """The media type counts, not its case or parameters."""
     async with RawClient.connect(edge.port) as client:

@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from hubgate.proxy.endpoints import ENDPOINTS
+from tests.cases import each
 from tests.fakes.answers import chunk, event, head, raw, refusal
 from tests.fakes.forms import (
     FORM,
@@ -179,7 +180,7 @@ async def test_every_refused_row(edge: Edge, path: str) -> None:
     assert edge.engine.wire == b""
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "told"),
     [
         (form(recording(), MODEL), "before `file`"),
@@ -214,7 +215,7 @@ async def test_forms_that_break_in_the_file(edge: Edge, what: str) -> None:
     assert PRIVATE.encode() not in edge.engine.wire
 
 
-@pytest.mark.parametrize(
+@each(
     "kind",
     [
         "application/json",
@@ -230,9 +231,7 @@ async def test_other_bodies(edge: Edge, kind: str) -> None:
     assert edge.engine.wire == b""
 
 
-@pytest.mark.parametrize(
-    "told", ["", "; boundary=", "; boundary=" + "x" * 71, '; boundary="a\tb"', "; boundary=é"]
-)
+@each("told", ["", "; boundary=", "; boundary=" + "x" * 71, '; boundary="a\tb"', "; boundary=é"])
 async def test_boundaries_that_are_none(edge: Edge, told: str) -> None:
     """A form without a boundary as RFC 2046 has it is a bad request."""
     answer = await send(edge, GOOD, headers=[("Content-Type", f"multipart/form-data{told}")])

@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import pytest
-
 from hubgate.proxy.body import json_request
 from hubgate.proxy.endpoints import ENDPOINTS
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.settings import Request
+from tests.cases import each
 
 DATA = "data:image/png;base64,AAAA"
 
@@ -23,7 +22,7 @@ def refused(message: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
+@each(
     "part",
     [
         {"type": "text", "text": "hi"},
@@ -40,7 +39,7 @@ def test_documented_parts_pass(part: dict[str, Any]) -> None:
     assert not refused({"role": "user", "content": [part]})
 
 
-@pytest.mark.parametrize(
+@each(
     "url",
     [
         "http://169.254.169.254/latest/meta-data",
@@ -57,13 +56,13 @@ def test_documented_parts_pass(part: dict[str, Any]) -> None:
         [DATA],
     ],
 )
-@pytest.mark.parametrize("kind", ["image_url", "video_url", "audio_url"])
+@each("kind", ["image_url", "video_url", "audio_url"])
 def test_media_from_elsewhere_are_refused(kind: str, url: Any) -> None:
     """The engine is never told to fetch anything."""
     assert refused({"role": "user", "content": [{"type": kind, kind: {"url": url}}]})
 
 
-@pytest.mark.parametrize(
+@each(
     "part",
     [
         "hi",
@@ -94,13 +93,13 @@ def test_other_parts_are_refused(part: Any) -> None:
     assert refused({"role": "user", "content": [{"type": "text", "text": "hi"}, part]})
 
 
-@pytest.mark.parametrize("key", ["uuid", "prompt_embeds", "cache_salt", "tool_call", "documents"])
+@each("key", ["uuid", "prompt_embeds", "cache_salt", "tool_call", "documents"])
 def test_other_keys_of_a_message_are_refused(key: str) -> None:
     """A message carries the keys of the reference and no others."""
     assert refused({"role": "user", "content": "hi", key: 1})
 
 
-@pytest.mark.parametrize("content", [{"type": "image_url", "image_url": {"url": "http://x"}}, 5, True, {}])
+@each("content", [{"type": "image_url", "image_url": {"url": "http://x"}}, 5, True, {}])
 def test_content_is_text_or_a_list(content: Any) -> None:
     """Content of any other type is refused: what was not walked is not passed on."""
     assert refused({"role": "user", "content": content})

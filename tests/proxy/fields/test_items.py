@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import pytest
-
 from hubgate.proxy.body import json_request
 from hubgate.proxy.endpoints import ENDPOINTS
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.settings import Request
+from tests.cases import each
 
 DATA = "data:image/png;base64,AAAA"
 INSIDE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
@@ -42,7 +41,7 @@ def block_refused(block: Any) -> bool:
     return counted
 
 
-@pytest.mark.parametrize(
+@each(
     "item",
     [
         {"role": "user", "content": "hi"},
@@ -75,7 +74,7 @@ def test_items_that_a_conversation_is_made_of(item: Any) -> None:
     assert not item_refused(item)
 
 
-@pytest.mark.parametrize(
+@each(
     "item",
     [
         "hi",
@@ -116,7 +115,7 @@ def test_other_items_are_refused(item: Any) -> None:
     assert item_refused(item)
 
 
-@pytest.mark.parametrize(
+@each(
     "part",
     [
         {"type": "input_file", "file_id": "f"},
@@ -141,7 +140,7 @@ def test_parts_of_items(part: Any) -> None:
     assert not part_refused({"type": "input_image", "image_url": DATA, "detail": "auto"})
 
 
-@pytest.mark.parametrize(
+@each(
     "kind",
     [
         "mcp",
@@ -170,7 +169,7 @@ def test_tools_of_responses_are_functions(kind: str) -> None:
     assert refused("/v1/responses", "tools", input="x", tools=[function])
 
 
-@pytest.mark.parametrize(
+@each(
     "block",
     [
         {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
@@ -189,7 +188,7 @@ def test_blocks_of_a_conversation(block: Any) -> None:
     assert not block_refused(block)
 
 
-@pytest.mark.parametrize(
+@each(
     "block",
     [
         "hi",
@@ -223,9 +222,7 @@ def test_other_blocks_are_refused(block: Any) -> None:
     assert block_refused(block)
 
 
-@pytest.mark.parametrize(
-    "kind", ["web_search_20260209", "code_execution_20260120", "bash_20250124", "computer_20251124", "mcp"]
-)
+@each("kind", ["web_search_20260209", "code_execution_20260120", "bash_20250124", "computer_20251124", "mcp"])
 def test_tools_of_messages_are_the_callers(kind: str) -> None:
     """Anthropic's server tools are refused by their type."""
     fields: dict[str, Any] = {"messages": [], "max_tokens": 1}
@@ -234,12 +231,10 @@ def test_tools_of_messages_are_the_callers(kind: str) -> None:
     assert refused("/v1/messages", "tools", **fields, tools=[tool, {**tool, "type": kind}])
 
 
-@pytest.mark.parametrize(
+@each(
     "text", [{"content": [{"type": "text", "text": "x"}]}, {"text": "x"}, 5, [["x"]], [{"content": []}], [1]]
 )
-@pytest.mark.parametrize(
-    ("path", "name"), [("/v1/rerank", "documents"), ("/v1/score", "text_2"), ("/v1/rerank", "query")]
-)
+@each(("path", "name"), [("/v1/rerank", "documents"), ("/v1/score", "text_2"), ("/v1/rerank", "query")])
 def test_scores_are_of_texts(path: str, name: str, text: Any) -> None:
     """Multi-modal forms are refused: what is not text is not walked, so it is not passed on."""
     fields = {"query": "x", "documents": ["x"]} if path == "/v1/rerank" else {"text_1": "x", "text_2": "x"}
@@ -247,9 +242,7 @@ def test_scores_are_of_texts(path: str, name: str, text: Any) -> None:
     assert refused(path, name, **{**fields, name: text})
 
 
-@pytest.mark.parametrize(
-    "messages", [[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]]
-)
+@each("messages", [[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]])
 def test_tokenize_walks_messages_as_chat_does(messages: Any) -> None:
     """The rules of chat hold where a conversation is only counted."""
     assert refused("/tokenize", "messages", messages=messages)

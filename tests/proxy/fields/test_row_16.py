@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.fakes.dialects import every_route
 from tests.fakes.running_proxy import BASE, Edge
 from tests.proxy.fields.test_tables import LEAST, TABLES
@@ -39,16 +40,14 @@ async def refused(edge: Edge, path: str, fields: dict[str, Any], status: int, pa
     assert (len(edge.engine.requests), len(edge.backend.asked)) == seen
 
 
-@pytest.mark.parametrize(
-    ("path", "name"), [(path, name) for path in sorted(LEAST) for name in sorted(TABLES[path].refused)]
-)
+@each(("path", "name"), [(path, name) for path in sorted(LEAST) for name in sorted(TABLES[path].refused)])
 async def test_every_refused_row(edge: Edge, path: str, name: str) -> None:
     """Each row that is left out on purpose, on each endpoint."""
     status = 404 if name == "previous_response_id" else 400
     await refused(edge, path, {name: "x"}, status, name)
 
 
-@pytest.mark.parametrize("path", sorted(LEAST))
+@each("path", sorted(LEAST))
 async def test_a_field_that_nobody_knows(edge: Edge, path: str) -> None:
     """A field that is on no list."""
     await refused(edge, path, {"anything_else": 1}, 400, "anything_else")
@@ -59,7 +58,7 @@ def user(part: Any) -> list[Any]:
     return [{"role": "user", "content": [part]}]
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "name", "value"),
     [
         (CHAT, "n", 9),

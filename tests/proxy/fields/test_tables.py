@@ -17,6 +17,7 @@ from hubgate.proxy.endpoints import ENDPOINTS, Endpoint
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.fields.table import Field, Refused, Table, field, refused
 from hubgate.proxy.settings import Request
+from tests.cases import each
 from tests.proxy.fields import engine_models
 
 TABLES: dict[str, Table] = {path: one.fields for path, one in ENDPOINTS.items() if one.fields is not None}
@@ -76,7 +77,7 @@ def test_every_endpoint_that_the_engine_serves_has_a_table() -> None:
     assert {path for path, one in ENDPOINTS.items() if one.kind == "inference"} == LEAST.keys()
 
 
-@pytest.mark.parametrize("path", sorted(TABLES))
+@each("path", sorted(TABLES))
 def test_every_field_of_the_engine_is_decided(path: str) -> None:
     """A field that a vLLM upgrade adds to a request model fails this until somebody decides about it."""
     fields = engine_models.fields(path)
@@ -84,7 +85,7 @@ def test_every_field_of_the_engine_is_decided(path: str) -> None:
     assert fields - known(path) == set()
 
 
-@pytest.mark.parametrize("sdk", sorted(SDKS))
+@each("sdk", sorted(SDKS))
 def test_every_field_of_the_sdks_is_decided(sdk: str) -> None:
     """A field that an SDK documents is in the table, be it let through or refused with a reason."""
     fields = set(cast("dict[str, Any]", SDKS[sdk].__annotations__))
@@ -92,13 +93,13 @@ def test_every_field_of_the_sdks_is_decided(sdk: str) -> None:
     assert fields - known(sdk.rpartition(" ")[2]) == set()
 
 
-@pytest.mark.parametrize("path", sorted(TABLES))
+@each("path", sorted(TABLES))
 def test_the_salt_goes_where_the_engine_reads_it(path: str) -> None:
     """`cache_salt` is set on the routes whose model has it, and on no other."""
     assert ENDPOINTS[path].salted == ("cache_salt" in engine_models.fields(path))
 
 
-@pytest.mark.parametrize("path", JSON_ENDPOINTS)
+@each("path", JSON_ENDPOINTS)
 def test_what_the_proxy_sets(path: str) -> None:
     """The pinned name, the salt and, on responses, `store: false`; nothing else is added."""
     found = parse(path)
@@ -110,14 +111,14 @@ def test_what_the_proxy_sets(path: str) -> None:
     assert sent == {**LEAST[path], **ours}
 
 
-@pytest.mark.parametrize("path", sorted(TABLES))
+@each("path", sorted(TABLES))
 def test_every_row_says_why(path: str) -> None:
     """No row stands without its reason."""
     rows: list[Field | Refused] = [*TABLES[path].allowed.values(), *TABLES[path].refused.values()]
     assert all(len(row.reason) >= 4 for row in rows)
 
 
-@pytest.mark.parametrize("path", JSON_ENDPOINTS)
+@each("path", JSON_ENDPOINTS)
 def test_refused_fields_say_why(path: str) -> None:
     """A field that was left out on purpose is refused by name with its reason, whatever its value."""
     for name, row in TABLES[path].refused.items():
@@ -129,7 +130,7 @@ def test_refused_fields_say_why(path: str) -> None:
             assert row.reason in found.message
 
 
-@pytest.mark.parametrize("path", JSON_ENDPOINTS)
+@each("path", JSON_ENDPOINTS)
 def test_null_is_as_good_as_nothing(path: str) -> None:
     """Clients that write every field, most of them as null, are served."""
     optional = {row.name: None for row in TABLES[path].allowed.values() if not row.required}
@@ -137,7 +138,7 @@ def test_null_is_as_good_as_nothing(path: str) -> None:
     assert isinstance(found, json_request.InferenceRequest)
 
 
-@pytest.mark.parametrize("path", JSON_ENDPOINTS)
+@each("path", JSON_ENDPOINTS)
 def test_a_wrong_type_is_named(path: str) -> None:
     """A value that is of no type a field takes is refused under the field's name."""
     for row in TABLES[path].allowed.values():
@@ -148,7 +149,7 @@ CHAT, PLAIN, RESPONSES, CLAUDE = "/v1/chat/completions", "/v1/completions", "/v1
 EMBED, RERANK, SCORE, TOKENIZE = "/v1/embeddings", "/v1/rerank", "/v1/score", "/tokenize"
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "name", "most"),
     [
         (CHAT, "n", 8),
@@ -173,7 +174,7 @@ def test_numbers_are_whole_and_within_their_cap(path: str, name: str, most: int)
         assert refusal(path, **{name: value}).param == name
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "name", "item", "most"),
     [
         (PLAIN, "prompt", "x", 8),
@@ -196,7 +197,7 @@ def test_lists_are_of_bounded_length(path: str, name: str, item: Any, most: int)
     assert refusal(path, **{name: [item] * (most + 1)}).param == name
 
 
-@pytest.mark.parametrize(("path", "name"), [(PLAIN, "prompt"), (EMBED, "input")])
+@each(("path", "name"), [(PLAIN, "prompt"), (EMBED, "input")])
 def test_a_list_of_token_ids_is_one_prompt(path: str, name: str) -> None:
     """Thousands of token ids are one text; with anything else among them they are counted one by one."""
     assert isinstance(parse(path, **{name: [1] * 5000}), json_request.InferenceRequest)
@@ -204,16 +205,14 @@ def test_a_list_of_token_ids_is_one_prompt(path: str, name: str) -> None:
         assert refusal(path, **{name: mixed}).param == name
 
 
-@pytest.mark.parametrize(
-    ("prompts", "n", "good"), [(8, 1, True), (1, 8, True), (2, 4, True), (3, 3, False), (8, 2, False)]
-)
+@each(("prompts", "n", "good"), [(8, 1, True), (1, 8, True), (2, 4, True), (3, 3, False), (8, 2, False)])
 def test_prompts_times_answers_are_capped(prompts: int, n: int, *, good: bool) -> None:
     """Every prompt is answered `n` times, so it is their product that keeps within `max_n`."""
     found = parse(PLAIN, prompt=["x"] * prompts, n=n)
     assert isinstance(found, Denied) is not good
 
 
-@pytest.mark.parametrize("logprobs", [0, 1, 20])
+@each("logprobs", [0, 1, 20])
 def test_log_probabilities_of_a_prompt_are_refused(logprobs: int) -> None:
     """Neither by name nor by `echo`: with adapters they end the engine, and everybody's requests with it."""
     assert refusal(PLAIN, echo=True, logprobs=logprobs).param == "echo"
@@ -244,7 +243,7 @@ def deep(levels: int) -> dict[str, Any]:
     return value
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "name", "wrap"),
     [
         (CHAT, "tools", lambda x: [{"type": "function", "function": {"name": "f", "parameters": x}}]),
@@ -271,7 +270,7 @@ def test_free_json_is_bounded(path: str, name: str, wrap: Any) -> None:
     assert "bytes long" in refusal(path, **{name: wrap({"a": "x" * 600_000})}).message
 
 
-@pytest.mark.parametrize(
+@each(
     "outputs",
     [
         {"regex": "x" * 4097},
@@ -288,7 +287,7 @@ def test_grammars_are_bounded(outputs: dict[str, Any]) -> None:
     assert refusal(CHAT, structured_outputs=outputs).param == "structured_outputs"
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "fields"),
     [
         (SCORE, {"queries": "x", "documents": "y"}),

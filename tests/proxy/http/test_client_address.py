@@ -2,14 +2,13 @@
 
 from ipaddress import ip_network
 
-import pytest
-
 from hubgate.proxy.http.client_address import ClientAddresses
+from tests.cases import each
 
 TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
 
-@pytest.mark.parametrize(
+@each(
     ("peer", "forwarded", "expected"),
     [
         ("198.51.100.7", [], "198.51.100.7"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cases import each
 from tests.fakes.answers import chunk
 from tests.fakes.raw import RawClient
 from tests.fakes.running_proxy import ALICE, CHAT, Edge, eventually
@@ -28,7 +29,7 @@ SIZE = b"%x" % len(BODY)
 CANARY_BYTES = CANARY.encode()
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         post(CHUNKED, body=CHUNKS),
@@ -49,7 +50,7 @@ async def test_row_1_nothing_is_smuggled(edge: Edge, smuggled: bytes) -> None:
     await refused(edge, post(CHUNKED, length=b"Content-Length: 4", body=b"0\r\n\r\n" + smuggled))
 
 
-@pytest.mark.parametrize(
+@each(
     "lines",
     [
         [LENGTH, LENGTH],
@@ -74,13 +75,13 @@ async def test_row_1_lengths_that_are_none(edge: Edge, lines: list[bytes]) -> No
     await refused(edge, post(*lines, length=b""))
 
 
-@pytest.mark.parametrize("value", [b"%d ", b"\t%d", b" %d\t"])
+@each("value", [b"%d ", b"\t%d", b" %d\t"])
 async def test_space_around_a_length(edge: Edge, value: bytes) -> None:
     """Optional whitespace is not part of a value (RFC 9110, section 5.5)."""
     await served(edge, post(length=b"Content-Length:" + value % len(BODY)))
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         b"gzip, chunked",
@@ -105,7 +106,7 @@ async def test_row_3_odd_transfer_codings(edge: Edge, value: bytes) -> None:
     await refused(edge, post(b"Transfer-Encoding: " + value, length=b"", body=CHUNKS))
 
 
-@pytest.mark.parametrize("first", [b"chunked", b"identity", b"gzip"])
+@each("first", [b"chunked", b"identity", b"gzip"])
 async def test_row_3_transfer_coding_twice(edge: Edge, first: bytes) -> None:
     """Two Transfer-Encoding lines are refused, equal ones too."""
     await refused(edge, chunked(CHUNKS, b"Transfer-Encoding: " + first))
@@ -246,7 +247,7 @@ async def test_empty_lines_before_a_request(edge: Edge, before: bytes) -> None:
     await served(edge, before + post())
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         CANARY_BYTES + b"\r\n\r\n",

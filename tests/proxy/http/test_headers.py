@@ -4,6 +4,7 @@ import string
 
 import pytest
 
+from tests.cases import each
 from tests.fakes.raw import RawClient
 from tests.fakes.running_proxy import ALICE, BOB, Edge
 from tests.proxy.http.conftest import CANARY
@@ -15,14 +16,14 @@ TOKEN = set((string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode())
 SECRET = b"Authorization: Bearer " + CANARY.encode()
 
 
-@pytest.mark.parametrize("byte", sorted({*range(0x20), 0x7F} - {0x09}))
+@each("byte", sorted({*range(0x20), 0x7F} - {0x09}))
 async def test_controls_in_a_value(edge: Edge, byte: int) -> None:
     """A control character in a value is 400, close, 0-up (RFC 9110, section 5.5)."""
     for value in (b"X: a%cb", b"X: %cab", b"X: ab%c", b"X: a%cY: b"):
         await refused(edge, post(value % byte))
 
 
-@pytest.mark.parametrize("byte", sorted({*range(256)} - TOKEN - {ord(":")}))
+@each("byte", sorted({*range(256)} - TOKEN - {ord(":")}))
 async def test_bytes_that_belong_in_no_name(edge: Edge, byte: int) -> None:
     """A name is a token: a space, a separator, a control or a byte beyond ASCII is 400, close, 0-up."""
     await refused(edge, post(b"X%cY: a" % byte))
@@ -30,7 +31,7 @@ async def test_bytes_that_belong_in_no_name(edge: Edge, byte: int) -> None:
     await refused(edge, post(b"%cX: a" % byte))
 
 
-@pytest.mark.parametrize(
+@each(
     "line",
     [
         b": a",
@@ -57,10 +58,8 @@ async def test_a_fold_before_the_first_header(edge: Edge) -> None:
     await refused(edge, post(host=b" Host: hubgate\r\nHost: hubgate"))
 
 
-@pytest.mark.parametrize(
-    "value", [b"\x80", b"\xff\xfe", "ä".encode(), "ä".encode("latin-1"), "\u2028".encode()]
-)
-@pytest.mark.parametrize("name", [b"X-Anything", b"Accept", b"traceparent", b"tracestate", b"X-Request-Id"])
+@each("value", [b"\x80", b"\xff\xfe", "ä".encode(), "ä".encode("latin-1"), "\u2028".encode()])
+@each("name", [b"X-Anything", b"Accept", b"traceparent", b"tracestate", b"X-Request-Id"])
 async def test_bytes_beyond_ascii_in_a_value(edge: Edge, name: bytes, value: bytes) -> None:
     """They are allowed (RFC 9110, section 5.5, obs-text), mean nothing, and are not sent on."""
     answer = await served(edge, post(name + b": a" + value))
@@ -104,7 +103,7 @@ async def test_row_7_no_name_stands_for_ours(edge: Edge, more: list[bytes]) -> N
     assert not any("_" in name for name, _ in received.headers)
 
 
-@pytest.mark.parametrize(
+@each(
     "line",
     [
         b"User-Agent: kube-probe/1.29",
@@ -134,8 +133,8 @@ async def test_row_8_nothing_stands_for_a_credential(edge: Edge, line: bytes) ->
     assert answer.header("WWW-Authenticate") == "Bearer"
 
 
-@pytest.mark.parametrize("where", ["line", "name", "value"])
-@pytest.mark.parametrize("size", [9_000, 100_000])
+@each("where", ["line", "name", "value"])
+@each("size", [9_000, 100_000])
 async def test_row_13_long_lines(edge: Edge, where: str, size: int) -> None:
     """A request line, a name or a value of 9 KB is 431, close, 0-up."""
     long = b"a" * size
@@ -226,7 +225,7 @@ async def test_row_11_two_expectations(edge: Edge) -> None:
         await refused(edge, post(*more), "expectation_failed", closed=False, known=True)
 
 
-@pytest.mark.parametrize("value", [b"x", b"100-continue, x", b"200-ok", b"100-continue=1", b""])
+@each("value", [b"x", b"100-continue, x", b"200-ok", b"100-continue=1", b""])
 async def test_row_11_expectations(edge: Edge, value: bytes) -> None:
     """The one expectation that can be met is 100-continue: 417, 0-up."""
     await refused(edge, post(b"Expect: " + value), "expectation_failed", closed=False, known=True)

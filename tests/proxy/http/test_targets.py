@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hubgate.proxy.endpoints import ENDPOINTS
+from tests.cases import each
 from tests.fakes.raw import RawClient
 from tests.fakes.running_proxy import CHAT, Edge
 from tests.proxy.http.speech import AUTH, HEALTH, HOST, alive, head, post, refused, served
@@ -43,14 +44,14 @@ def at(target: bytes, method: bytes = b"POST") -> bytes:
     return post(line=method + b" " + target + b" HTTP/1.1")
 
 
-@pytest.mark.parametrize("host", HOSTS_THAT_ARE_NONE)
+@each("host", HOSTS_THAT_ARE_NONE)
 async def test_row_5_hosts_that_are_none(edge: Edge, host: bytes) -> None:
     """A Host with a path, a user, a space or nothing is 400, close, 0-up."""
     await refused(edge, post(host=b"Host: " + host))
     await refused(edge, head(b"GET /health HTTP/1.1", b"Host: " + host))
 
 
-@pytest.mark.parametrize("more", [b"Host: hubgate", b"Host: other", b"host: hubgate"])
+@each("more", [b"Host: hubgate", b"Host: other", b"host: hubgate"])
 async def test_row_5_two_hosts(edge: Edge, more: bytes) -> None:
     """Two Host lines are 400, equal ones too (RFC 9112, section 3.2)."""
     await refused(edge, post(more))
@@ -69,7 +70,7 @@ async def test_hosts(edge: Edge, host: bytes) -> None:
     await served(edge, post(host=b"Host: " + host))
 
 
-@pytest.mark.parametrize(
+@each(
     "target",
     [
         b"http://evil/",
@@ -87,13 +88,13 @@ async def test_hosts(edge: Edge, host: bytes) -> None:
         b"\\v1\\models",
     ],
 )
-@pytest.mark.parametrize("method", [b"GET", b"POST", b"OPTIONS"])
+@each("method", [b"GET", b"POST", b"OPTIONS"])
 async def test_row_5_targets_that_are_no_path(edge: Edge, method: bytes, target: bytes) -> None:
     """Absolute, authority and asterisk form: this is no forward proxy. 400, close, 0-up."""
     await refused(edge, at(target, method))
 
 
-@pytest.mark.parametrize("byte", [*range(0x20), 0x7F, 0x80, 0xC3, 0xFF])
+@each("byte", [*range(0x20), 0x7F, 0x80, 0xC3, 0xFF])
 async def test_row_5_targets_with_bytes_that_belong_in_none(edge: Edge, byte: int) -> None:
     """Controls and bytes beyond ASCII must be escaped in a target (RFC 3986): 400, close, 0-up."""
     for target in (CHAT.encode() + b"%c", b"%c" + CHAT.encode(), CHAT.encode() + b"?%cx"):
@@ -147,7 +148,7 @@ CONFUSED = [
 ]
 
 
-@pytest.mark.parametrize("path", CONFUSED)
+@each("path", CONFUSED)
 async def test_row_9_path_confusion(edge: Edge, path: str) -> None:
     """No path is normalised or decoded on its way to the table: 404 for everybody, 0-up, 0-hub."""
     for method in (b"GET", b"POST"):
@@ -194,7 +195,7 @@ async def test_row_10_the_engines_own_routes(edge: Edge) -> None:
     assert edge.hub_calls("alice") == []
 
 
-@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "GET", "HEAD"])
+@each("method", ["OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "GET", "HEAD"])
 async def test_methods_outside_the_table(edge: Edge, method: str) -> None:
     """A known path with another method is 405 with `Allow`, an unknown one 404; neither asks anybody."""
     for target, code in ((CHAT, 405), ("/nowhere", 404)):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cases import each
 from tests.fakes.raw import RawClient
 from tests.fakes.running_proxy import CHAT, Edge
 from tests.proxy.http.speech import AUTH, LENGTH, LINE, alive, head, post, refused, served
@@ -15,7 +16,7 @@ def line(version: bytes) -> bytes:
     return f"POST {CHAT} ".encode() + version
 
 
-@pytest.mark.parametrize("version", [b"0.9", b"1.2", b"1.9", b"2.0", b"3.0", b"9.9", b"0.0"])
+@each("version", [b"0.9", b"1.2", b"1.9", b"2.0", b"3.0", b"9.9", b"0.0"])
 async def test_row_4_other_versions(edge: Edge, version: bytes) -> None:
     """A version that is well written and not ours is 505 (RFC 9110, section 15.6.6), close, 0-up."""
     await refused(edge, post(line=line(b"HTTP/" + version)), "http_version")
@@ -33,7 +34,7 @@ async def test_row_4_http_0_9(edge: Edge, data: bytes) -> None:
     await refused(edge, data, "http_version")
 
 
-@pytest.mark.parametrize(
+@each(
     "version",
     [
         b"HTTP/3",
@@ -113,7 +114,7 @@ async def test_row_11_upgrades_are_declined(edge: Edge, upgrade: tuple[bytes, ..
     assert b"pgrade" not in edge.engine.wire
 
 
-@pytest.mark.parametrize("target", ["evil:443", "/health", CHAT, "*", "http://evil/"])
+@each("target", ["evil:443", "/health", CHAT, "*", "http://evil/"])
 async def test_connect(edge: Edge, target: str) -> None:
     """CONNECT asks for a tunnel, which is never given: 400, close, 0-up."""
     await refused(edge, head(f"CONNECT {target} HTTP/1.1".encode(), b"Host: x", AUTH, LENGTH))

@@ -1,11 +1,10 @@
 """The numbers that callers, operators and the Hub are promised: to change one is a decision, not a slip."""
 
-import pytest
-
 from hubgate.proxy.hub import breaker, cache, client, cooldown, transport
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("number", "promised"),
     [
         (breaker.THRESHOLD, 5),  # failures in a row

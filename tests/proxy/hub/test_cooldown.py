@@ -1,8 +1,7 @@
 """The silence that a 429 asks for: how long, for whom, and in bounded memory."""
 
-import pytest
-
 from hubgate.proxy.hub.cooldown import DEFAULT, MAX_ACCOUNTS, MAXIMUM, Cooldown
+from tests.cases import each
 from tests.fakes.clock import Clock
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
@@ -12,7 +11,7 @@ def cooldown(clock: Clock | None = None) -> Cooldown:
     return Cooldown(clock or Clock(), lambda: NOW)
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "seconds"),
     [
         ({"Retry-After": "7"}, 7),

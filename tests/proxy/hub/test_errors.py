@@ -1,10 +1,9 @@
 """The tables of docs/hub.md, row by row: which refusal each answer of the Hub becomes, without a network."""
 
-import pytest
-
 from hubgate.proxy.hub.errors import HubErrors, Unsuitable, advice, not_found
 from hubgate.proxy.hub.schemas import HubResponse, unavailable
 from hubgate.wire.repo import RepoRef
+from tests.cases import each
 
 URL = "https://hub.example"
 REPO = RepoRef("acme", "model", "v1")
@@ -18,7 +17,7 @@ def said(status: int, reason: str = "", error: str = "") -> HubResponse:
     return HubResponse(status, {"X-Error-Message": reason, "X-Error-Code": error}, b"")
 
 
-@pytest.mark.parametrize(
+@each(
     ("answer", "code", "words"),
     [
         (said(401, "User Access Token has expired"), "token_expired", "has expired"),
@@ -44,15 +43,13 @@ def test_what_a_refusal_of_the_hub_becomes(answer: HubResponse, code: str, words
     assert words in refused.message
 
 
-@pytest.mark.parametrize("status", [200, 204, 301, 304, 400, 402, 405, 410, 418, 451, 500])
+@each("status", [200, 204, 301, 304, 400, 402, 405, 410, 418, 451, 500])
 def test_what_is_not_in_the_table_is_an_outage(status: int) -> None:
     """A status that the Hub is not known for allows nothing, and is remembered as nothing."""
     assert REFUSALS.of_repo(said(status), REPO) == unavailable()
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"), [("organization", "api_org_"), ("exchanged", "hf_jwt_"), ("other", "hf_.")]
-)
+@each(("kind", "words"), [("organization", "api_org_"), ("exchanged", "hf_jwt_"), ("other", "hf_.")])
 def test_tokens_that_no_person_has(kind: Unsuitable, words: str) -> None:
     """The answer names the form that was sent, and what to make instead."""
     refused = REFUSALS.of_kind(kind)

@@ -3,9 +3,9 @@
 from typing import Any
 
 import msgspec
-import pytest
 
 from hubgate.proxy.hub.schemas import Auth, FineGrained, HubResponse, ModelInfo, Refs, WhoAmI, unavailable
+from tests.cases import each
 
 WHO: dict[str, Any] = {
     "id": "1",
@@ -55,13 +55,13 @@ def test_refs_are_read_in_the_hubs_words() -> None:
     assert answer(b'{"id": "a/b", "sha": "c"}').decode(ModelInfo).siblings == []
 
 
-@pytest.mark.parametrize("status", [*range(200, 210), *range(300, 310), 401, 404])
+@each("status", [*range(200, 210), *range(300, 310), 401, 404])
 def test_what_a_redirect_is(status: int) -> None:
     """301, 302, 307 and 308 (RFC 9110, section 15.4) lead on; 303, 304 and the rest do not."""
     assert answer(status=status).redirects is (status in {301, 302, 307, 308})
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "reason"),
     [
         (answer(b'{"error": "body"}', X_Error_Message="header"), "header"),
@@ -81,14 +81,14 @@ def test_the_hubs_own_words(given: HubResponse, reason: str) -> None:
     assert given.reason == reason
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"id": 1, "name": "a"}', b'{"id": "\xff"}'])
+@each("body", [b"", b"{", b"[]", b'{"id": 1, "name": "a"}', b'{"id": "\xff"}'])
 def test_nonsense_is_an_outage(body: bytes) -> None:
     """An answer that cannot be read is no denial."""
     assert answer(body).decode(WhoAmI) == unavailable()
 
 
-@pytest.mark.parametrize(("asked", "told"), [(None, 5), (7, 7), (1, 1), (0.2, 1), (0, 1)])
-@pytest.mark.parametrize("own", [False, True])
+@each(("asked", "told"), [(None, 5), (7, 7), (1, 1), (0.2, 1), (0, 1)])
+@each("own", [False, True])
 def test_when_to_come_again(asked: float | None, told: float, *, own: bool) -> None:
     """As long as is known, 5 s where nothing is, and never less than 1 s."""
     found = unavailable(own=own) if asked is None else unavailable(asked, own=own)

@@ -6,6 +6,7 @@ import pytest
 
 from hubgate.proxy.limits.allowances import Allowances
 from hubgate.proxy.settings import Limits, LocalKey
+from tests.cases import each
 from tests.fakes.identity import identity
 
 OVERRIDES: dict[str, Any] = {
@@ -24,7 +25,7 @@ def key(name: str, **numbers: int) -> LocalKey:
     return LocalKey.model_validate(fields)
 
 
-@pytest.mark.parametrize(
+@each(
     ("user", "orgs", "expected"),
     [
         ("bob", [], (600, 1000, 64, 30)),
@@ -57,7 +58,7 @@ def test_a_keys_own_limits_go_first() -> None:
     assert found.of(identity(user="bob", token_name="ci")).requests_per_minute == 600
 
 
-@pytest.mark.parametrize(
+@each(
     "overrides",
     [
         {"groups": {}},

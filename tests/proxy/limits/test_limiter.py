@@ -8,6 +8,7 @@ from hubgate.proxy.errors import Denied
 from hubgate.proxy.limits.limiter import Limiter, Permit
 from hubgate.proxy.limits.memory_counters import MemoryCounters
 from hubgate.proxy.settings import Limits as LimitSettings
+from tests.cases import each
 from tests.fakes.clock import Clock
 from tests.fakes.identity import identity
 from tests.fakes.lines import by_name
@@ -181,8 +182,8 @@ async def test_new_numbers_count_from_the_next_request_on() -> None:
 NUMBERS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "cold_loads_per_hour")
 
 
-@pytest.mark.parametrize("value", [0, -1])
-@pytest.mark.parametrize("key", NUMBERS)
+@each("value", [0, -1])
+@each("key", NUMBERS)
 def test_nothing_means_unlimited(key: str, value: int) -> None:
     """0 is refused: it could be read as none or as without end."""
     wrong: dict[str, Any] = {key: value}
@@ -202,7 +203,7 @@ def test_storages(storage: str) -> None:
     assert storage not in repr(found)
 
 
-@pytest.mark.parametrize(
+@each(
     "storage",
     [
         "",

@@ -16,6 +16,7 @@ from hubgate.proxy.upstream import engine_connection as engines
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
 from hubgate.proxy.upstream.engine_connection import BrokenError
 from hubgate.proxy.upstream.response_head import ResponseHead
+from tests.cases import each
 from tests.fakes import answers
 
 START = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
@@ -245,9 +246,7 @@ async def test_a_header_that_nobody_reads_may_differ() -> None:
     assert len(set(map(id, caller.heads))) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["traceparent", "x-request-id", "x-forwarded-for", "authorization", "accept"]
-)
+@each("name", ["traceparent", "x-request-id", "x-forwarded-for", "authorization", "accept"])
 async def test_a_header_that_somebody_reads_may_not(name: str) -> None:
     """Each such request has a head of its own, with its own value."""
     caller = Caller()
@@ -280,7 +279,7 @@ async def test_what_comes_in_pieces_goes_to_the_parser() -> None:
     assert [read.startswith(START) for read in parser.reads] == [True, True, True, False, False]
 
 
-@pytest.mark.parametrize(
+@each(
     "message",
     [
         b"",

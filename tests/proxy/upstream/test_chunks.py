@@ -13,6 +13,7 @@ from hubgate.proxy.upstream.chunks import content
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
 from hubgate.proxy.upstream.engine_connection import BrokenError, EngineConnection
 from hubgate.proxy.upstream.response_head import ResponseHead
+from tests.cases import each
 from tests.fakes.answers import chunk, head
 
 HEAD = head(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
@@ -149,7 +150,7 @@ def test_a_whole_chunk(data: bytes) -> None:
     ] * 4
 
 
-@pytest.mark.parametrize("data", [b"", END, *MALFORMED.values(), *ODD.values()])
+@each("data", [b"", END, *MALFORMED.values(), *ODD.values()])
 def test_everything_else(data: bytes) -> None:
     """The last chunk, more or less than one, and what is not written plainly are left to the parser."""
     if data != ODD["of nothing but its end"] and data != ODD["zeros before"]:
@@ -173,7 +174,7 @@ async def test_whole_chunks_pass_by_the_parser() -> None:
     assert (taken.body, whole, taken.chunks) == (EVENT * 15, True, chunks[1:])
 
 
-@pytest.mark.parametrize(
+@each(
     "reads",
     [
         (chunk(EVENT) * 3, chunk(EVENT)),
@@ -190,8 +191,8 @@ async def test_the_parser_is_passed_by_again(reads: tuple[bytes, ...]) -> None:
     assert taken.chunks[-1] == chunk(b"last")
 
 
-@pytest.mark.parametrize("inner", [chunk(EVENT), chunk(b"x"), END, MALFORMED["sign"]])
-@pytest.mark.parametrize("cut", [0, 1, 7])
+@each("inner", [chunk(EVENT), chunk(b"x"), END, MALFORMED["sign"]])
+@each("cut", [0, 1, 7])
 async def test_what_looks_like_a_chunk_within_one(inner: bytes, cut: int) -> None:
     """Content is never taken for framing, wherever a read begins and ends."""
     outer = chunk(EVENT[:cut] + inner + inner)
@@ -212,7 +213,7 @@ async def test_malformed_chunks_break_the_answer(chunked: bytes) -> None:
     assert taken.chunks == before[1:]
 
 
-@pytest.mark.parametrize("last", [END, b"0\r\nX-A: b\r\n\r\n", b"0;a=b\r\n\r\n", b"00\r\n\r\n"])
+@each("last", [END, b"0\r\nX-A: b\r\n\r\n", b"0;a=b\r\n\r\n", b"00\r\n\r\n"])
 async def test_the_end(last: bytes) -> None:
     """The last chunk, with trailers or without, ends the answer; then another answer needs a head."""
     pool = ConnectionPool(5)

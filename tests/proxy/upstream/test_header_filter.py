@@ -1,10 +1,10 @@
 """Which headers cross: an allow-list each way."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hubgate.proxy.upstream import header_filter
+from tests.cases import each
 from tests.fakes.lines import by_name
 
 OURS = {
@@ -44,7 +44,7 @@ def test_tracing_and_accept_pass() -> None:
     assert found.keys() - OURS == {"traceparent", "tracestate", "accept"}
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "Authorization",

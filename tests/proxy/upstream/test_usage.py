@@ -3,11 +3,11 @@
 import itertools
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hubgate.proxy.upstream.usage import MAX_PLAIN, TAIL, UsageEventFilter, UsageMeter
+from tests.cases import each
 from tests.fakes.answers import DONE, completed, event
 
 PLAIN = msgspec.json.encode(completed("a/b@c", usage=(7, 5)))
@@ -36,15 +36,13 @@ def test_usage_is_found_however_the_bytes_are_cut(cuts: list[int]) -> None:
     assert usage(*split(STREAM + event(LAST) + DONE, cuts), streaming=True) == (7, 5)
 
 
-@pytest.mark.parametrize("end", [DONE, b"", b"data: [DONE]", b"\r\n"])
+@each("end", [DONE, b"", b"data: [DONE]", b"\r\n"])
 def test_usage_stands_before_the_end(end: bytes) -> None:
     """The last event that has a usage is found with or without `[DONE]`."""
     assert usage(STREAM, event(LAST), end, streaming=True) == (7, 5)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b'{"usage":null}', b'{"usage":{"prompt_tokens":"x"}}', b"\xff"]
-)
+@each("body", [b"", b"{", b"[]", b"null", b'{"usage":null}', b'{"usage":{"prompt_tokens":"x"}}', b"\xff"])
 def test_answers_without_usage(body: bytes) -> None:
     """What has no counts, or none that can be read, is not counted."""
     assert usage(body, streaming=False) is None
@@ -64,7 +62,7 @@ def test_vast_answers_are_not_kept() -> None:
     assert usage(*[STREAM] * 300, event(LAST), DONE, streaming=True) == (7, 5)
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "told"),
     [
         (b'{"usage":{"prompt_tokens":3}}', (3, 0)),
@@ -128,7 +126,7 @@ def test_only_the_event_of_usage_is_withheld(cuts: list[int], done: bool) -> Non
     assert b"".join(passed) + withheld.rest() == STREAM + end
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         event({"choices": [], "usage": None}),
@@ -153,7 +151,7 @@ def test_little_waits_for_the_end_of_an_event() -> None:
     assert passed >= 100_000 - 2 * TAIL
 
 
-@pytest.mark.parametrize(
+@each(
     ("told", "counts"),
     [
         ({"usage": {"input_tokens": 7, "output_tokens": 5}}, (7, 5)),
