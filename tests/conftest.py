@@ -58,6 +58,13 @@ def _no_settings_of_this_machine() -> Iterator[None]:
         yield
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Read no file without such tests where only what needs the sources is run (a hook of pytest)."""
+    if not config.option.markexpr.startswith("inside") or not collection_path.match("test_*.py"):
+        return None
+    return "mark.inside" not in collection_path.read_text(encoding="utf-8") or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what needs the sources to a run of its own, if need be (a hook of pytest)."""
     inside = [item for item in items if build.compiled() and item.get_closest_marker("inside")]
