@@ -79,6 +79,12 @@ def pytest_sessionstart() -> None:
         pytest.exit(f"{told}: `make compiled`, or INTERPRETED=1 to do without", returncode=2)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Start workers where they are worth their start: for more than one file (a hook of pytest-xdist)."""
+    files = {Path(argument.partition("::")[0]) for argument in config.args}
+    return 0 if len(files) == 1 and all(map(Path.is_file, files)) else 2
+
+
 class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
     """What runs on the one real engine goes to one worker, in order; the rest to whoever is free."""
 
