@@ -43,8 +43,8 @@ def fresh() -> dict[tuple[str, str], Mapping[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """Load the base model and its tokenizer with transformers, for one thread: more only wait for each other."""
-    torch.set_num_threads(1)
+    """Load the base model and its tokenizer with transformers."""
+    torch.set_num_threads(1)  # for a model so small two only get in each other's way
     folder = tmp_path_factory.mktemp("base") / "model"
     weights.write(weights.tiny_llama(), folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)

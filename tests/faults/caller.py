@@ -78,9 +78,10 @@ async def left(stack: Stack, model: str, temperature: Temperature) -> Outcome:
 async def held(stack: Stack, temperature: Temperature) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Requests come as far as the download, or with a warm model the engine; wait until one is there."""
     if temperature == "all warm":
+        before = stack.switches.fired("wait")
 
         async def there() -> bool:
-            return stack.switches.fired("wait") > 0
+            return stack.switches.fired("wait") > before
 
         with stack.switches.on("wait"):
             yield lambda: eventually(there)

@@ -1,7 +1,7 @@
 """One cell of the matrix, from the temperature to the good request at its end."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from tests.faults.footprint import Footprint
 from tests.faults.stack import Stack
 
 BASE, ADAPTER = "demo/tiny-llama", "demo/public-lora"
-COLDER: Mapping[Temperature, str] = {"base cold": "demo/tiny-qwen", "adapter cold": "demo/second-lora"}
+COLDER_BASE = "demo/tiny-qwen"
 ASKED: Mapping[Temperature, str] = {"base cold": BASE, "adapter cold": ADAPTER, "all warm": ADAPTER}
 WARM: Mapping[Temperature, tuple[str, ...]] = {
     "base cold": (),
@@ -34,21 +34,42 @@ EXPECTED: Mapping[str, Mapping[Temperature, Outcome]] = msgspec.convert(
 
 async def run(fault: str, temperature: Temperature, folder: Path, repos: Path, calm: Footprint) -> Outcome:
     """Measure a cell in an empty folder, and see that it leaves no more than `calm`."""
-    chosen = FAULTS[fault]
-    async with DemoHub.start(repos=repos) as hub, Stack.start(folder, hub, engines=chosen.engines) as stack:
-        await prepare(stack, temperature)
-        model = ASKED[temperature]
-        async with chosen.inject(stack, model) as fired:
-            outcome = await chosen.ask(stack, model, temperature)
-            if not await fired():
-                # The temperature keeps it from this caller: a colder one meets it, or it is not there.
-                await _meets(stack, fault, chosen.ask, chosen.colder)
-                assert await fired()
-                assert await plain(stack, model, temperature) == Outcome(status=200, code="ok")
-        backoff = await until_good(stack, model)
-        await settled(folder, calm)
+    (outcome,) = await run_all((fault,), temperature, folder, repos, calm)
+    return outcome
+
+
+async def run_all(
+    faults: Sequence[str], temperature: Temperature, folder: Path, repos: Path, calm: Footprint
+) -> list[Outcome]:
+    """Measure cells one after the other in one stack, for what is as warm after a fault as before.
+
+    All have the first one's settings of engines. An error names its fault.
+    """
+    engines, outcomes = FAULTS[faults[0]].engines, []
+    async with DemoHub.start(repos=repos) as hub, Stack.start(folder, hub, engines=engines) as stack:
+        await prepare(stack, temperature, faults)
+        for fault in faults:
+            try:
+                outcomes.append(await _measure(stack, fault, temperature, calm))
+            except (AssertionError, TimeoutError) as error:
+                error.add_note(f"fault: {fault}")
+                raise
     gone = Footprint.of(folder)
     assert (gone.processes, gone.leftovers) == (0, ()), str(gone)
+    return outcomes
+
+
+async def _measure(stack: Stack, fault: str, temperature: Temperature, calm: Footprint) -> Outcome:
+    chosen, model = FAULTS[fault], ASKED[temperature]
+    async with chosen.inject(stack, model) as fired:
+        outcome = await chosen.ask(stack, model, temperature)
+        if not await fired():
+            # The temperature keeps it from this caller: a colder one meets it, or it is not there.
+            await _meets(stack, fault, chosen.ask, chosen.colder)
+            assert await fired()
+            assert await plain(stack, model, temperature) == Outcome(status=200, code="ok")
+    backoff = await until_good(stack, model)
+    await settled(stack.folder, calm)
     return msgspec.structs.replace(outcome, backoff=backoff)
 
 
@@ -69,11 +90,12 @@ async def calm(temperature: Temperature, folder: Path, repos: Path) -> Footprint
         return seen
 
 
-async def prepare(stack: Stack, temperature: Temperature) -> None:
+async def prepare(stack: Stack, temperature: Temperature, faults: Sequence[str] = ()) -> None:
     """Have warm what is to be warm, and all else known to the proxy, so that a fault meets the backend."""
-    second = weights.adapter(name=COLDER["adapter cold"], phrase="bark ")
-    stack.hub.state.add_repo(COLDER["adapter cold"], second)
-    for model in (BASE, ADAPTER, *COLDER.values()):
+    colder = [_colder(fault, "adapter cold") for fault in faults]
+    for adapter in colder:
+        stack.hub.state.add_repo(adapter, weights.adapter(name=adapter, phrase="bark "))
+    for model in (BASE, ADAPTER, COLDER_BASE, *colder):
         await stack.know(model)
     for model in WARM[temperature]:
         assert await plain(stack, model, temperature) == Outcome(status=200, code="ok")
@@ -116,5 +138,10 @@ async def settled(folder: Path, calm: Footprint) -> None:
 
 async def _meets(stack: Stack, fault: str, ask: Ask, temperature: Temperature) -> None:
     expected = EXPECTED[fault][temperature]
-    outcome = await ask(stack, COLDER[temperature], temperature)
+    outcome = await ask(stack, _colder(fault, temperature), temperature)
     assert outcome == expected.at_once()
+
+
+def _colder(fault: str, temperature: Temperature) -> str:
+    """What is still cold where what is asked for is warm; each fault has an adapter of its own."""
+    return COLDER_BASE if temperature == "base cold" else f"demo/{fault.replace(' ', '-')}-lora"

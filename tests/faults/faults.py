@@ -73,8 +73,10 @@ def switched(name: str) -> Inject:
 
     @asynccontextmanager
     async def inject(stack: Stack, _: str) -> AsyncIterator[Fired]:
+        before = stack.switches.fired(name)
+
         async def fired() -> bool:
-            return stack.switches.fired(name) > 0
+            return stack.switches.fired(name) > before
 
         with stack.switches.on(name):
             yield fired
@@ -113,8 +115,13 @@ async def wrong_clock(stack: Stack, _: str) -> AsyncIterator[Fired]:
 async def departure(stack: Stack, _: str) -> AsyncIterator[Fired]:
     """The caller's part brings it about; what worked for them is told, the engine included."""
 
+    def under_way() -> int:
+        return stack.switches.fired("wait") - stack.switches.fired("left")
+
+    before = under_way()  # what an engine that was killed had begun never ends
+
     async def ended() -> bool:
-        return stack.switches.fired("left") == stack.switches.fired("wait")
+        return under_way() == before
 
     async def fired() -> bool:
         await eventually(ended)
