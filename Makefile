@@ -1,24 +1,28 @@
-# Hubgate. `make run` and `make test` do everything on a fresh machine with Python 3.11, git and make.
-PYTHON ?= python3.11
+# Hubgate. `make run` and `make test` do everything on a fresh machine with Python, git and make.
+# Python is 3.11, 3.12 or 3.13, whichever is found first; PYTHON=python3.12 chooses.
+PYTHON ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
-# The CPU build of PyTorch is not on PyPI: pip's own configuration is tried first, then PyTorch's index.
-TORCH       := torch==2.13.0+cpu
-TORCH_INDEX := https://download.pytorch.org/whl/cpu
+DEV    := .venv-dev
+# What needs no engine uses .venv where that is ready, else .venv-dev, which is made in seconds.
+LIGHT  := $(if $(wildcard $(VENV)/.ready),$(VENV),$(DEV))
+export TORCH       := torch==2.13.0+cpu
+export TORCH_INDEX := https://download.pytorch.org/whl/cpu
 RUN_DIR     ?= .run
 # Other ports, if 8080, 8081, 8090, 8091, 8100 or 8200 are taken: RUN_PORTS='--port 9080 --hub-port …'
 RUN_PORTS   ?=
 UV          := $(BIN)/uv --quiet
-PIP         := $(BIN)/python -m pip --disable-pip-version-check
 COMPILED    := build/.compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiled interpreted debian run test test-long mutants bench bench-lock check format lock clean
+.PHONY: help setup dev compiled interpreted debian run test unit test-long mutants bench bench-lock check format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.ready ## make .venv with everything that is locked in requirements/
+setup: $(VENV)/.ready ## make .venv with all that is locked in requirements/: vLLM too, 2 GB
+
+dev: $(DEV)/.ready ## make .venv-dev, without PyTorch and vLLM: enough for unit and check
 
 compiled: $(COMPILED) ## compile the path of a request with mypyc (setup.py): twice as many per second
 
@@ -35,6 +39,10 @@ test: compiled debian ## run the tests, the end-to-end ones on a real vLLM inclu
 	@$(BIN)/python -m pytest $(ARGS)
 	@INTERPRETED=1 $(BIN)/python -m pytest -m "inside and not long" $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of them
 
+unit: $(LIGHT)/.ready ## run some tests on the sources, in one process: T=tests/proxy/auth/test_policy.py
+	@test -n "$(T)" || { echo "Say which tests: make unit T=tests/proxy/auth/test_policy.py" >&2; exit 2; }
+	@INTERPRETED=1 $(LIGHT)/bin/python -m pytest -n0 $(T) $(ARGS)
+
 test-long: compiled debian ## campaigns and soaks
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
@@ -49,35 +57,22 @@ bench-lock: setup ## resolve bench/requirements.in anew, without releases younge
 	    --exclude-newer "$$(date -u -d '2 months ago' +%F)" \
 	    --custom-compile-command "make bench-lock" -o bench/requirements.txt >/dev/null
 
-check: setup ## linters and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+check: $(LIGHT)/.ready ## linters and types
+	@$(LIGHT)/bin/ruff check . && $(LIGHT)/bin/ruff format --check . && $(LIGHT)/bin/mypy
 
-format: setup ## format the code
-	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+format: $(LIGHT)/.ready ## format the code
+	@$(LIGHT)/bin/ruff check --fix . ; $(LIGHT)/bin/ruff format .
 
-lock: setup ## resolve setup.cfg anew into requirements/
-	@$(UV) pip compile setup.cfg --extra cpu --extra dev --override requirements/overrides.txt \
-	    --no-emit-package torch --python-version 3.11 --generate-hashes --upgrade \
-	    --custom-compile-command "make lock" -o requirements/cpu.txt >/dev/null
-	@$(UV) pip compile requirements/bootstrap.in --python-version 3.11 --generate-hashes --upgrade \
-	    --custom-compile-command "make lock" -o requirements/bootstrap.txt >/dev/null
+lock: $(LIGHT)/.ready ## resolve setup.cfg anew into requirements/, for each Python
+	@UV=$(LIGHT)/bin/uv requirements/lock.sh --upgrade
 
 clean: ## remove what make run leaves behind: store, keys, audit
 	rm -rf .run
 
-$(VENV)/.ready: setup.cfg requirements/cpu.txt requirements/bootstrap.txt
-	@echo "[1/4] a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install --quiet --require-hashes -r requirements/bootstrap.txt
-	@echo "[2/4] PyTorch for the CPU"
-	@$(PIP) install --no-deps '$(TORCH)' 2>$(VENV)/torch.log || \
-	  $(PIP) install --no-deps --index-url $(TORCH_INDEX) '$(TORCH)' || { cat $(VENV)/torch.log >&2; exit 1; }
-	@echo "[3/4] vLLM and everything else, by hash"
-	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements/cpu.txt
-	@echo "[4/4] hubgate itself"
-	@$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable . \
-	    --config-settings editable_mode=compat  # as a path: what is compiled lies beside the packages as well
-	@touch $@
+$(VENV)/.ready: $(wildcard requirements/cpu-*.txt)
+$(DEV)/.ready: $(wildcard requirements/dev-*.txt)
+$(VENV)/.ready $(DEV)/.ready: setup.cfg requirements/bootstrap.txt
+	@PYTHON='$(PYTHON)' requirements/environment.sh $(@D) $(if $(filter $(DEV),$(@D)),dev,cpu)
 
 # Where there is no compiler, or no Python.h, setup.py says so, and everything runs interpreted.
 $(COMPILED): $(VENV)/.ready setup.py $(shell find proxy wire runtime -name '*.py')
@@ -97,6 +92,6 @@ bench/.venv/.ready: bench/requirements.txt bench/debian.txt
 	    { $$run apt-get update -qq && $$run apt-get install -qq -y --no-install-recommends $$missing; } >/dev/null \
 	    || echo "      not installed; install by hand, or the benchmark goes on without:" $$missing; fi
 	@echo "[2/2] peers from PyPI in bench/.venv, by hash (0.8 GB)"
-	@$(PYTHON) -m venv bench/.venv
+	@$(BIN)/python -m venv bench/.venv
 	@$(UV) pip install --python bench/.venv/bin/python --no-deps --no-build --require-hashes -r bench/requirements.txt
 	@touch $@
