@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,11 +66,41 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return "mark.inside" not in collection_path.read_text(encoding="utf-8") or None
 
 
+WITHOUT_ENGINE = find_spec("vllm") is None
+ENGINE_TESTS = pytest.StashKey[int]()  # how many were left out, because there is no engine
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k, so that what they leave out is not counted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what needs the sources to a run of its own, if need be (a hook of pytest)."""
-    inside = [item for item in items if build.compiled() and item.get_closest_marker("inside")]
-    config.hook.pytest_deselected(items=inside)
-    items[:] = [item for item in items if item not in inside]
+    """Leave out what needs the sources, if they are compiled, and what needs an engine, if there is none."""
+    kept, left = list[pytest.Item](), list[pytest.Item]()
+    config.stash[ENGINE_TESTS] = 0
+    for item in items:
+        inside = build.compiled() and item.get_closest_marker("inside")
+        engine = WITHOUT_ENGINE and item.get_closest_marker("engine")
+        config.stash[ENGINE_TESTS] += bool(engine)
+        (left if inside or engine else kept).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Report from a worker how many tests need an engine: the main process collects none itself."""
+    output: dict[str, int] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["engine_tests"] = session.config.stash.get(ENGINE_TESTS, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker reports; each has collected the same tests (a hook of pytest-xdist)."""
+    node.config.stash[ENGINE_TESTS] = getattr(node, "workeroutput", {}).get("engine_tests", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many tests there was no engine for (a hook of pytest)."""
+    if count := config.stash.get(ENGINE_TESTS, 0):
+        terminalreporter.write_line(f"{count} tests need vLLM, which is not installed: `make test` runs them")
 
 
 def pytest_sessionstart() -> None:

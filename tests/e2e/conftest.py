@@ -9,11 +9,13 @@ from tests.e2e.product import Product, started
 # Files run in the order of their names: those that break things come last.
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests/conftest.py asks for these marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything in here, and give it the time that a real engine takes."""
     for item in items:
         if "/e2e/" in str(item.path):
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.engine)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(400))
 

@@ -6,10 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
 
 from tests.e2e.product import ADAPTER, BASE, Product
 
@@ -27,6 +24,9 @@ class Reference:
 
     def greedy(self, prompt: list[int], adapter: str | None, revision: str | None = None) -> list[int]:
         """The most likely continuation, token by token, without any cache."""
+        import torch
+        from transformers import LlamaForCausalLM
+
         model = LlamaForCausalLM.from_pretrained(self._base, dtype=torch.float32)
         if adapter is not None:
             self._merge(model, self._fetch(adapter, revision))
@@ -45,6 +45,8 @@ class Reference:
 
     @staticmethod
     def _merge(model: Any, adapter: Path) -> None:
+        from safetensors.torch import load_file
+
         weights = load_file(adapter / "adapter_model.safetensors")
         scale = 16 / 8  # lora_alpha / r of the demo's adapters
         for name, a in weights.items():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.engine
+
 
 @cache
 def _module(path: str) -> ast.Module:

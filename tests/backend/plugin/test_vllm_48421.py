@@ -6,9 +6,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from hubgate.backend.plugin.vllm_48421 import spare_in
+
+pytestmark = pytest.mark.engine  # and PyTorch is imported where it is used: every module is collected
 
 INDICES = [-1, 0, 1, -1, 0]  # five requests: the base's are -1
 SLOTS, RANK, WIDTH = 2, 4, 6
@@ -38,6 +39,8 @@ def mended() -> ModuleType:
 
 def _call(module: ModuleType, name: str, indices: list[int], slots: Any) -> Any:
     """What becomes of an output of ones: as vLLM calls its kernels, for prefill and decode."""
+    import torch
+
     torch.manual_seed(1)
     wide, narrow = torch.randn(len(indices), WIDTH), torch.randn(len(indices), RANK)
     at = torch.tensor(indices)
@@ -56,6 +59,8 @@ def _call(module: ModuleType, name: str, indices: list[int], slots: Any) -> Any:
 
 
 def _slots() -> Any:
+    import torch
+
     torch.manual_seed(2)
     return torch.randn(SLOTS, 1, WIDTH, RANK)
 
@@ -66,6 +71,8 @@ ALL = [f"{kind}_{name}" for kind in ("bgmv", "sgmv") for name in ("shrink", "exp
 @pytest.mark.parametrize("name", ALL)
 def test_rows_of_the_base_are_left_alone_and_others_are_as_ever(mended: ModuleType, name: str) -> None:
     """In a mixed batch the base's rows come out as they went in; the adapters' as vLLM computes them."""
+    import torch
+
     base = [row for row, slot in enumerate(INDICES) if slot < 0]
     others = [row for row, slot in enumerate(INDICES) if slot >= 0]
     got = _call(mended, name, INDICES, _slots())
@@ -76,6 +83,8 @@ def test_rows_of_the_base_are_left_alone_and_others_are_as_ever(mended: ModuleTy
 @pytest.mark.parametrize("name", ALL)
 def test_no_weight_reaches_a_row_of_the_base(mended: ModuleType, name: str) -> None:
     """An adapter whose weights are infinite spoils nobody's answer but its own."""
+    import torch
+
     got = _call(mended, name, INDICES, torch.full((SLOTS, 1, WIDTH, RANK), torch.inf))
     assert torch.equal(got[0], torch.ones_like(got[0]))
     assert not torch.isfinite(got[1]).all()
@@ -85,6 +94,8 @@ def test_no_weight_reaches_a_row_of_the_base(mended: ModuleType, name: str) -> N
 @pytest.mark.parametrize("indices", [[-1], [-1, -1, -1], [0], [1, 0, 1]])
 def test_batches_of_one_kind(mended: ModuleType, name: str, indices: list[int]) -> None:
     """Without adapters nothing happens; with nothing else, what vLLM does."""
+    import torch
+
     got = _call(mended, name, indices, _slots())
     untouched = torch.ones_like(got)
     assert torch.equal(got, untouched if indices[0] < 0 else _call(_kernels(), name, indices, _slots()))
@@ -93,5 +104,7 @@ def test_batches_of_one_kind(mended: ModuleType, name: str, indices: list[int]) 
 @pytest.mark.parametrize("name", ALL)
 def test_vllm_still_needs_mending(name: str) -> None:
     """When this fails, the vLLM that is installed has it right itself: take `base_rows` out."""
+    import torch
+
     got = _call(_kernels(), name, INDICES, _slots())
     assert not torch.equal(got[0], torch.ones_like(got[0]))

@@ -77,6 +77,7 @@ def test_every_endpoint_that_the_engine_serves_has_a_table() -> None:
     assert {path for path, one in ENDPOINTS.items() if one.kind == "inference"} == LEAST.keys()
 
 
+@pytest.mark.engine
 @each("path", sorted(TABLES))
 def test_every_field_of_the_engine_is_decided(path: str) -> None:
     """A field that a vLLM upgrade adds to a request model fails this until somebody decides about it."""
@@ -93,6 +94,7 @@ def test_every_field_of_the_sdks_is_decided(sdk: str) -> None:
     assert fields - known(sdk.rpartition(" ")[2]) == set()
 
 
+@pytest.mark.engine
 @each("path", sorted(TABLES))
 def test_the_salt_goes_where_the_engine_reads_it(path: str) -> None:
     """`cache_salt` is set on the routes whose model has it, and on no other."""
