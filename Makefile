@@ -43,8 +43,8 @@ unit: $(LIGHT)/.ready ## run some tests on the sources, in one process: T=tests/
 	@test -n "$(T)" || { echo "Say which tests: make unit T=tests/proxy/auth/test_policy.py" >&2; exit 2; }
 	@INTERPRETED=1 $(LIGHT)/bin/python -m pytest -n0 $(T) $(ARGS)
 
-test-long: compiled debian ## campaigns and soaks
-	@$(BIN)/python -m pytest -m long $(ARGS)
+test-long: compiled debian ## campaigns and soaks, each shard an hour at most: SHARD=isolation, or all
+	@$(BIN)/python -m tests.shards $(SHARD) $(ARGS)
 
 mutants: setup ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
 	@INTERPRETED=1 $(BIN)/python -m tests.mutation $(ARGS)

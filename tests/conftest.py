@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,7 @@ class _OneName:
 sys.meta_path.insert(0, _OneName())
 
 from hubgate.runtime import build  # noqa: E402 - `_OneName` comes first
+from tests.shards import SHARDS  # noqa: E402
 
 # Machines under load are slow; a test's own timeout is the judge of that, not hypothesis. The same
 # examples in every run: a gate must not fail by chance. `--hypothesis-seed` draws others.
@@ -70,16 +71,34 @@ WITHOUT_ENGINE = find_spec("vllm") is None
 ENGINE_TESTS = pytest.StashKey[int]()  # how many were left out, because there is no engine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Choose one shard of the long tests (a hook of pytest)."""
+    parser.addoption("--shard", choices=SHARDS, help="with -m long: the tests of this shard alone")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class) -> Generator[None, Any, Any]:
+    """Refuse a long test that belongs to no shard: nobody would run it (a hook of pytest)."""
+    made = yield
+    for item in made if isinstance(made, list) else ():
+        long = item.get_closest_marker("long")
+        if long is not None and (len(long.args) != 1 or long.args[0] not in SHARDS):
+            raise collector.CollectError(f'{item.name}: write long("..."), with one of {", ".join(SHARDS)}')
+    return made
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k, so that what they leave out is not counted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs the sources, if they are compiled, and what needs an engine, if there is none."""
+    """Leave out other shards, what needs the sources if they are compiled, and what needs an engine."""
     kept, left = list[pytest.Item](), list[pytest.Item]()
     config.stash[ENGINE_TESTS] = 0
     for item in items:
+        long = item.get_closest_marker("long")
+        other_shard = config.option.shard and (long is None or long.args[0] != config.option.shard)
         inside = build.compiled() and item.get_closest_marker("inside")
         engine = WITHOUT_ENGINE and item.get_closest_marker("engine")
-        config.stash[ENGINE_TESTS] += bool(engine)
-        (left if inside or engine else kept).append(item)
+        config.stash[ENGINE_TESTS] += bool(engine and not other_shard)
+        (left if other_shard or inside or engine else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 

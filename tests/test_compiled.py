@@ -72,7 +72,7 @@ def test_a_build_has_the_types_of_what_it_runs_with() -> None:
     assert {*config["options"]["install_requires"].split(), locked[0]} <= set(asked)
 
 
-@pytest.mark.long
+@pytest.mark.long("build")
 @pytest.mark.timeout(900)
 def test_pip_builds_what_is_compiled(tmp_path: Path) -> None:
     """The wheel that `pip install` makes holds every module of the path as C, and as Python too."""

@@ -46,7 +46,7 @@ def _answers(port: int, model: str) -> bool:
         return False
 
 
-@pytest.mark.long
+@pytest.mark.long("engine")
 def test_a_second_run_takes_at_most_one_and_a_half_bare_engine_starts(tmp_path: Path) -> None:
     """With a live store, all that Hubgate adds to vLLM's own start is half of it at most."""
     with started(tmp_path / "run") as first:

@@ -14,7 +14,7 @@ import yaml
 from hubgate.demo.tensors import SYMBOLS
 from tests.e2e.product import Product, started
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long("engine"), pytest.mark.timeout(1800)]
 
 COUNT = 200
 WARM = 50  # adapters after which what grows is a leak

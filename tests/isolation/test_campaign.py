@@ -28,7 +28,7 @@ async def test_nobody_is_wrongly_served_or_refused(
     _check(await campaign.run(tmp_path, SEED, 10_000), record_property)
 
 
-@pytest.mark.long
+@pytest.mark.long("isolation")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", LONG_SEEDS)
 async def test_a_long_campaign(

@@ -140,7 +140,7 @@ async def test_row_27_private_and_missing_cost_the_same(
 ROUNDS = 4000
 
 
-@pytest.mark.long
+@pytest.mark.long("timing")
 @pytest.mark.parametrize("remembered", [False, True])
 async def test_row_27_private_and_missing_take_the_same_time(
     tmp_path: Path, *, remembered: bool, record_property: Callable[[str, object], None]

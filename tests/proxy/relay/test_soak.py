@@ -148,7 +148,7 @@ def slope(points: list[tuple[float, float]]) -> float:
     return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
 
 
-@pytest.mark.long
+@pytest.mark.long("soak")
 @pytest.mark.timeout(LONG + 300)
 async def test_a_long_soak(tmp_path: Path) -> None:
     """In half an hour of mixed load no memory is lost: under 20 bytes for each request; nor a handle."""
