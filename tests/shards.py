@@ -20,6 +20,7 @@ SHARDS = {
     "build": Shard("the wheel that pip builds"),
     "engine": Shard("a real vLLM: its second start, two hundred adapters"),
     "isolation": Shard("100,000 attempts to get what another one may read"),
+    "pythons": Shard("the tests without vLLM on each Python, compiled and interpreted", processes=0),
     "soak": Shard("half an hour of mixed load, and what memory grows by"),
     "timing": Shard("whether private and missing take the same time", processes=0),
 }
