@@ -15,7 +15,7 @@ UV          := $(BIN)/uv --quiet
 COMPILED    := build/.compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev compiled interpreted debian run test unit test-long mutants bench bench-lock check format lock clean
+.PHONY: help setup dev compiled interpreted debian run test unit tests-named test-long mutants bench bench-lock check format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,9 +39,11 @@ test: compiled debian ## run the tests, the end-to-end ones on a real vLLM inclu
 	@$(BIN)/python -m pytest $(ARGS)
 	@INTERPRETED=1 $(BIN)/python -m pytest -m "inside and not long" $(ARGS) || [ $$? = 5 ]  # 5: ARGS chose none of them
 
-unit: $(LIGHT)/.ready ## run some tests on the sources, in one process: T=tests/proxy/auth/test_policy.py
-	@test -n "$(T)" || { echo "Say which tests: make unit T=tests/proxy/auth/test_policy.py" >&2; exit 2; }
+unit: tests-named $(LIGHT)/.ready ## run some tests on the sources, in one process: T=tests/proxy/auth/test_policy.py
 	@INTERPRETED=1 $(LIGHT)/bin/python -m pytest -n0 $(T) $(ARGS)
+
+tests-named:
+	@test -n "$(T)" || { echo "Say which tests: make unit T=tests/proxy/auth/test_policy.py" >&2; exit 2; }
 
 test-long: compiled debian ## campaigns and soaks, each shard an hour at most: SHARD=isolation, or all
 	@$(BIN)/python -m tests.shards $(SHARD) $(ARGS)
