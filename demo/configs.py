@@ -14,6 +14,13 @@ from hubgate.wire import keygen
 # What suits a tiny model on two cores.
 ENGINE_ARGS: dict[str, Any] = {"enforce-eager": True, "dtype": "float32", "max-model-len": 512, "seed": 0}
 
+# What a tiny model gains nothing by, and waits for, is off.
+ENGINE_ENVIRONMENT: dict[str, str] = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker starts within the engine core, as on one GPU
+    "TORCH_COMPILE_DISABLE": "1",  # else a C++ compiler runs at the first request with logprobs
+    "OMP_NUM_THREADS": "1",
+}
+
 SERVICE_TOKEN = "hf_demo_service"  # noqa: S105 - made up; opens nothing but the demo Hub
 
 

@@ -120,6 +120,7 @@ async def _start(stack: AsyncExitStack, layout: Layout, ports: Ports) -> list[Pr
     backend = program(
         "backend", layout, "-m", "hubgate.cli", "backend", "--config", str(layout.backend_config),
         HF_API_TOKEN_FILE=str(layout.service_token),
+        **configs.ENGINE_ENVIRONMENT,
     )  # fmt: skip
     proxy = program("proxy", layout, "-m", "hubgate.cli", "proxy", "--config", str(layout.proxy_config))
     started = [await stack.enter_async_context(hub)]

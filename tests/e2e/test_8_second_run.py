@@ -27,7 +27,12 @@ def _bare_engine(model: Path, port: int, log: Path) -> float:
             ],
             stdout=output,
             stderr=output,
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+            env={
+                **os.environ,
+                **configs.ENGINE_ENVIRONMENT,
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "HF_HUB_OFFLINE": "1",
+            },
         )
     try:
         until(lambda: engine.poll() is not None or _answers(port, str(model)), "it answers", 120)
