@@ -20,6 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(400))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _what_vllm_knows_of_models(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Keep it from run to run: to learn of a model's class, vLLM imports itself once more.
+
+    It looks whether the class's source has changed (vllm/model_executor/models/registry.py).
+    """
+    assert pytestconfig.cache is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CACHE_ROOT", str(pytestconfig.cache.mkdir("vllm")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """The product as `make run` starts it, ready."""
