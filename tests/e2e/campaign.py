@@ -54,7 +54,7 @@ LOOKBACK = 90.0  # seconds of history that a report tells
 class Campaign:
     """The proxy, the truth, and what each model says to `PROMPT`."""
 
-    product: Product
+    hub: httpx.AsyncClient
     url: str
     clock: Clock
     access_model: AccessModel
@@ -191,7 +191,7 @@ class Campaign:
         await self._switch("gate", repo=BASE, user=user, access=access)
 
     async def _switch(self, name: str, **fields: Any) -> Any:
-        return await switch(self.product, name, **fields)
+        return await switch(self.hub, name, **fields)
 
     async def close(self) -> None:
         """Close the SDK's connections."""
@@ -209,10 +209,9 @@ def _chain(repo: str) -> tuple[str, ...]:
     return (repo, base) if base else (repo,)
 
 
-async def switch(product: Product, name: str, **fields: Any) -> Any:
+async def switch(hub: httpx.AsyncClient, name: str, **fields: Any) -> Any:
     """Use one of the demo Hub's switches."""
-    async with httpx.AsyncClient() as http:
-        answer = await http.post(f"http://127.0.0.1:{product.ports.files}/_demo/{name}", json=fields)
+    answer = await hub.post(f"/_demo/{name}", json=fields)
     answer.raise_for_status()
     return answer.json()
 
@@ -220,7 +219,19 @@ async def switch(product: Product, name: str, **fields: Any) -> Any:
 @asynccontextmanager
 async def campaign(product: Product, folder: Path, seed: int) -> AsyncIterator[Campaign]:
     """Start the second proxy; the Hub is as `hub.yaml` says when it begins, and again when it has ended."""
-    await switch(product, "restore")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{product.ports.files}") as hub:
+        await switch(hub, "restore")
+        try:
+            async with _beside(product, hub, folder, seed) as running:
+                yield running
+        finally:
+            await switch(hub, "restore")
+
+
+@asynccontextmanager
+async def _beside(
+    product: Product, hub: httpx.AsyncClient, folder: Path, seed: int
+) -> AsyncIterator[Campaign]:
     names = {repo: product.complete(repo, "hf_demo_alice").json()["model"] for repo in MODELS}
     first = _first(product)
     texts = {repo: _text(product, repo) for repo in names}
@@ -241,12 +252,11 @@ async def campaign(product: Product, folder: Path, seed: int) -> AsyncIterator[C
 
             await eventually(ready)
             url = f"http://127.0.0.1:{proxy.port}"
-            running = Campaign(product, url, clock, access_model, first, texts, Report(seed))
+            running = Campaign(hub, url, clock, access_model, first, texts, Report(seed))
             try:
                 yield running
             finally:
                 await running.close()
-                await switch(product, "restore")
 
 
 def _settings(product: Product, folder: Path) -> ProxySettings:

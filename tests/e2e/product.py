@@ -36,6 +36,7 @@ class Product:
     run_id: str
     launcher: "subprocess.Popen[bytes]"
     output: Path
+    http: httpx.Client
 
     @property
     def url(self) -> str:
@@ -50,7 +51,7 @@ class Product:
     ) -> httpx.Response:
         """One raw POST; `token` None sends no credential."""
         auth = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.post(f"{self.url}{path}", json=body, headers={**auth, **headers}, timeout=120)
+        return self.http.post(f"{self.url}{path}", json=body, headers={**auth, **headers})
 
     def complete(self, model: str, token: str, **fields: Any) -> httpx.Response:
         """One short greedy completion."""
@@ -70,7 +71,8 @@ class Product:
 
     def hub_down(self, mode: str | None) -> None:
         """Switch the demo Hub down (`"503"`, `"429"`, `"hang"`), or back up with `None`."""
-        httpx.post(f"http://127.0.0.1:{self.ports.files}/_demo/down", json={"mode": mode}).raise_for_status()
+        switch = f"http://127.0.0.1:{self.ports.files}/_demo/down"
+        self.http.post(switch, json={"mode": mode}).raise_for_status()
 
     def audit(self) -> list[dict[str, Any]]:
         """The audit's records, once the last one asked for is written."""
@@ -103,9 +105,7 @@ def until(probe: Callable[[], Value], what: str, seconds: float = 60.0) -> Value
 
 
 @contextmanager
-def started(
-    root: Path, *options: str, ready: bool = True, command: list[str] | None = None
-) -> Iterator[Product]:
+def started(root: Path, *options: str, ready: bool = True) -> Iterator[Product]:
     """Start the product in `root` on free ports; leaving stops it and whatever it left behind."""
     ports = free_ports()
     run_id = f"test-{os.getpid()}-{ports.proxy}"
@@ -119,18 +119,21 @@ def started(
     environment = {**os.environ, "HUBGATE_RUN_ID": run_id, "HUBGATE_LOG__LEVEL": "debug"}
     with output.open("wb") as out:
         launcher = subprocess.Popen(
-            [*(command or [sys.executable, "-m", "hubgate.demo.run"]), *arguments],
+            [sys.executable, "-m", "hubgate.demo.run", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             env=environment,
         )
-    product = Product(Layout(root.resolve()), ports, run_id, launcher, output)
+    # One client, since each new one reads the authorities of this machine; no connection is used twice.
+    http = httpx.Client(timeout=120, limits=httpx.Limits(max_keepalive_connections=0))
+    product = Product(Layout(root.resolve()), ports, run_id, launcher, output, http)
     try:
         if ready:
             until(lambda: _is_ready(product), "the product was ready", START_SECONDS)
         yield product
     finally:
+        http.close()
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(timeout=90)
         for left in product.processes():
