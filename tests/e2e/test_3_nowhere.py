@@ -58,7 +58,7 @@ def _planted_environment() -> Iterator[Look]:
 def _planted_memory() -> Iterator[Look]:
     halves = f"kept = ''.join(({CANARY[:10]!r}, {CANARY[10:]!r}))"
     with _planted_process(halves) as process:
-        yield lambda: memory(process, [Scanner(CANARY)])
+        yield lambda: memory(process, [Scanner(CANARY), Scanner(f"{CANARY[:9]}_another")])
 
 
 @contextmanager
@@ -103,12 +103,13 @@ def test_no_token_is_in_any_answer_metric_file_or_process(product: Product) -> N
     bodies = _use(product)
     until(lambda: len(product.audit()) >= len(bodies), "the audit is written")
     found: list[Finding] = []
+    roots = (product.layout.root, Path(os.environ["VLLM_CACHE_ROOT"]))
     for token in CALLERS:
         scanner = Scanner(token)
         found += [hit for body in bodies for hit in scanner.text("answer", body)]
         found += scanner.text("proxy metrics", product.metrics().encode())
         found += scanner.text("backend metrics", product.backend_metrics().encode())
-        found += scanner.files(product.layout.root)
+        found += [hit for root in roots for hit in scanner.files(root)]
         found += [hit for process in product.processes() for hit in scanner.process(process)]
     assert not found
 
