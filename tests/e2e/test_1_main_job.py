@@ -168,8 +168,11 @@ def test_the_metrics_count_all_of_that(product: Product) -> None:
 def test_the_audit_tells_it_and_is_whole(product: Product) -> None:
     """The trail names who was served and refused, each download, and passes its own check."""
     product.complete(ADAPTER, "hf_demo_bob")
-    last = until(lambda: [r for r in product.audit() if r.get("user") == "bob"], "bob is in the audit")[-1]
-    assert last["token_name"] == "bob-laptop"
+    told = until(
+        lambda: [r for r in product.audit() if r.get("user") == "bob" and r.get("model") == ADAPTER],
+        "bob's refusal is in the audit",
+    )
+    assert {(r["event"], r["token_name"]) for r in told} == {("auth.denied", "bob-laptop")}
     records = product.audit()
     served = [r for r in records if r["event"] == "request.done" and r.get("repo") == ADAPTER]
     assert {r["user"] for r in served} == {"alice"}
