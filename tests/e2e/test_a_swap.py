@@ -1,23 +1,39 @@
-"""Two base models of different architectures on one engine: they swap, and the engine heals."""
+"""Two base models of different architectures on one engine: they swap, it heals, and nothing is left."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+import yaml
 
 from tests.e2e.product import BASE, Product, started, until
 
 OTHER = "demo/tiny-qwen"
 WORDS = {BASE: "quick brown fox", OTHER: "dozen liquor jugs"}
 TOKEN = "hf_demo_alice"
+# The other one's worker is in a process of its own, as where a model has several GPUs. Its name is a glob,
+# since metrics may tell of what is configured by its whole name.
+SETTINGS = {
+    "backend": {
+        "engines": {
+            "on_demand": [
+                {"repo": "demo/tiny-q*", "vllm_args": {"distributed-executor-backend": "mp"}},
+                {"repo": "demo/*"},
+            ]
+        }
+    }
+}
 
 
 @pytest.fixture(scope="module")
 def swapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A product of its own that preloads nothing; it is ready when the Llama has answered."""
     root: Path = tmp_path_factory.mktemp("swap") / "run"
-    with started(root, "--on-demand") as running:
+    settings = root.with_suffix(".yaml")
+    settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    with started(root, "--on-demand", "--settings", str(settings)) as running:
         yield running
 
 
@@ -39,6 +55,11 @@ def _engines(product: Product) -> int:
     return sum("vllm.entrypoints" in line and "reaper" not in line for line in words)
 
 
+def _spawned(process: psutil.Process) -> list[psutil.Process]:
+    """Those of its children that vLLM started; multiprocessing started another."""
+    return [child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())]
+
+
 def test_another_base_takes_the_engine(swapping: Product) -> None:
     """The Llama is drained and gone before the Qwen starts; until then callers are told when to come."""
     assert _answered_by(swapping, BASE)
@@ -51,14 +72,16 @@ def test_another_base_takes_the_engine(swapping: Product) -> None:
 
 def test_a_core_killed_in_mid_stream_is_seen_and_the_first_base_comes_back(swapping: Product) -> None:
     """The stream ends in an error and not as if it were whole; the next caller gets a new engine."""
-    server = swapping.process("vllm.entrypoints")
-    old = [server, *server.children(recursive=True)]
-    core = max(old[1:], key=lambda process: process.memory_info().rss)
+    reaper = swapping.process("reaper", "vllm.entrypoints")
+    (server,) = reaper.children()
+    (core,) = _spawned(server)
+    assert len(_spawned(core)) == 1  # the worker
+    old = [reaper, *reaper.children(recursive=True)]
     # Eight long answers at once: even a starved reader of the first event comes before their end.
     body = {"model": OTHER, "prompt": "the ", "max_tokens": 450, "n": 8, "temperature": 0.5, "stream": True}
-    url, headers = f"{swapping.url}/v1/completions", {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
     received, broke = "", False
-    with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as stream:
+    with swapping.http.stream("POST", f"{swapping.url}/v1/completions", json=body, headers=headers) as stream:
         assert stream.status_code == 200
         try:
             for text in stream.iter_text():
@@ -75,3 +98,12 @@ def test_a_core_killed_in_mid_stream_is_seen_and_the_first_base_comes_back(swapp
     asked = [line["path"] for line in swapping.hub_log()]
     weights = [path for path in asked if "tiny-llama/resolve" in path and path.endswith("model.safetensors")]
     assert len(weights) == 1, "what lies in the store is not fetched again"
+
+
+def test_killing_the_launcher_leaves_nothing_of_a_running_engine(swapping: Product) -> None:
+    """SIGKILL of the launcher takes hub, backend, proxy and an engine that serves along."""
+    assert _answered_by(swapping, BASE)
+    assert _engines(swapping) == 1
+    swapping.launcher.kill()
+    swapping.launcher.wait(timeout=60)
+    until(lambda: not swapping.processes(), "no process of the run is left")
