@@ -65,8 +65,8 @@ check: $(LIGHT)/.ready ## linters and types
 format: $(LIGHT)/.ready ## format the code
 	@$(LIGHT)/bin/ruff check --fix . ; $(LIGHT)/bin/ruff format .
 
-lock: $(LIGHT)/.ready ## resolve setup.cfg anew into requirements/, for each Python
-	@UV=$(LIGHT)/bin/uv requirements/lock.sh --upgrade
+lock: setup ## resolve setup.cfg anew into requirements/, for each Python
+	@UV=$(BIN)/uv requirements/lock.sh --upgrade
 
 clean: ## remove what make run leaves behind: store, keys, audit
 	rm -rf .run
