@@ -45,7 +45,7 @@ unit: tests-named $(LIGHT)/.ready ## run some tests on the sources, in one proce
 tests-named:
 	@test -n "$(T)" || { echo "Say which tests: make unit T=tests/proxy/auth/test_policy.py" >&2; exit 2; }
 
-test-long: compiled debian ## campaigns and soaks, each shard an hour at most: SHARD=isolation, or all
+test-long: compiled debian ## campaigns and soaks, each shard an hour at most: SHARD=isolation; without it, all
 	@$(BIN)/python -m tests.shards $(SHARD) $(ARGS)
 
 mutants: setup ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
@@ -78,14 +78,14 @@ $(VENV)/.ready $(DEV)/.ready: setup.cfg requirements/bootstrap.txt
 
 # Where there is no compiler, or no Python.h, setup.py says so, and everything runs interpreted.
 $(COMPILED): $(VENV)/.ready setup.py $(shell find proxy wire runtime -name '*.py')
-	@mkdir -p build
+	@mkdir -p build && find proxy wire src -name '*.so' -delete
 	@echo "compiling the path of a request: about a minute"
 	@$(BIN)/python setup.py build_ext --inplace --force >build/compiled.log 2>&1 \
 	    || { cat build/compiled.log >&2; exit 1; }
 	@grep -s "will run interpreted" build/compiled.log || true
 	@touch $@
 
-bench/.venv/.ready: bench/requirements.txt bench/debian.txt
+bench/.venv/.ready: bench/requirements.txt bench/debian.txt | $(VENV)/.ready
 	@echo "[1/2] peers from Debian (bench/debian.txt)"
 	@missing=$$(for package in $$(grep -v '^#' bench/debian.txt); do \
 	    dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \

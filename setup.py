@@ -67,13 +67,14 @@ FLAGS = ("-fvisibility=hidden", "-fno-plt", "-flto=auto", "-O3")
 
 # What the sources were when they were compiled: compiled with them, and compared by hubgate/runtime/build.py.
 RECORD = Path("src/hubgate/compiled_sources.py")
+ROOMS = ("proxy", "wire", "runtime")
 
 
 def record() -> None:
-    """Write down the SHA-256 of each source."""
-    digests = {
-        path.removeprefix("src/hubgate/"): sha256(Path(path).read_bytes()).hexdigest() for path in COMPILED
-    }
+    """Write down the SHA-256 of each source, also of those whose constants are compiled into others."""
+    root = Path("src/hubgate")
+    paths = sorted(path for room in ROOMS for path in (root / room).rglob("*.py"))
+    digests = {str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest() for path in paths}
     lines = "".join(f'    "{path}": "{digest}",\n' for path, digest in digests.items())
     RECORD.write_text(
         f'"""Written by setup.py, to be compiled."""\n\nSHA256: dict[str, str] = {{\n{lines}}}\n'

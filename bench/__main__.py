@@ -22,6 +22,7 @@ from bench.contenders import CONTENDERS, DIRECT
 from bench.measures import MEASURES
 from bench.process import StartError
 from bench.results import Results, table
+from hubgate.runtime import build
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 console = Console()
@@ -109,6 +110,10 @@ def main(
     profiled: profile.Kind | None,
 ) -> None:
     """Measure Hubgate and its peers side by side."""
+    if changed := build.stale():
+        raise click.ClickException(
+            f"changed since it was compiled: {', '.join(changed)}; `make compiled` first"
+        )
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:

@@ -64,6 +64,7 @@ async def running(
     """
     log = folder / f"{name}.log"
     home = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "TMPDIR": str(folder)}
+    home |= {name: os.environ[name] for name in ("INTERPRETED",) if name in os.environ}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "TERM", *command),

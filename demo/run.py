@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from hubgate.demo import configs
 from hubgate.demo.configs import Changes, Layout, Ports
-from hubgate.runtime import child_python
+from hubgate.runtime import build, child_python
 
 ALICE = "hf_demo_alice"
 BASE = "demo/tiny-llama"
@@ -93,6 +93,8 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
 
 async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool = False) -> int:
     """Start everything, say what to try, and wait. Returns the exit code."""
+    if changed := build.stale():
+        console.print(f"[yellow]compiled code is older than its sources: {', '.join(changed)}[/]")
     _refuse_taken(ports)
     configs.write(layout, ports, on_demand=on_demand, changes=changes)
     stopping = _stop_signals()

@@ -10,21 +10,22 @@ import hubgate
 
 VERSION = version("hubgate")
 ROOT = Path(hubgate.__file__).parent
-RECORD = (
-    "hubgate.compiled_sources"  # what setup.py compiles along: each source's SHA-256, by its path below ROOT
-)
+LIBRARY = "hubgate.compiled__mypyc"  # what all compiled modules are in
+RECORD = "hubgate.compiled_sources"  # is compiled along: each source's SHA-256, by its path below ROOT
 
 
 def compiled() -> bool:
     """Whether the path of a request is compiled (setup.py); interpreted it takes more than twice the CPU."""
-    spec = find_spec(RECORD)
-    return spec is not None and not str(spec.origin).endswith(".py")
+    return find_spec(LIBRARY) is not None
 
 
 def stale(root: Path = ROOT) -> list[str]:
     """The sources below `root` that are not those which were compiled: what runs is not what one reads."""
     if not compiled():
         return []
+    spec = find_spec(RECORD)
+    if spec is None or str(spec.origin).endswith(".py"):
+        return [f"{RECORD} (is not compiled, so nothing is known of the others)"]
     recorded: dict[str, str] = import_module(RECORD).SHA256
     return [path for path, digest in recorded.items() if _digest(root / path) != digest]
 

@@ -1,5 +1,6 @@
 """What the configurations of both programs have in common: sections, and checks of their values."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl
@@ -8,10 +9,14 @@ from hubgate.runtime.config import Section
 from hubgate.runtime.log import Level
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 
+_URL = re.compile(r"https?://[^\s\\@?#/]+(?:/[^\s\\@?#]*)?")
+
 
 def _check_url(text: str) -> str:
     url = HttpUrl(text)
-    if url.username or url.password or url.query or url.fragment:
+    # pydantic mends what a browser would: spaces around it, backslashes. The text is used as it stands.
+    plain = _URL.fullmatch(text) is not None
+    if not plain or url.username or url.password or url.query or url.fragment:
         raise ValueError("must be a plain http(s) URL without credentials or query")
     return text.rstrip("/")
 

@@ -16,7 +16,8 @@ import pytest
 
 Test = Callable[..., Any]
 
-_FAILURES = (Exception, pytest.fail.Exception, BaseExceptionGroup)  # the last one of `each` within `each`
+# A case that skips is no case; the last one is that of `each` within `each`.
+_FAILURES = (Exception, pytest.fail.Exception, pytest.skip.Exception, BaseExceptionGroup)
 
 
 def each(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[Test], Test]:
@@ -34,6 +35,8 @@ def each(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[Test], T
                     test(**fixtures, **case)
                 except _FAILURES as error:
                     tried.add(case, error)
+                    if _is_timeout(error):
+                        break
             tried.judge()
 
         @functools.wraps(test)
@@ -44,6 +47,8 @@ def each(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[Test], T
                     await test(**fixtures, **case)
                 except _FAILURES as error:
                     tried.add(case, error)
+                    if _is_timeout(error):
+                        break
             tried.judge()
 
         whole: Test = run_async if inspect.iscoroutinefunction(test) else run
@@ -54,6 +59,11 @@ def each(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[Test], T
         return whole
 
     return decorate
+
+
+def _is_timeout(error: BaseException) -> bool:
+    """Whether the time of the whole test is over (pytest-timeout fails it): there is none for other cases."""
+    return isinstance(error, pytest.fail.Exception) and str(error).startswith("Timeout")
 
 
 class _Tried:

@@ -52,3 +52,30 @@ def test_no_case_is_no_success() -> None:
         check()
     with pytest.raises(AssertionError, match="takes no"):
         each("other", [1])(check)
+
+
+def test_the_time_of_a_test_is_that_of_all_its_cases() -> None:
+    """pytest-timeout ends a test once: no other case is begun after that, since nothing would end it."""
+    tried = []
+
+    @each("number", [1, 2, 3])
+    def check(number: int) -> None:
+        tried.append(number)
+        if number == 2:
+            pytest.fail("Timeout (>120.0s) from pytest-timeout.")
+
+    with pytest.raises(BaseExceptionGroup, match="number=2"):
+        check()
+    assert tried == [1, 2]
+
+
+def test_a_case_that_skips_has_failed() -> None:
+    """A check that is left out is not one that passed."""
+
+    @each("number", [1, 2])
+    def check(number: int) -> None:
+        if number == 2:
+            pytest.skip("later")
+
+    with pytest.raises(BaseExceptionGroup, match="number=2"):
+        check()

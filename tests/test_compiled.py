@@ -112,10 +112,21 @@ def test_the_sources_are_those_that_were_compiled(tmp_path: Path) -> None:
     assert build.stale() == []
     shutil.copytree(SOURCE, tmp_path / "copy", ignore=shutil.ignore_patterns("*.so", "__pycache__", "demo"))
     changed, touched, gone = (tmp_path / "copy" / f"{module}.py" for module in MODULES[:3])
+    # Not compiled itself, but its constants are in what is.
+    constants = tmp_path / "copy" / "wire" / "endpoints.py"
+    constants.write_text(constants.read_text().replace("/v1/rerank", "/v2/rerank"))
     changed.write_text(changed.read_text() + "# another line\n")
     os.utime(touched)
     gone.unlink()
-    assert build.stale(tmp_path / "copy") == [f"{MODULES[0]}.py", f"{MODULES[2]}.py"]
+    named = {f"{MODULES[0]}.py", f"{MODULES[2]}.py", "wire/endpoints.py"}
+    assert set(build.stale(tmp_path / "copy")) == named
+
+
+def test_without_a_record_everything_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code of which nothing is known is not taken for that of these sources."""
+    monkeypatch.setattr(build, "compiled", lambda: True)
+    monkeypatch.setattr(build, "RECORD", "hubgate.nothing_was_recorded")
+    assert build.stale() != []
 
 
 @each("module", ["hubgate.wire.secret", "hubgate.proxy.gateway"])

@@ -73,7 +73,7 @@ MAY = {
 }
 MOST = 15  # modules of one package
 DOWNLOADS = "hubgate.backend.downloads.worker"  # the one module that downloads from the Hub
-PLUGIN = "hubgate.backend.plugin"
+PLUGIN = "hubgate.backend.plugin."
 NETWORK = {"aiohttp", "asyncio", "http", "httpx", "requests", "socket", "ssl", "urllib", "yarl"}
 
 
@@ -111,10 +111,21 @@ class _Visitor(ast.NodeVisitor):
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - ast's own spelling
 
     def visit_If(self, node: ast.If) -> None:
-        typing = "TYPE_CHECKING" in ast.unparse(node.test)
+        typing = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
         self._typing += typing
-        self.generic_visit(node)
+        for inner in node.body:
+            self.visit(inner)
         self._typing -= typing
+        for inner in node.orelse:
+            self.visit(inner)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        called = ast.unparse(node.func)
+        if called.endswith(("import_module", "__import__")) and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                self._add(name.value, node.lineno)
+        self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> None:
         for name in node.names:
@@ -199,7 +210,34 @@ def test_there_is_something_to_check() -> None:
 def test_every_room_knows_only_those_below_it() -> None:
     """So nothing goes in circles, neither packages nor the flat modules beside them."""
     place = {name: number for number, name in enumerate(LAYERS)}
-    assert offending(*[one for one in ours() if place[room(one.of)] >= place[room(one.by)]]) == []
+    # A program's package as a whole is no room: nobody imports it.
+    wrong = [one for one in ours() if place.get(room(one.of), len(LAYERS)) >= place.get(room(one.by), -1)]
+    assert offending(*wrong) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import hubgate.proxy.gateway as g", [("hubgate.proxy.gateway", False, False)]),
+        ("from hubgate.proxy import gateway", [("hubgate.proxy.gateway", False, False)]),
+        ("from hubgate.proxy.gateway import Gateway", [("hubgate.proxy.gateway", False, False)]),
+        ("from . import gateway", [("hubgate.proxy.gateway", False, False)]),
+        ("def f():\n  import hubgate.proxy.gateway", [("hubgate.proxy.gateway", True, False)]),
+        ("if TYPE_CHECKING:\n  import hubgate.proxy.gateway", [("hubgate.proxy.gateway", False, True)]),
+        (
+            "if TYPE_CHECKING: ...\nelse:\n  import hubgate.proxy.gateway",
+            [("hubgate.proxy.gateway", False, False)],
+        ),
+        ("if not TYPE_CHECKING:\n  import hubgate.proxy.gateway", [("hubgate.proxy.gateway", False, False)]),
+        ("importlib.import_module('hubgate.proxy.gateway')", [("hubgate.proxy.gateway", False, False)]),
+        ("from hubgate import proxy", [("hubgate.proxy", False, False)]),
+    ],
+)
+def test_the_rule_sees(source: str, found: list[tuple[str, bool, bool]]) -> None:
+    """However something is imported, by whom and when is known."""
+    visitor = _Visitor("hubgate.proxy.errors", package=False)
+    visitor.visit(ast.parse(source))
+    assert [(one.of, one.lazy, one.typing) for one in visitor.found] == found
 
 
 def test_programs_know_only_whom_they_may() -> None:

@@ -1,6 +1,7 @@
 """What is installed: one import root, `hubgate`, of files alone; and nobody else's wheel can change it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILD = "import setuptools.build_meta as backend, sys; print(getattr(backend, sys.argv[1])(sys.argv[2]))"
+NOT_OURS = (".git", ".venv*", ".run", ".*_cache", ".hypothesis", "__pycache__", "build", "*.so", "*.egg-info")
 # Names that were ours before there was one root; `pip install proxy.py` brings a package `proxy`.
 FORMER = ("proxy", "backend", "wire", "runtime", "demo")
 
@@ -25,7 +27,10 @@ def build(kind: str, source: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+    """Made in a copy of the repository, since building writes into it."""
+    folder = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, folder / "copy", symlinks=True, ignore=shutil.ignore_patterns(*NOT_OURS))
+    return build("sdist", folder / "copy", folder)
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def parse(endpoint: Endpoint, raw: bytes | LargeBody, limits: settings.Request) 
     if endpoint.fields is None or endpoint.kind == "multipart":
         return Denied("unsupported_media_type", "This endpoint takes no JSON.")
     if isinstance(raw, LargeBody):
-        return _parse_skeleton(endpoint, endpoint.fields, raw, limits) or parse(endpoint, raw.whole(), limits)
+        return _parse_large(endpoint, endpoint.fields, raw, limits) or parse(endpoint, raw.whole(), limits)
     read = _read(endpoint, endpoint.fields, raw, limits)
     if isinstance(read, Denied):
         return read
@@ -83,14 +83,14 @@ def parse(endpoint: Endpoint, raw: bytes | LargeBody, limits: settings.Request) 
     return _accepted(endpoint, body, raw if canonical else b"")
 
 
-def _parse_skeleton(
-    endpoint: Endpoint, table: Table, skeleton: LargeBody, limits: settings.Request
+def _parse_large(
+    endpoint: Endpoint, table: Table, large: LargeBody, limits: settings.Request
 ) -> InferenceRequest | None:
     """The request, if what was set apart is nothing that policy reads; `None`: read the body as a whole.
 
     Refusing is left to that, so that there is one way to be refused.
     """
-    text = skeleton.text()
+    text = large.text()
     if text is None:
         return None
     read = _read(endpoint, table, text, limits)
@@ -98,10 +98,10 @@ def _parse_skeleton(
         return None
     body, canonical = read
     measured = _encode({name: body[name] for name in body.keys() - table.free_text})
-    if skeleton.marks(measured) or skeleton.names(body):
+    if large.has_placeholder(measured) or large.names_have_placeholder(body):
         return None
     found = _accepted(endpoint, body, text if canonical else b"")
-    rest = skeleton.restored(b"".join(found.rest))
+    rest = large.restored(b"".join(found.rest))
     if rest is None:
         return None
     found.rest = rest

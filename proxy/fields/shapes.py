@@ -30,7 +30,7 @@ Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
 ]
 
-# Engines fetch nothing: `request.media_urls` knows no other value.
+# Engines fetch nothing.
 DataUrl = Annotated[str, Meta(pattern=r"^data:")]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

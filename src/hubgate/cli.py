@@ -20,7 +20,8 @@ CONFIG = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="hubgate")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Put vLLM behind the Hugging Face tokens of its callers.
 
     \b
@@ -32,6 +33,11 @@ def main() -> None:
 
     Exit codes: 0 fine, 2 wrong usage or configuration, 1 anything else.
     """  # noqa: D301 - click keeps the lines that follow a real backspace
+    if context.invoked_subcommand not in ("proxy", "backend"):  # which log it themselves
+        from hubgate.runtime import build  # noqa: PLC0415 - lazy
+
+        if changed := build.stale():
+            click.echo(f"Compiled code is older than its sources: {', '.join(changed)}", err=True)
 
 
 @main.command()

@@ -119,6 +119,21 @@ def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
         ({"engines": {"on_demand": ["a/*"], "vllm_args": {"enable-sleep-mode": True}}}, "set by Hubgate"),
         ({"engines": {"on_demand": ["a/*"], "vllm_args": {"api-key": "x"}}}, "set by Hubgate itself"),
         ({"hub": {"endpoint": "https://me:secret@hub"}}, "hub.endpoint"),
+        *(
+            ({"hub": {"endpoint": url}}, "hub.endpoint")
+            for url in (
+                " https://hub",
+                "https://hub\n",
+                "https://h\tub",
+                "https:hub",
+                "https:\\hub",
+                "https://@hub",
+            )
+        ),
+        *(
+            ({"hub": {"endpoint": f"https://hub/{path}"}}, "hub.endpoint")
+            for path in ("a b", "a@b", "a?b", "\\")
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

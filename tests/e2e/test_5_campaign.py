@@ -10,7 +10,9 @@ from tests.e2e.product import Product
 
 
 # The report of a failure names its seed and step.
-@pytest.mark.parametrize(("seed", "attempts"), [(8, 100), pytest.param(17, 300, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("seed", "attempts"), [(8, 100), pytest.param(17, 300, marks=pytest.mark.long("engine"))]
+)
 async def test_rows_17_and_20_a_campaign_on_the_real_engine(
     seed: int,
     attempts: int,

@@ -53,7 +53,7 @@ async def interleave(harness: Harness, rng: Random, number: int) -> None:
     harness.machines.settle()
 
 
-@pytest.mark.parametrize("interleavings", [250, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("interleavings", [250, pytest.param(1_000, marks=pytest.mark.long("isolation"))])
 async def test_what_alice_loaded_does_not_exist_for_bob(tmp_path: Path, interleavings: int) -> None:
     """However they interleave, bob gets the very bytes of a missing repo, and nothing goes upstream."""
     rng = Random(SEED)  # noqa: S311 - must be repeatable

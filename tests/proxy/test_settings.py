@@ -76,6 +76,21 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ({"hub": {"endpoint": f"http://:{CANARY}@hub"}}, "hub.endpoint"),
         ({"hub": {"endpoint": f"http://hub?{CANARY}"}}, "hub.endpoint"),
         ({"hub": {"endpoint": f"http://hub#{CANARY}"}}, "hub.endpoint"),
+        *(
+            ({"hub": {"endpoint": url}}, "hub.endpoint")
+            for url in (
+                " https://hub",
+                "https://hub\n",
+                "https://h\tub",
+                "https:hub",
+                "https:\\hub",
+                "https://@hub",
+            )
+        ),
+        *(
+            ({"hub": {"endpoint": f"https://hub/{path}"}}, "hub.endpoint")
+            for path in ("a b", "a@b", "a?b", "\\")
+        ),
         ({"limits": {"storage": f"mysql://{CANARY}"}}, "limits.storage"),
         ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
         ({"upstreams": []}, "upstreams"),

@@ -11,8 +11,11 @@ import pytest
 from hubgate.backend.downloads.messages import Answer, Failure, Job
 from hubgate.backend.downloads.worker_pool import WorkerPool
 from hubgate.backend.engines import argv
+from hubgate.demo import run
+from hubgate.demo.configs import Layout
 from hubgate.runtime import child_python
 
+ROOT = Path(__file__).parents[2]
 # What the worker, vLLM and the demo import first of all, and what Python itself would.
 PLANTED = ("msgspec", "huggingface_hub", "vllm", "hubgate", "click", "asyncio", "re", "sitecustomize")
 PLANT = "import os; os.mknod(os.environ['HUBGATE_RUN_ID']); raise SystemExit(3)"
@@ -71,12 +74,23 @@ def test_the_engine_and_what_it_starts(ran: Path, build: argv.Build, tmp_path: P
     assert not ran.exists()
 
 
-def test_the_demo(ran: Path) -> None:
+async def said_by_a_program(layout: Layout) -> str:
+    async with run.program("hub", layout, "-m", "hubgate.demo.hub", "--help") as program:
+        await program.process.wait()
+        return program.log.read_text()
+
+
+def test_the_demo(ran: Path, tmp_path: Path) -> None:
     """`make run` starts its programs like this."""
-    command = (*child_python.COMMAND, "-m", "hubgate.demo.hub", "--help")
-    said = subprocess.check_output(command, env=child_python.safe(os.environ))
-    assert b"--port" in said
+    layout = Layout(tmp_path / "run")
+    layout.logs.mkdir(parents=True)
+    assert "--port" in asyncio.run(said_by_a_program(layout))
     assert not ran.exists()
+
+
+def test_make_starts_the_demo_like_this() -> None:
+    """The launcher itself is a child of make."""
+    assert "python -P -m hubgate.demo.run" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
         ({"Retry-After": "Mon Sep 21 14:14:20 2026"}, 60),  # asctime's
         ({"Retry-After": "Mon, 21 Sep 2026 16:14:20 +0200"}, 60),
         ({"Retry-After": "Mon, 21 Sep 2026 14:14:20 -0000"}, 60),
-        ({"Retry-After": "Mon, 21 Sep 2020 14:14:20 GMT"}, 0),
+        ({"Retry-After": "Mon, 21 Sep 2020 14:14:20 GMT"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "!7"}, None),
         ({"Retry-After": "-7"}, None),
@@ -41,6 +41,9 @@ NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
         ({"RateLimit": "nonsense"}, None),
         ({"Retry-After": "3", "RateLimit": '"api";r=0;t=55'}, 3),
         ({"Retry-After": "soon", "RateLimit": '"api";r=0;t=55'}, 55),
+        ({"Retry-After": "Mon, 21 Sep 2020 14:14:20 GMT", "RateLimit": "t=9"}, 9),
+        ({"Retry-After": "0" * 30_000 + "x"}, None),
+        ({"RateLimit": "t=" + "0" * 30_000 + "x"}, None),
         ({}, None),
     ],
 )

@@ -103,7 +103,7 @@ def test_batches_of_one_kind(mended: ModuleType, name: str, indices: list[int]) 
 
 @pytest.mark.parametrize("name", ALL)
 def test_vllm_still_needs_mending(name: str) -> None:
-    """When this fails, the vLLM that is installed has it right itself: take `base_rows` out."""
+    """When this fails, the vLLM that is installed has it right itself: take `vllm_48421` out."""
     import torch
 
     got = _call(_kernels(), name, INDICES, _slots())

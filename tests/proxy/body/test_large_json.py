@@ -33,7 +33,7 @@ FREE = {"text": PROSE}
 @pytest.fixture
 def small() -> Iterator[None]:
     """All sizes small, so that short bodies are cut everywhere."""
-    with mock.patch.multiple(large_json, STRETCH=48, LEAST=8, KEPT=6, _EDGE=10):
+    with mock.patch.multiple(large_json, BLOCK=48, LEAST=8, KEPT=6, _EDGE=10):
         yield
 
 
@@ -320,7 +320,7 @@ def test_a_caller_cannot_write_a_mark() -> None:
         body = fed(json.dumps(user(image())).encode())
         text = body.text()
         assert text is not None
-        (mark,) = {text[at : at + 33] for at in range(len(text)) if body.marks(text[at : at + 33])}
+        (mark,) = {text[at : at + 33] for at in range(len(text)) if body.has_placeholder(text[at : at + 33])}
         seen.add(mark)
     assert len(seen) == 20
 

@@ -19,6 +19,7 @@ def cooldown(clock: Clock | None = None) -> Cooldown:
         ({"Retry-After": "Mon, 21 Sep 2026 14:14:20 GMT"}, 60),
         ({"Retry-After": "Mon, 21 Sep 2037 14:14:20 GMT"}, MAXIMUM),
         ({"Retry-After": "999999999999"}, MAXIMUM),
+        ({"Retry-After": "Mon, 21 Sep 2020 14:14:20 GMT"}, DEFAULT),
         ({"Retry-After": "soon"}, DEFAULT),
         ({}, DEFAULT),
     ],
