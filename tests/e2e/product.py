@@ -23,6 +23,18 @@ from hubgate.demo.configs import Layout, Ports
 BASE = "demo/tiny-llama"
 ADAPTER = "alice/pirate-lora"
 START_SECONDS = 300.0
+# Modules that lie where the product is started: what its programs import first, and Python itself.
+PLANTED = (
+    "msgspec",
+    "huggingface_hub",
+    "vllm",
+    "torch",
+    "hubgate",
+    "click",
+    "asyncio",
+    "re",
+    "sitecustomize",
+)
 
 Value = TypeVar("Value")
 
@@ -37,6 +49,11 @@ class Product:
     launcher: "subprocess.Popen[bytes]"
     output: Path
     http: httpx.Client
+
+    @property
+    def cwd(self) -> Path:
+        """Where it was started, among modules that nobody should import; `ran` is there once one was."""
+        return self.layout.root.with_suffix(".cwd")
 
     @property
     def url(self) -> str:
@@ -117,13 +134,15 @@ def started(root: Path, *options: str, ready: bool = True) -> Iterator[Product]:
     ]
     # At `debug`, so that what is nowhere in the logs is not there at any level.
     environment = {**os.environ, "HUBGATE_RUN_ID": run_id, "HUBGATE_LOG__LEVEL": "debug"}
+    cwd = _planted(root.resolve().with_suffix(".cwd"))
     with output.open("wb") as out:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "hubgate.demo.run", *arguments],
+            [sys.executable, "-P", "-m", "hubgate.demo.run", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             env=environment,
+            cwd=cwd,
         )
     # One client, since each new one reads the authorities of this machine; no connection is used twice.
     http = httpx.Client(timeout=120, limits=httpx.Limits(max_keepalive_connections=0))
@@ -138,6 +157,13 @@ def started(root: Path, *options: str, ready: bool = True) -> Iterator[Product]:
         launcher.wait(timeout=90)
         for left in product.processes():
             left.kill()
+
+
+def _planted(folder: Path) -> Path:
+    folder.mkdir()
+    for name in PLANTED:
+        (folder / f"{name}.py").write_text(f"import os; os.mknod({str(folder / 'ran')!r}); os._exit(3)")
+    return folder
 
 
 def _is_ready(product: Product) -> bool:

@@ -134,3 +134,11 @@ def test_no_token_is_in_the_memory_of_the_engine(product: Product) -> None:
     assert len(engine) >= 2  # the API server and its engine core at least
     scanners = [Scanner(token) for token in ("hf_demo_alice", "hf_demo_bob", "hf_demo_service")]
     assert not [hit for process in engine for hit in memory(process, scanners)]
+
+
+def test_no_module_of_the_working_directory_runs(product: Product) -> None:
+    """Neither in the programs, nor in the workers that hold tokens, nor in vLLM and what it starts."""
+    assert product.complete(ADAPTER, "hf_demo_alice").status_code == 200
+    running = product.processes()
+    assert len([process for process in running if process.cwd() == str(product.cwd)]) == len(running)
+    assert not (product.cwd / "ran").exists()
