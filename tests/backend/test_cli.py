@@ -67,6 +67,7 @@ def _refused(config: Path, **environ: str) -> str:
         return output
 
 
+@pytest.mark.engine  # which a backend looks for before it starts
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_quickly_and_cleanly_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
     """Exit code 0, and another backend can take the store."""
@@ -111,6 +112,7 @@ def test_the_halves_of_a_key_are_not_mixed_up(tmp_path: Path) -> None:
     assert '"d"' not in said
 
 
+@pytest.mark.engine  # which a backend looks for before it starts
 def test_a_port_that_is_taken_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
     """Said with the address, and all that was started is ended."""
     with socket.socket() as taken:

@@ -175,17 +175,17 @@ def test_what_the_driver_says_is_checked_with_everything_else(tmp_path: Path) ->
     """Unknown devices, and engines that share all there are, together with missing keys."""
     settings = _load(tmp_path, engines={"on_demand": ["a/*"], "devices": ["0", "7"]})
     with pytest.raises(ConfigError) as caught:
-        check(settings, {}, lambda: FakeGpus(_0=80))
+        check(settings, {}, lambda: FakeGpus(_0=80), lambda: "vllm")
     assert "engines.devices" not in str(caught.value.faults)  # slot 1 is beyond max_running
     settings = _load(tmp_path, engines={"on_demand": ["a/*"], "devices": ["7"]})
     with pytest.raises(ConfigError) as caught:
-        check(settings, {}, lambda: FakeGpus(_0=80))
+        check(settings, {}, lambda: FakeGpus(_0=80), lambda: "vllm")
     assert [fault.split(":")[0] for fault in caught.value.faults] == [
         "engines.devices", "seal.key_file", "seal.proxies_file",
     ]  # fmt: skip
     settings = _load(tmp_path, engines={"on_demand": ["a/*"], "max_running": 2})
     with pytest.raises(ConfigError) as caught:
-        check(settings, {}, lambda: FakeGpus(_0=80, _1=80))
+        check(settings, {}, lambda: FakeGpus(_0=80, _1=80), lambda: "vllm")
     assert "engines: device 0 is shared by 2 engines" in caught.value.faults[0]
 
 

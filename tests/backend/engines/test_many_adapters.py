@@ -124,7 +124,7 @@ async def crowd(tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch) -
         store={"max_bytes": QUOTA, "max_model_bytes": QUOTA},
         adapters={"max_cpu_loras": PLACES, "max_bytes": QUOTA},
     )
-    checked = replace(check(settings, {}, lambda: None), make_argv=fake_argv)
+    checked = replace(check(settings, {}, lambda: None, lambda: "vllm"), make_argv=fake_argv)
     died: list[str] = []
     background = Background(lambda: died.append("died"))
     async with backend(settings, checked, background, {}) as running:
