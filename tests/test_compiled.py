@@ -106,7 +106,6 @@ def test_what_is_tested_is_what_is_shipped() -> None:
         assert (import_module(f"hubgate.{module.replace('/', '.')}").__file__ or "").endswith(wanted)
 
 
-@pytest.mark.skipif(not build.compiled(), reason="nothing is compiled")
 def test_the_sources_are_those_that_were_compiled(tmp_path: Path) -> None:
     """A source that was changed since, or is gone, is named; what its time says does not count."""
     assert build.stale() == []
@@ -119,7 +118,7 @@ def test_the_sources_are_those_that_were_compiled(tmp_path: Path) -> None:
     os.utime(touched)
     gone.unlink()
     named = {f"{MODULES[0]}.py", f"{MODULES[2]}.py", "wire/endpoints.py"}
-    assert set(build.stale(tmp_path / "copy")) == named
+    assert set(build.stale(tmp_path / "copy")) == (named if build.compiled() else set())
 
 
 def test_without_a_record_everything_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
