@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hubgate.demo.hub import DemoHub
+from hubgate.proxy.auth.bearer import Credential
 from hubgate.proxy.auth.identity import Caller, Identities, LocalKey
 from hubgate.proxy.auth.unknown_tokens import REPEATERS_FACTOR, UnknownTokenLimiter
 from hubgate.proxy.errors import Denied
@@ -170,6 +171,21 @@ async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
     await resolved(identities, ALICE)
     identities.forget(alice)
     assert await refused(identities, ALICE) == "invalid_api_key"
+
+
+async def test_who_is_known_is_found_without_a_wait(make: Make, clock: Clock) -> None:
+    """Once resolved and while that is fresh; a token that is bad, or whose time is over, is nobody's."""
+    identities = make()
+    assert identities.known(Credential(ALICE)) is None
+    alice = await resolved(identities, ALICE)
+    known = identities.known(Credential(ALICE))
+    assert known is not None
+    assert (known.identity, known.token, known.digest) == (alice.identity, ALICE, alice.digest)
+    assert await refused(identities, Secret("hf_nobody")) == "invalid_api_key"
+    assert identities.known(Credential(Secret("hf_nobody"))) is None
+    assert identities.known(Credential(Secret("api_org_secret"))) is None
+    clock.advance(300)
+    assert identities.known(Credential(ALICE)) is None
 
 
 async def test_all_are_forgotten_together(make: Make, hub: DemoHub) -> None:
