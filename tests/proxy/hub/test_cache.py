@@ -226,3 +226,13 @@ async def test_the_oldest_used_goes_first() -> None:
     assert len(one) == 2
     assert (await one.get("a", at_once("new")))[1] == "cache"
     assert (await one.get("b", at_once("new")))[1] == "hub"
+
+
+async def test_a_quick_look_is_a_use_too() -> None:
+    """What nearly every request finds by `fresh` is not the first to be forgotten."""
+    one = cache(Clock(), capacity=2)
+    for key in ("a", "b"):
+        await one.get(key, at_once(key))
+    assert one.fresh("a") == "a"
+    await one.get("c", at_once("c"))
+    assert (one.fresh("a"), one.fresh("b")) == ("a", None)
