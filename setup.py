@@ -23,6 +23,7 @@ COMPILED = (
     "src/hubgate/proxy/auth/policy.py",
     "src/hubgate/proxy/auth/revisions.py",
     "src/hubgate/proxy/body/json_request.py",
+    "src/hubgate/proxy/body/large_json.py",
     "src/hubgate/proxy/body/reader.py",
     "src/hubgate/proxy/context.py",
     "src/hubgate/proxy/drain.py",
@@ -69,6 +70,39 @@ FLAGS = ("-fvisibility=hidden", "-fno-plt", "-flto=auto", "-O3")
 RECORD = Path("src/hubgate/compiled_sources.py")
 ROOMS = ("proxy", "wire", "runtime")
 
+# Two comparisons of mypyc's runtime end the process on any exception, which they take for a lack of memory;
+# but `PyObject_RichCompareBool` counts recursion, and raises at the bottom of the stack. What `int` itself
+# compares by does neither. By exact text, so that an upgrade of mypyc is looked at.
+COMPARISON = """int result = PyObject_RichCompareBool(left_obj, right_obj, {});
+{}    Py_DECREF(left_obj);
+{}    Py_DECREF(right_obj);
+{}    if (result == -1) {{
+{}        CPyError_OutOfMemory();
+{}    }}
+{}    return result;"""
+CANNOT_FAIL = """PyObject *result = PyLong_Type.tp_richcompare(left_obj, right_obj, {});
+    Py_DECREF(left_obj);
+    Py_DECREF(right_obj);
+    Py_DECREF(result);
+    return result == Py_True;"""
+LIB_RT = Path("build/lib-rt")
+
+
+def lib_rt() -> str:
+    """Write mypyc's arithmetic without those two, and give the folder, to be searched before mypyc's own."""
+    import mypyc  # noqa: PLC0415 - for those who build
+
+    name = "int_ops.c"
+    source = Path(mypyc.__file__).with_name("lib-rt").joinpath(name).read_text()
+    for operator, indent in (("Py_EQ", "    "), ("Py_LT", "")):
+        old = COMPARISON.format(operator, *[indent] * 6)
+        if source.count(old) != 1:
+            sys.exit(f"mypyc's {name} is not what setup.py knows: look at how it compares, and mend LIB_RT")
+        source = source.replace(old, CANNOT_FAIL.format(operator))
+    LIB_RT.mkdir(parents=True, exist_ok=True)
+    LIB_RT.joinpath(name).write_text(source)
+    return str(LIB_RT.absolute())
+
 
 def record() -> None:
     """Write down the SHA-256 of each source, also of those whose constants are compiled into others."""
@@ -89,7 +123,9 @@ def compiled() -> list[Extension]:
     modules = mypycify(
         [*COMPILED, str(RECORD)], opt_level="3", debug_level="0", group_name="hubgate.compiled"
     )
+    arithmetic = lib_rt()
     for module in modules:
+        module.include_dirs.insert(0, arithmetic)
         module.extra_compile_args = [*module.extra_compile_args, *FLAGS]
         module.extra_link_args = [*module.extra_link_args, *FLAGS]
     return modules

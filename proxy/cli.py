@@ -1,6 +1,7 @@
 """Runs a proxy until it is told to stop."""
 
 import asyncio
+import gc
 import resource
 import signal
 from collections.abc import Callable
@@ -41,6 +42,9 @@ async def _serve(
         if not build.compiled():
             _log.warning("interpreted", hint="install it where there is a C compiler: half of the CPU")
         log.warn_of_stale_code(build.stale())
+        # What is here by now stays: looking through it for garbage would hold all requests for some 20 ms.
+        gc.collect()
+        gc.freeze()
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({stopped, proxy.background}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():

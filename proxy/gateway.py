@@ -241,7 +241,10 @@ class Gateway:
         if isinstance(raw, Denied):
             return raw
         context.bytes_in = context.buffered = len(raw)
-        inference = json_request.parse(endpoint, raw, self.request_settings)
+        if isinstance(raw, LargeBody):
+            inference = await json_request.parse_large(endpoint, raw, self.request_settings)
+        else:
+            inference = json_request.parse(endpoint, raw, self.request_settings)
         if not isinstance(inference, Denied):
             context.stream = inference.stream
         return inference

@@ -1,19 +1,18 @@
 """A body's way from bytes to what was authorized: parsed once, checked against its endpoint's table."""
 
-import json
-import math
+import asyncio
 from dataclasses import dataclass
-from typing import Any, Final, Never
+from typing import Final
 
 import msgspec
 
 from hubgate.proxy import settings
+from hubgate.proxy.body import large_json, strict_json
 from hubgate.proxy.body.large_json import LargeBody, Pieces
+from hubgate.proxy.body.strict_json import JsonObject
 from hubgate.proxy.endpoints import Endpoint
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.fields.table import Table
-
-JsonObject = dict[str, Any]
 
 _read_json: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -66,58 +65,96 @@ class InferenceRequest:
         return (f'{{"model":"{model}",{salt}'.encode(), *self.rest)
 
 
-class _DuplicateKeyError(ValueError):
-    """A key stands twice: two parsers could read two different requests."""
-
-
-def parse(endpoint: Endpoint, raw: bytes | LargeBody, limits: settings.Request) -> InferenceRequest | Denied:
+def parse(endpoint: Endpoint, raw: bytes, limits: settings.Request) -> InferenceRequest | Denied:
     """Read and check a JSON body. Whatever is not known to be harmless is refused."""
     if endpoint.fields is None or endpoint.kind == "multipart":
         return Denied("unsupported_media_type", "This endpoint takes no JSON.")
-    if isinstance(raw, LargeBody):
-        return _parse_large(endpoint, endpoint.fields, raw, limits) or parse(endpoint, raw.whole(), limits)
-    read = _read(endpoint, endpoint.fields, raw, limits)
-    if isinstance(read, Denied):
-        return read
-    body, canonical = read
-    return _accepted(endpoint, body, raw if canonical else b"")
+    long_numbers = _has_long_number(raw)
+    if refused := large_json.refusal(raw, long_numbers=long_numbers):
+        return refused
+    body = None if long_numbers else _canonical(raw)
+    known = raw
+    if body is None:
+        known = b""
+        read = _strict(raw, long_numbers=long_numbers)
+        if isinstance(read, Denied):
+            return read
+        body = read
+    return _check(endpoint, endpoint.fields, body, limits, known) or _accepted(endpoint, body, known)
 
 
-def _parse_large(
-    endpoint: Endpoint, table: Table, large: LargeBody, limits: settings.Request
-) -> InferenceRequest | None:
-    """The request, if what was set apart is nothing that policy reads; `None`: read the body as a whole.
+async def parse_large(
+    endpoint: Endpoint, large: LargeBody, limits: settings.Request
+) -> InferenceRequest | Denied:
+    """As `parse`, with what nobody here need read left out; others are served between its steps."""
+    if not large.scanned or endpoint.fields is None or endpoint.kind == "multipart":
+        return parse(endpoint, large.whole(), limits)
+    if not large.has_cut_name:  # which names are the same could not be seen then
+        found = await _parse_scanned(endpoint, endpoint.fields, large, limits)
+        if not isinstance(found, Denied) or not large.spans:
+            return found
+        if not large.parsable:
+            return _without_place(found)
+    elif not large.parsable:
+        return _too_large("The names of keys are too long for a body of this size.")
+    # A refusal tells places by what stands before them.
+    return await _parse_scanned(endpoint, endpoint.fields, large, limits, whole=True)
 
-    Refusing is left to that, so that there is one way to be refused.
-    """
-    text = large.text()
-    if text is None:
-        return None
-    read = _read(endpoint, table, text, limits)
-    if isinstance(read, Denied):
-        return None
-    body, canonical = read
-    measured = _encode({name: body[name] for name in body.keys() - table.free_text})
-    if large.has_placeholder(measured) or large.names_have_placeholder(body):
-        return None
-    found = _accepted(endpoint, body, text if canonical else b"")
-    rest = large.restored(b"".join(found.rest))
-    if rest is None:
-        return None
-    found.rest = rest
+
+async def _parse_scanned(
+    endpoint: Endpoint, table: Table, large: LargeBody, limits: settings.Request, *, whole: bool = False
+) -> InferenceRequest | Denied:
+    """Parse what is left of a large body without its spans. No step takes more than some 10 ms."""
+    text, spans = (large.whole(), []) if whole else (large.text(), large.spans)
+    long_numbers = _has_long_number(text)
+    body = None if long_numbers else _canonical(text)
+    known = text
+    if body is None:
+        known = b""
+        await asyncio.sleep(0)
+        read = _strict(text, long_numbers=long_numbers)
+        if isinstance(read, Denied):
+            return read
+        body = read
+    await asyncio.sleep(0)
+    if spans:
+        texts, numbers = table.free_text - _SET, table.free_numbers - _SET
+        if large.has_text_mark(_without(body, texts)) or large.has_number_mark(_without(body, numbers)):
+            known = b""
+            rest = large.restore_fields(body, texts & numbers)
+            if rest is None:
+                told = "Besides its texts, media and token ids the body is too large."
+                return _check(endpoint, table, body, limits, known) or _too_large(told)
+            spans = rest
+            await asyncio.sleep(0)
+    if refused := _check(endpoint, table, body, limits, known):
+        return refused
+    await asyncio.sleep(0)
+    found = _accepted(endpoint, body, known)
+    if spans:
+        pieces = large.restored(b"".join(found.rest), spans)
+        if pieces is None:
+            raise RuntimeError("a span of a body was lost")
+        found.rest = pieces
     return found
 
 
-def _read(
-    endpoint: Endpoint, table: Table, raw: bytes, limits: settings.Request
-) -> tuple[JsonObject, bool] | Denied:
-    """A body that is JSON and passes its table, and whether `raw` is how we would write it."""
-    read = _decode(raw)
-    if isinstance(read, Denied):
-        return read
-    body, canonical = read
-    extra = limits.extra_fields.get(endpoint.path, _NONE)
-    return table.check(body, limits, extra, raw=raw if canonical else b"") or read
+def _without_place(refused: Denied) -> Denied:
+    """A refusal that tells no place within a field: what was cut out was not counted."""
+    if refused.param is None or f"`{refused.param}[" not in refused.message:
+        return refused
+    told = f"`{refused.param}` has a key or a value that is not accepted here."
+    return Denied(refused.code, told, refused.param)
+
+
+def _without(body: JsonObject, names: frozenset[str]) -> bytes:
+    return _encode({name: body[name] for name in body if name not in names})
+
+
+def _check(
+    endpoint: Endpoint, table: Table, body: JsonObject, limits: settings.Request, canonical: bytes
+) -> Denied | None:
+    return table.check(body, limits, limits.extra_fields.get(endpoint.path, _NONE), raw=canonical)
 
 
 def _accepted(endpoint: Endpoint, body: JsonObject, canonical: bytes) -> InferenceRequest:
@@ -158,25 +195,7 @@ def _without_model(canonical: bytes, model: str) -> Pieces:
     return canonical[1 : start - 1], canonical[end:]
 
 
-def _decode(raw: bytes) -> tuple[JsonObject, bool] | Denied:
-    try:
-        body = _canonical(raw)
-        canonical = body is not None
-        if not canonical:
-            body = (_STRICT_LONG if _has_long_number(raw) else _STRICT).decode(raw.decode("utf-8"))
-            _encode(body)  # refuses what could not be sent on: lone surrogates
-    except _DuplicateKeyError:
-        return Denied("invalid_request", "A key stands twice in the body; each may stand once.")
-    except (ValueError, OverflowError):
-        return Denied("invalid_request", "The body is not JSON (RFC 8259, UTF-8).")
-    except RecursionError:
-        return Denied("invalid_request", "The body is nested too deeply.")
-    if not isinstance(body, dict):
-        return Denied("invalid_request", "The body must be a JSON object.")
-    return body, canonical
-
-
-def _canonical(raw: bytes) -> Any:
+def _canonical(raw: bytes) -> JsonObject | None:
     """The body, if it is written as we would write it: then there are no two ways to read it.
 
     That is how the SDKs write, and costs a twentieth of a parser that watches for each oddity.
@@ -184,9 +203,20 @@ def _canonical(raw: bytes) -> Any:
     """
     try:
         body = _read_json(raw)
-        return body if _encode(body) == raw and not _has_long_number(raw) else None
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        return body if isinstance(body, dict) and _encode(body) == raw else None
+    except (msgspec.DecodeError, ValueError, OverflowError):
         return None
+
+
+def _strict(raw: bytes, *, long_numbers: bool) -> JsonObject | Denied:
+    try:
+        body = strict_json.decode(raw.decode("utf-8"), long_numbers=long_numbers)
+        _encode(body)  # refuses what could not be sent on: lone surrogates
+    except strict_json.DuplicateKeyError:
+        return Denied("invalid_request", "A key stands twice in the body; each may stand once.")
+    except (ValueError, OverflowError):
+        return Denied("invalid_request", "The body is not JSON (RFC 8259, UTF-8).")
+    return body if isinstance(body, dict) else Denied("invalid_request", "The body must be a JSON object.")
 
 
 def _has_long_number(raw: bytes) -> bool:
@@ -194,32 +224,5 @@ def _has_long_number(raw: bytes) -> bool:
     return bool(_translate(raw, _DIGITS).partition(_LONG)[1])  # `in` and `find` take longer
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _DuplicateKeyError
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):  # 1e999 would be sent on as null
-        raise ValueError("a number is too large")
-    return number
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if not -(2**63) <= number < 2**64:  # no field means more, and the engine counts in 64 bits
-        raise ValueError("a number is too large")
-    return number
-
-
-def _no_constant(_: str) -> Never:
-    raise ValueError("NaN and Infinity are not JSON")
-
-
-_STRICT: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
-_STRICT_LONG: Final = json.JSONDecoder(  # apart, since token ids are many and short
-    object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_no_constant
-)
+def _too_large(message: str) -> Denied:
+    return Denied("request_too_large", message)

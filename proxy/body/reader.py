@@ -1,16 +1,11 @@
 """Reads request bodies: only after the caller is known, within a limit each and one for all."""
 
 import asyncio
-from typing import Final
 
 from hubgate.proxy import settings
 from hubgate.proxy.body.large_json import LargeBody
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.http.request import BodyError, ServerRequest
-
-# More token ids than any context takes. What a body becomes when it is parsed, and for how long nothing else
-# is served meanwhile, goes by its values: eleven million empty lists were a gigabyte and seven seconds.
-MAX_VALUES: Final = 2**20
 
 
 class CutShortError(Exception):
@@ -64,14 +59,13 @@ class BodyReader:
             if isinstance(part, Denied):
                 return part
             self._held += len(part)
-            body.add(part)
+            if refused := body.add(part):
+                return refused
             if len(body) > self._largest:
                 return self.too_large()
-            if body.values > MAX_VALUES:
-                return Denied("request_too_large", f"The body may hold {MAX_VALUES} values at most.")
             if self._held > self._most:
                 return self._too_many()
-        return None
+        return body.end()
 
     async def next(self, request: ServerRequest) -> bytes | Denied:
         """The next bytes of a body that is not held here, b"" at its end."""

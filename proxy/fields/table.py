@@ -14,11 +14,15 @@ import msgspec
 
 from hubgate.proxy import settings
 from hubgate.proxy.errors import Code, Denied
+from hubgate.proxy.fields.shapes import INT64_MAX
 
 Cap = Literal["max_n", "max_logprobs", "max_batch"]  # the settings under `request` that bound a cost
 
 MAX_DEPTH: Final = 64  # levels; vllm/sampling_params.py, MAX_STRUCTURED_OUTPUT_JSON_NESTING
+MAX_SHOWN: Final = 48  # of one that shows a value
 MAX_TOLD: Final = 300  # characters of a complaint; a key of the caller's may be any length
+
+_NO_SUCH_VALUE: Final = "Invalid enum value"  # msgspec's words, with the value behind them
 
 _convert: Final = msgspec.convert
 _typed_dict: Final[Any] = TypedDict  # mypy knows those alone whose fields stand in the code
@@ -104,6 +108,8 @@ class Table:
             raise ValueError("a field stands twice in one table")
         # Fields in which a text may be of any length and is read by its beginning at most.
         self.free_text = frozenset(row.name for row in self.allowed.values() if _is_free_text(row))
+        # And those in which a list of whole numbers may be.
+        self.free_numbers = frozenset(row.name for row in self.allowed.values() if _takes_any_numbers(row))
         self._bounded = {row.name: row for row in self.allowed.values() if row.cap or row.max_bytes}
         self._spelled = {row.name: row.normalize for row in self.allowed.values() if row.normalize}
         self._product = product
@@ -186,11 +192,36 @@ class Table:
         return Denied("invalid_request", f"The body must carry {forms}.", min(given, default=None))
 
 
+def _schema(row: Field) -> dict[str, Any]:
+    return msgspec.json.schema(row.type, schema_hook=lambda _: {"const": False})
+
+
 def _is_free_text(row: Field) -> bool:
     """Whether nothing in this field has a length that counts, by the schema of its type."""
-    schema = msgspec.json.encode(msgspec.json.schema(row.type, schema_hook=lambda _: {"const": False}))
+    schema = msgspec.json.encode(_schema(row))
     patterns = set(re.findall(rb'"pattern":"(.*?)"', schema))
     return row.max_bytes is None and b'"maxLength"' not in schema and patterns <= {b"^data:"}
+
+
+def _takes_any_numbers(row: Field) -> bool:
+    """Whether each list of whole numbers in this field takes as many as come, and each that 63 bits hold."""
+    if row.max_bytes is not None:
+        return False
+    nodes: list[Any] = [_schema(row)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes += node
+        if not isinstance(node, dict):
+            continue
+        nodes += node.values()
+        items = node.get("items")
+        if isinstance(items, dict):
+            for kind in (items, *items.get("anyOf", ())):
+                bounds = (kind.get("minimum", 0), kind.get("maximum", INT64_MAX))
+                if kind.get("type") == "integer" and ("maxItems" in node or bounds != (0, INT64_MAX)):
+                    return False
+    return True
 
 
 def _member(row: Field) -> Any:
@@ -213,6 +244,8 @@ def _mistyped(complaint: str) -> Denied:
     if missing and name is None:
         name = missing.group(1)
         return Denied("invalid_request", f"`{name}` is missing.", name)
+    if text.startswith(_NO_SUCH_VALUE) and len(text) > MAX_SHOWN:
+        text = _NO_SUCH_VALUE
     if "^data:" in text:
         text = "media must come in the request, as a data: URL"
     told = f"`{path}`: {text}."
@@ -222,6 +255,8 @@ def _mistyped(complaint: str) -> Denied:
 
 
 def _excess(row: Field, value: Any, limits: settings.Request) -> str | None:
+    if row.cap is not None and _is_mixed(value):
+        return "may hold texts or token ids and not both"
     if row.cap is not None and _count(value) > (most := getattr(limits, row.cap)):
         return f"may be {most} at most here"
     if row.max_bytes is not None:
@@ -237,6 +272,10 @@ def _count(value: Any) -> int:
     if isinstance(value, list):
         return 1 if value and set(map(type, value)) == {int} else len(value)
     return value if isinstance(value, int) else 1
+
+
+def _is_mixed(value: Any) -> bool:
+    return isinstance(value, list) and len(kinds := set(map(type, value))) > 1 and int in kinds
 
 
 def _off(value: Any) -> bool:

@@ -186,30 +186,38 @@ class RequestParser:
         return True
 
     def _read(self, data: memoryview) -> None:
+        """Take what came, in a loop: a read can hold hundreds of requests for another protocol."""
+        declined = self._parse(data)
+        while declined is not None:
+            self._parse(self._without_upgrade())
+            declined = self._parse(declined) if len(declined) else None
+
+    def _parse(self, data: memoryview) -> memoryview | None:
+        """Give what stands behind a request that asks for another protocol, if there is one."""
+        if self.ignoring_input:  # since the parts before
+            return None
         between = self._reading is None and not self.in_head  # two requests
         self._completed = 0
         size = self._head_size
         self._framing += len(data)
-        declined: memoryview | None = None  # what stands behind a request that asks for another protocol
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            declined = data[upgrade.args[0] :]
+            return data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             fault = error.__context__
             if isinstance(fault, _Faulty):
                 self.refuse(fault.code)
             else:
                 self.refuse("http_version" if str(error) in _VERSIONS else "invalid_request")
-            return
-        if declined is not None:
-            self._decline_upgrade(declined)
-        elif self.in_head:
+            return None
+        if self.in_head:
             self._grow(len(data) if size == self._head_size else 0)
         elif self._framing > MAX_FRAMING and self._reading is not None:
             self.refuse("invalid_request")
         elif between and self._completed == 1 and self._again:
             self._repeated_head = learn_head(bytes(data))
+        return None
 
     def _grow(self, size: int) -> None:
         """A head comes in pieces, `size` bytes of which ended no line: the parser holds those."""
@@ -217,8 +225,8 @@ class RequestParser:
         if self._head_pieces > MAX_LINE:
             self.refuse("headers_too_large")
 
-    def _decline_upgrade(self, rest: memoryview) -> None:
-        """Read the request as if it did not ask for another protocol (RFC 9110, section 7.8)."""
+    def _without_upgrade(self) -> memoryview:
+        """The head as if it did not ask for another protocol (RFC 9110, section 7.8), for a new parser."""
         kept = list(self._headers)  # `Upgrade`, `HTTP2-Settings` and `Connection` are not among them
         if self._length:
             kept.append(("content-length", str(self._length)))
@@ -227,9 +235,7 @@ class RequestParser:
         line = self._parser.get_method() + b" " + self._target + b" HTTP/1.1\r\n"
         head = line + "".join([f"{name}: {value}\r\n" for name, value in kept]).encode("latin-1") + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
-        self._read(memoryview(head))
-        if rest and not self.ignoring_input:
-            self._read(rest)
+        return memoryview(head)
 
     def _check(self, version: str, method: bytes) -> None:
         """Refuse what llhttp lets pass."""

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cases import each
 from tests.fakes.raw import RawClient
-from tests.fakes.running_proxy import CHAT, Edge
+from tests.fakes.running_proxy import CHAT, Edge, eventually
 from tests.proxy.http.speech import AUTH, LENGTH, LINE, alive, head, post, refused, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -112,6 +112,24 @@ async def test_row_11_upgrades_are_declined(edge: Edge, upgrade: tuple[bytes, ..
         await alive(client)
     assert len(edge.engine.requests) == 1
     assert b"pgrade" not in edge.engine.wire
+
+
+async def test_hundreds_of_upgrades_in_one_read(edge: Edge) -> None:
+    """However many come at once behind a body, each is declined in its turn: none makes a call deeper."""
+    more = head(b"GET /health HTTP/1.1", b"Host: x", b"Connection: Upgrade", b"Upgrade: x")
+    count = 60_000 // len(more)  # in one read of a connection whose body is coming
+    whole = post()
+    async with RawClient.connect(edge.port) as client:
+        await client.send(whole[:-1])
+
+        async def body_is_read() -> bool:
+            return await edge.metric("hubgate_in_flight_requests") >= 1
+
+        await eventually(body_is_read)
+        await client.send(whole[-1:] + more * count)
+        assert (await client.answer()).status == 200
+        for _ in range(count):
+            assert (await client.answer("GET")).status == 200
 
 
 @each("target", ["evil:443", "/health", CHAT, "*", "http://evil/"])
