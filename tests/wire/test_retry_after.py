@@ -24,6 +24,8 @@ NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
         ({"Retry-After": "Mon, 21 Sep 2026 16:14:20 +0200"}, 60),
         ({"Retry-After": "Mon, 21 Sep 2026 14:14:20 -0000"}, 60),
         ({"Retry-After": "Mon, 21 Sep 2020 14:14:20 GMT"}, None),
+        ({"Retry-After": "Mon, 21 Sep 2026 14:13:20 GMT"}, None),  # now
+        ({"Retry-After": "Mon, 21 Sep 2026 14:13:21 GMT"}, 1),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "!7"}, None),
         ({"Retry-After": "-7"}, None),
@@ -37,6 +39,7 @@ NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
         ({"RateLimit": "t=" + "9" * 30}, 9_999_999_999),
         ({"RateLimit": "t="}, None),
         ({"RateLimit": "t=!5"}, None),
+        ({"RateLimit": "!t=5"}, None),
         ({"RateLimit": '"at=7";r=0'}, None),
         ({"RateLimit": "nonsense"}, None),
         ({"Retry-After": "3", "RateLimit": '"api";r=0;t=55'}, 3),
