@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 
 COMPILED = (
     "src/hubgate/proxy/audit/chain.py",
+    "src/hubgate/proxy/audit/long_requests.py",
     "src/hubgate/proxy/audit/record.py",
     "src/hubgate/proxy/audit/writer.py",
     "src/hubgate/proxy/auth/authorization.py",

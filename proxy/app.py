@@ -15,6 +15,7 @@ from aiohttp import web
 
 from hubgate.proxy import admin
 from hubgate.proxy.audit.chain import AuditFileError
+from hubgate.proxy.audit.long_requests import LongRequests
 from hubgate.proxy.audit.writer import AuditWriter
 from hubgate.proxy.auth.authorization import AccessKey, Authorizer
 from hubgate.proxy.auth.identity import Identities
@@ -125,6 +126,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     )
     counters = await _counters(stack, checked.limits_storage, metrics, clocks)
     limits = Limiter(settings.limits, settings.keys, counters)
+    long_requests = LongRequests(audit, clocks.now)
     gateway = Gateway(
         request_settings=settings.request,
         cold_start=settings.cold_start,
@@ -143,11 +145,12 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         grants=grants,
         relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
         audit=audit,
+        long_requests=long_requests,
         metrics=metrics,
         drain=drain,
         now=clocks.now,
     )
-    background = await _background(stack, pool, checked)
+    background = await _background(stack, pool, checked, long_requests)
     unready = partial(_unready, pool, audit, drain)
     admin_port = await _listen_admin(stack, settings, admin.app(metrics, old_tokens, unready))
 
@@ -269,11 +272,13 @@ async def _pool(
     return Pool([upstream(entry) for entry in settings.upstreams], metrics)
 
 
-async def _background(stack: AsyncExitStack, pool: Pool, checked: Checked) -> "asyncio.Task[None]":
+async def _background(
+    stack: AsyncExitStack, pool: Pool, checked: Checked, long_requests: LongRequests
+) -> "asyncio.Task[None]":
     """What goes on for as long as the proxy does."""
 
     async def work() -> None:
-        await asyncio.gather(pool.poll(), watch(checked.files))
+        await asyncio.gather(pool.poll(), watch(checked.files), long_requests.run())
 
     task = asyncio.create_task(work(), name="background")
 

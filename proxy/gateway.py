@@ -10,6 +10,7 @@ import structlog
 
 from hubgate.proxy import endpoints, errors, request_head, settings
 from hubgate.proxy.audit import record
+from hubgate.proxy.audit.long_requests import LongRequests
 from hubgate.proxy.audit.writer import AuditWriter
 from hubgate.proxy.auth.authorization import Access, Authorizer
 from hubgate.proxy.auth.bearer import Credential
@@ -71,6 +72,7 @@ class Gateway:
     grants: GrantSigner
     relay: Relay
     audit: AuditWriter
+    long_requests: LongRequests
     metrics: Metrics
     drain: Drain
     now: Callable[[], float]
@@ -81,6 +83,7 @@ class Gateway:
         context = RequestContext(head.request_id or new_id(), head.client)
         self.metrics.in_flight.inc()
         self.drain.enter()
+        self.long_requests.enter(context)
         try:
             answer = await self._serve(context, request, head)
             if isinstance(answer, Denied) and request.begun:  # heartbeats went before
@@ -333,6 +336,7 @@ class Gateway:
         """Step 9: whatever happened, it is told, counted and its place given back."""
         metrics = self.metrics
         metrics.in_flight.dec()
+        self.long_requests.leave(context)
         if context.permit is not None:
             used = (context.prompt_tokens or 0) + (context.completion_tokens or 0)
             self.limits.release(context.permit, used)

@@ -39,6 +39,15 @@ def of(one: RequestContext, now: float) -> str:
     )
 
 
+def granted(one: RequestContext, now: float) -> str:
+    """What is known of a granted request that is still in flight at `now`, seconds since the epoch."""
+    who = "" if one.identity is None else _who(one.identity, now)
+    model = "" if one.model is None else f',"model":"{one.model}"'
+    access = "" if one.access is None else _granted(one.access)
+    decision = _members(decision="granted", upstream=one.upstream, stream=one.stream)
+    return f',"request_id":"{one.request_id}"{_place(one.client, one.endpoint)}{who}{model}{access}{decision}'
+
+
 def _who(identity: Identity, now: float) -> str:
     created = identity.created_at
     return _caller(

@@ -220,11 +220,10 @@ def report(file: Path) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     from hubgate.proxy.audit import chain  # noqa: PLC0415
+    from hubgate.proxy.audit.outcomes import outcomes  # noqa: PLC0415
 
     tallies: dict[str, Counter[tuple[Any, ...]]] = {"user": Counter(), "model": Counter()}
-    for record in chain.records(file):
-        if record.get("event") not in ("auth.denied", "request.done"):
-            continue
+    for record in outcomes(chain.records(file)):
         for key, tally in tallies.items():
             tally[record.get(key, "-"), record.get("reason", "-")] += 1
     for key, tally in tallies.items():

@@ -270,6 +270,20 @@ def test_report_sums_up(tmp_path: Path) -> None:
     assert any("demo/tiny" in row and "3" in row for row in rows)
 
 
+def test_report_counts_a_request_once(tmp_path: Path) -> None:
+    """A long request has two lines and is one; the one that a killed proxy was at is unfinished."""
+    path = trail(tmp_path)
+    key = Keyring.make(tmp_path / "keys").proxy.derive("audit")
+    written = AuditWriter(path, key, Metrics(), required=True, now=time)
+    written.start()
+    for number, event in (("1", "granted"), ("2", "granted"), ("1", "done")):
+        written.record(f"request.{event}", {"request_id": number, "user": "alice", "reason": "ok"})
+    written.close()
+    rows = [line.split("│")[1:-1] for line in run("audit", "report", path).output.splitlines() if "│" in line]
+    counts = {(name.strip(), reason.strip()): count.strip() for name, reason, count in rows}
+    assert counts["alice", "ok"] == counts["alice", "unfinished"] == "1"
+
+
 @pytest.mark.parametrize("user", ["[/red]x", "[bold]x", "\x1b[2Jx"])
 def test_report_of_hostile_names(tmp_path: Path, user: str) -> None:
     """A name can neither break the report nor command the terminal."""
