@@ -1,7 +1,8 @@
 """`make run`: the whole product on one machine, with the demo Hub and vLLM on the CPU.
 
-Everything that it writes lies under `.run/`. It ends, and takes every process along, on Ctrl-C, on
-SIGTERM, when its terminal closes, when one of its programs dies, and when its own parent does.
+Everything that it writes lies under `.run/`. A program that dies is started again. The launcher ends, and
+takes every process along, on Ctrl-C, on SIGTERM, when its terminal closes, when one of its programs cannot be
+kept up, and when its own parent dies.
 """
 
 import asyncio
@@ -12,9 +13,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -27,68 +27,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from hubgate.demo import configs
 from hubgate.demo.configs import Changes, Layout, Ports
-from hubgate.runtime import build, child_python
+from hubgate.demo.programs import Program, program
+from hubgate.runtime import build
 
 ALICE = "hf_demo_alice"
 BASE = "demo/tiny-llama"
 
-GRACE = 9.0  # seconds between SIGTERM and SIGKILL for each program
 STUCK = 30  # seconds that stopping may take in all
 POLL = 0.5  # seconds
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-@dataclass(slots=True)
-class Program:
-    """One of the three programs, and where its log is."""
-
-    name: str
-    log: Path
-    process: asyncio.subprocess.Process
-
-    async def stop(self) -> None:
-        """Ask it to end, and make it end after `GRACE` seconds."""
-        if self.process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            await asyncio.wait_for(self.process.wait(), GRACE)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-
-
-@asynccontextmanager
-async def program(name: str, layout: Layout, *arguments: str, **variables: str) -> AsyncIterator[Program]:
-    """Run one program with its output in `.run/log/`; leaving stops it.
-
-    In a session of its own, so that Ctrl-C in the terminal reaches the launcher alone, which then
-    stops them in order; and bound to the launcher's life by PR_SET_PDEATHSIG, which setpriv sets.
-    """
-    path = layout.logs / f"{name}.log"
-    with path.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "TERM", *child_python.COMMAND, *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=_environment(variables),
-            start_new_session=True,
-        )
-    running = Program(name, path, process)
-    try:
-        yield running
-    finally:
-        await running.stop()
-
-
-def _environment(variables: dict[str, str]) -> dict[str, str]:
-    """Our own environment without any Hub token: the demo brings its own."""
-    kept = {k: v for k, v in os.environ.items() if "TOKEN" not in k and not k.startswith("HF_")}
-    return child_python.safe({**kept, **variables})
 
 
 async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool = False) -> int:
@@ -105,26 +53,26 @@ async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool
         if first is not None:
             _say_ready(layout, ports, first)
         await watch
-        dead = [one for one in programs if one.process.returncode is not None]
-        for one in dead:
-            console.print(f"[bold red]{one.name} ended by itself; the end of {one.log}:[/]")
+        failed = [one for one in programs if one.failure is not None]
+        for one in failed:
+            console.print(f"{one.failure}; giving up. The end of {one.log}:", style="bold red", markup=False)
             console.print(_tail(one.log), markup=False)
         console.print("stopping …")
     console.print("stopped; nothing is left running")
-    return 1 if dead else 0
+    return 1 if failed else 0
 
 
 async def _start(stack: AsyncExitStack, layout: Layout, ports: Ports) -> list[Program]:
     hub = program(
-        "hub", layout, "-m", "hubgate.demo.hub", "--port", str(ports.hub), "--files-port", str(ports.files),
-        "--log", str(layout.root / "hub.jsonl"),
+        "hub", layout.logs, "-m", "hubgate.demo.hub", "--port", str(ports.hub),
+        "--files-port", str(ports.files), "--log", str(layout.root / "hub.jsonl"),
     )  # fmt: skip
     backend = program(
-        "backend", layout, "-m", "hubgate.cli", "backend", "--config", str(layout.backend_config),
+        "backend", layout.logs, "-m", "hubgate.cli", "backend", "--config", str(layout.backend_config),
         HF_API_TOKEN_FILE=str(layout.service_token),
         **configs.ENGINE_ENVIRONMENT,
     )  # fmt: skip
-    proxy = program("proxy", layout, "-m", "hubgate.cli", "proxy", "--config", str(layout.proxy_config))
+    proxy = program("proxy", layout.logs, "-m", "hubgate.cli", "proxy", "--config", str(layout.proxy_config))
     started = [await stack.enter_async_context(hub)]
     await _listening(ports.hub, started[0])
     started.append(await stack.enter_async_context(backend))
@@ -185,15 +133,17 @@ async def _first_token(session: aiohttp.ClientSession, ports: Ports) -> str | No
 
 
 async def _watch(programs: list[Program], stopping: asyncio.Event) -> None:
-    """Return when a signal asks to stop, when a program ends, or when an ancestor is gone."""
+    """Keep the programs up; return when a signal asks to stop, when one fails, or an ancestor is gone."""
     ancestors = _ancestors()
-    ends = {asyncio.ensure_future(one.process.wait()) for one in programs}
+    say = partial(console.print, style="bold yellow", markup=False)
+    ends = {asyncio.ensure_future(one.keep(say)) for one in programs}
     asked = {asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(_gone(ancestors))}
     try:
         await asyncio.wait(ends | asked, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in ends | asked:
             task.cancel()
+        await asyncio.gather(*ends, *asked, return_exceptions=True)  # none is just being started
 
 
 def _ancestors() -> list[tuple[int, int]]:

@@ -11,8 +11,7 @@ import pytest
 from hubgate.backend.downloads.messages import Answer, Failure, Job
 from hubgate.backend.downloads.worker_pool import WorkerPool
 from hubgate.backend.engines import argv
-from hubgate.demo import run
-from hubgate.demo.configs import Layout
+from hubgate.demo.programs import program
 from hubgate.runtime import child_python
 
 ROOT = Path(__file__).parents[2]
@@ -74,17 +73,15 @@ def test_the_engine_and_what_it_starts(ran: Path, build: argv.Build, tmp_path: P
     assert not ran.exists()
 
 
-async def said_by_a_program(layout: Layout) -> str:
-    async with run.program("hub", layout, "-m", "hubgate.demo.hub", "--help") as program:
-        await program.process.wait()
-        return program.log.read_text()
+async def said_by_a_program(logs: Path) -> str:
+    async with program("hub", logs, "-m", "hubgate.demo.hub", "--help") as started:
+        await started.process.wait()
+        return started.log.read_text()
 
 
 def test_the_demo(ran: Path, tmp_path: Path) -> None:
     """`make run` starts its programs like this."""
-    layout = Layout(tmp_path / "run")
-    layout.logs.mkdir(parents=True)
-    assert "--port" in asyncio.run(said_by_a_program(layout))
+    assert "--port" in asyncio.run(said_by_a_program(tmp_path))
     assert not ran.exists()
 
 
