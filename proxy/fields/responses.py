@@ -171,7 +171,7 @@ RESPONSES = Table(
     field("service_tier", Tier, "OpenAI; given back in the answer"),
     field("store", MustBeFalse, "OpenAI; sent on as false whatever the caller leaves out"),
     field("background", MustBeFalse, "OpenAI; a response in the background would have to be stored"),
-    # Whether such a response exists is not looked up, so both read the same (THREATS, row 35).
+    # Whether such a response exists is not looked up, so both read the same (docs/threats.md, row 35).
     refused("previous_response_id", _STORED, code="unknown_endpoint"),
     refused("conversation", _STORED),
     refused("previous_input_messages", "send the earlier turns in `input`"),

@@ -41,7 +41,7 @@ def test_the_engines_series_are_told_apart() -> None:
 
 
 def test_no_adapter_is_named_and_nothing_but_vllm_passes() -> None:
-    """THREATS row 29, and nobody reads in a dashboard who has which private adapter."""
+    """threats.md, row 29, and nobody reads in a dashboard who has which private adapter."""
     text = _metrics().render({"gpu-0/0": ENGINE}).decode()
     assert "secret-lora" not in text
     assert "lora_requests_info" not in text

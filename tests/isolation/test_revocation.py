@@ -1,4 +1,4 @@
-"""THREATS row 20: how long a caller is still served after access was taken away, on the proxy's clock."""
+"""threats.md, row 20: how long a caller is still served after access was taken away, on the proxy's clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

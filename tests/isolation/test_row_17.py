@@ -1,4 +1,4 @@
-"""THREATS row 17: an adapter that one tenant loaded does not exist for another one (LoRAX issue 479)."""
+"""threats.md, row 17: an adapter that one tenant loaded does not exist for another one (LoRAX issue 479)."""
 
 import asyncio
 import re

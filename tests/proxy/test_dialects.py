@@ -283,7 +283,7 @@ async def test_what_a_model_cannot_do(edge: Edge, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/responses/resp_1", "/v1/responses/resp_1/cancel", "/v1/responses"])
 async def test_row_35_a_stored_response_is_nobodys(edge: Edge, path: str) -> None:
-    """THREATS row 35: an id opens nothing, for its owner as for others: 404, 0 requests upstream."""
+    """threats.md, row 35: an id opens nothing, for its owner as for others: 404, 0 requests upstream."""
     if path != "/v1/responses":
         answers = [await edge.ask("GET", path, token) for token in (ALICE, BOB, None)]
         answers += [await edge.ask("POST", path, token, body=b"{}") for token in (ALICE, BOB)]

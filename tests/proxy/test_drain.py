@@ -1,4 +1,4 @@
-"""Row 43: a proxy that is told to stop ends what is under way and takes nothing new."""
+"""threats.md, row 43: a proxy that is told to stop ends what is under way and takes nothing new."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""SECURITY.md's table and the tests agree: what it promises is there, and what is there is in it."""
+"""docs/threats.md, SECURITY.md's table and the tests agree: what they promise is there, and nothing else."""
 
 import ast
 import re
@@ -6,27 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-ROWS = range(1, 47)  # of the threat model
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 _NAMED = re.compile(r"test_rows?_(\d+)_(?:and_(\d+)_)?")
 _SKIPPED = re.compile(r"\bmark\.(skip|skipif|xfail)\b")
-_COMING = re.compile(r"^Rows still to come: ([\d, ]+)\.$", re.MULTILINE)
+_PLANNED = "planned, not held yet"
 
 
-def text() -> str:
-    return (PROJECT / "SECURITY.md").read_text(encoding="utf-8")
+def rows(name: str) -> list[tuple[int, str]]:
+    """The rows of a document's tables: the number, and what stands in the last cell."""
+    cells = [line.strip("|").split("|") for line in (PROJECT / name).read_text(encoding="utf-8").splitlines()]
+    return [(int(row[0]), row[-1].strip()) for row in cells if row[0].strip().isdecimal()]
 
 
 def table() -> dict[int, set[tuple[str, str]]]:
     """Row → the tests that it names."""
-    found: dict[int, set[tuple[str, str]]] = {}
-    for line in text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not re.fullmatch(r"\d+(, \d+)*", cells[0]):
-            continue
-        for row in cells[0].split(", "):
-            found.setdefault(int(row), set()).update(_TEST.findall(cells[-1]))
-    return found
+    return {row: set(_TEST.findall(shown)) for row, shown in rows("SECURITY.md")}
 
 
 def collected() -> Iterator[tuple[str, str]]:
@@ -47,13 +41,18 @@ def test_every_test_that_is_named_exists() -> None:
     assert named - set(collected()) == set()
 
 
-def test_every_row_is_shown_or_said_to_be_missing() -> None:
-    """A row of the threat model is in the table with a test, or in the list of those still to come."""
-    shown = {row for row, named in table().items() if named}
-    match = _COMING.search(text())
-    coming = {int(row) for row in match[1].split(", ")} if match else set()
-    assert shown | coming == set(ROWS)
-    assert shown & coming == set()
+def test_every_threat_has_its_row() -> None:
+    """Both documents have the same rows, each once and in order, so that a number means one thing."""
+    threats = [row for row, _ in rows("docs/threats.md")]
+    assert threats == [row for row, _ in rows("SECURITY.md")] == list(range(1, len(threats) + 1))
+    assert len(threats) >= 60
+
+
+def test_every_row_is_shown_or_said_to_be_planned() -> None:
+    """A row names its tests, or says in plain words that it is not held yet; never both."""
+    assert {row for row, named in table().items() if not named} == {
+        row for row, shown in rows("SECURITY.md") if shown == _PLANNED
+    }
 
 
 def test_every_test_of_a_row_is_in_the_table() -> None:

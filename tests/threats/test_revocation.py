@@ -1,4 +1,4 @@
-"""THREATS row 20 on the real clock: how long callers who never pause are served after they lost access.
+"""threats.md, row 20 on the real clock: how long callers who never pause are served after they lost access.
 
 A request counts by when it began. What is decided is decided after that, so that a slow machine can
 make a caller wait for a refusal but cannot make a right answer look late.

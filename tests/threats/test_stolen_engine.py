@@ -1,4 +1,4 @@
-"""THREATS row 45: whoever takes an engine over holds nothing that opens or grants anything."""
+"""threats.md, row 45: whoever takes an engine over holds nothing that opens or grants anything."""
 
 import hmac
 import json

@@ -172,7 +172,7 @@ def test_a_configuration_that_is_none_is_rejected(tmp_path: Path, content: bytes
 
 
 def test_a_lying_header_is_rejected(tmp_path: Path) -> None:
-    """THREATS row 36: the engine never sees it."""
+    """threats.md, row 36: the engine never sees it."""
     adapter = write_adapter(tmp_path / "adapter")
     lie = {next(iter(ADAPTER)): {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 10**9]}}
     (adapter / "adapter_model.safetensors").write_bytes(pack(lie, 64))

@@ -79,7 +79,7 @@ def test_mistral_weights_are_fetched_once() -> None:
     ],
 )
 def test_an_adapter_is_refused_by_its_listing(names: tuple[str, ...], said: str) -> None:
-    """THREATS rows 36 and 37: before a byte of it is fetched."""
+    """threats.md, rows 36 and 37: before a byte of it is fetched."""
     verdict = select_adapter(_files(*names), BIG)
     assert isinstance(verdict, Rejected)
     assert said in verdict.reason

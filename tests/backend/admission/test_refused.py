@@ -1,4 +1,4 @@
-"""THREATS rows 36 and 37 on a whole backend: refused with the reason, and at no cost to others."""
+"""threats.md, rows 36 and 37 on a whole backend: refused with the reason, and at no cost to others."""
 
 import asyncio
 import dataclasses
@@ -98,7 +98,7 @@ def test_only_a_named_repo_is_trusted_by_the_engine() -> None:
 
 
 async def test_a_name_that_leaves_its_folder_writes_nothing(backend: Running, tmp_path: Path) -> None:
-    """THREATS row 37: the listing is enough, and nothing lies outside the store."""
+    """threats.md, row 37: the listing is enough, and nothing lies outside the store."""
     for name in ("../../escaped", "/escaped", "a/../../escaped"):
         backend.hub.state.add_repo("eve/escape", {**_adapter("eve/escape"), name: b"x"})
         failed = await backend.failed(backend.sha(BASE), backend.sha("eve/escape"))

@@ -146,7 +146,7 @@ HONEST = pack(header({"a": (2, 3), "b": (4,), "c": (0, 7), "d": ()}), (6 + 4 + 1
 def test_a_mutated_header_never_passes_if_it_lies(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]], more: int
 ) -> None:
-    """THREATS row 36: what we let in, the format's own library reads, with the same types and shapes."""
+    """threats.md, row 36: what we let in, the format's own library reads, with the same types and shapes."""
     content = bytearray(HONEST)
     for where, byte in edits:
         content[where] = byte

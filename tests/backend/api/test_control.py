@@ -105,7 +105,7 @@ async def test_a_use_grant_commands_nothing(backend: Running) -> None:
 
 
 async def test_scoped_tokens_for_others_are_refused(backend: Running) -> None:
-    """THREATS row 30: 401 with the reason, and nothing is fetched."""
+    """threats.md, row 30: 401 with the reason, and nothing is fetched."""
     others: dict[str, tuple[dict[str, Any], ...]] = {
         "wrong_audience": ({"aud": "gpu-1"},),
         "old_boot": ({"boot": "old"}, {"boot": ""}),
@@ -120,7 +120,7 @@ async def test_scoped_tokens_for_others_are_refused(backend: Running) -> None:
 
 
 async def test_a_scoped_token_is_spent_once(backend: Running) -> None:
-    """THREATS row 30: a replay is 401."""
+    """threats.md, row 30: a replay is 401."""
     sealed = await backend.scoped(backend.sha(BASE))
     assert (await backend.post(sealed))[0] == 200
     status, lines = await backend.post(sealed)

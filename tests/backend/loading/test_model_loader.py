@@ -84,7 +84,7 @@ async def test_what_a_killed_backend_left_on_the_disk_is_used(tmp_path: Path, hu
 
 
 async def test_an_unfit_adapter_is_rejected_with_the_reason(backend: Running) -> None:
-    """THREATS row 36: the engine never hears of it."""
+    """threats.md, row 36: the engine never hears of it."""
     reasons = {
         "demo/pickle-lora": "pickle",
         "demo/wrong-base-lora": "made for another base model: a module is 128x256 there and 64x128 here",
@@ -297,7 +297,7 @@ def _contents(folder: Path) -> list[str]:
 async def test_no_token_reaches_an_engine(
     tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """THREATS row 24: neither a caller's nor the service's, in its environment, argv or files."""
+    """threats.md, row 24: neither a caller's nor the service's, in its environment, argv or files."""
     monkeypatch.setenv("HF_TOKEN", hub.token("service"))
     async with running(tmp_path, hub) as backend:
         base, adapter = backend.sha(BASE), backend.sha(PIRATE)

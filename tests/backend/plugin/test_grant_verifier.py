@@ -27,7 +27,7 @@ def test_a_proxys_grant_is_believed_until_it_ends(engine: Engine) -> None:
 
 
 def test_a_proxy_uses_and_the_supervisor_commands(engine: Engine) -> None:
-    """Neither may do what is the other's: THREATS row 45 keeps a stolen proxy key from the controls."""
+    """Neither may do what is the other's: a stolen proxy key opens no controls (threats.md, row 45)."""
     verifier = engine.verifier()
     assert verifier.believe(engine.command()) is not None
     assert verifier.believe(engine.grant(kind="control", model="")) is None

@@ -101,7 +101,7 @@ ROUTES = [
 @each("path", [*ROUTES, *sorted(FORWARDED)])
 @each("method", ["GET", "POST", "OPTIONS", "HEAD", "DELETE"])
 async def test_no_path_answers_without_a_grant(gated: Gated, path: str, method: str) -> None:
-    """THREATS row 10, straight at the engine: 401, and vLLM learns nothing."""
+    """threats.md, row 10, straight at the engine: 401, and vLLM learns nothing."""
     assert await gated.ask(path, method=method) == (401, "invalid_grant")
     assert not gated.vllm.reached
 
@@ -155,7 +155,7 @@ async def test_two_grants_are_none(gated: Gated, engine: Engine) -> None:
 
 
 async def test_a_header_that_looks_alike_is_none(gated: Gated, engine: Engine) -> None:
-    """THREATS row 7: an underscore is no dash, and SageMaker's headers are nothing to us."""
+    """threats.md, row 7: an underscore is no dash, and SageMaker's headers are nothing to us."""
     headers = (
         (b"x_hubgate_grant", engine.grant().encode()),
         (b"x-amzn-sagemaker-adapter-identifier", ADAPTER.encode()),

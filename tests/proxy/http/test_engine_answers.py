@@ -1,4 +1,4 @@
-"""Row 12: an engine that cannot be read to its end, or says too much, is 502, and costs nobody else."""
+"""threats.md, row 12: an engine that cannot be read, or says too much, is 502, at no cost to others."""
 
 import asyncio
 

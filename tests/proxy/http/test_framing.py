@@ -1,4 +1,4 @@
-"""Rows 1 and 3: where a request ends is never a matter of opinion."""
+"""threats.md, rows 1 and 3: where a request ends is never a matter of opinion."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows 6, 7 and 8, and what a header may be made of."""
+"""threats.md, rows 6, 7 and 8, and what a header may be made of."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""Row 39 and its like: slow callers, long bodies. Every test has a proxy with limits of its own."""
+"""threats.md, row 39 and its like: slow callers, long bodies. Every test has its own limits."""
 
 import asyncio
 

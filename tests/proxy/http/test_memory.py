@@ -1,4 +1,7 @@
-"""Row 13: what a caller sends without being anybody costs no memory. A process of its own is measured."""
+"""threats.md, row 13: what a caller sends without being anybody costs no memory.
+
+A process of its own is measured.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""Rows 5, 9 and 10: a path is taken as it is written, and only those of the table exist."""
+"""threats.md, rows 5, 9 and 10: a path is taken as it is written, and only those of the table exist."""
 
 import re
 from pathlib import Path

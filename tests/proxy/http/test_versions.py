@@ -1,4 +1,4 @@
-"""Row 4: HTTP/1.1 and HTTP/1.0 are spoken, and nothing that looks like them."""
+"""threats.md, row 4: HTTP/1.1 and HTTP/1.0 are spoken, and nothing that looks like them."""
 
 import pytest
 
