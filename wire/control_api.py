@@ -5,13 +5,20 @@ with a stream of `Event`, one JSON object a line: any number of `Progress`, then
 `Ready` or `LoadFailed`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 PROTOCOL = 1
 GRANT_HEADER = "X-Hubgate-Grant"
 REQUEST_ID_HEADER = "X-Request-Id"
+
+# Each side is held to these by the other, which logs names and looks models up by them.
+Name = Annotated[str, msgspec.Meta(max_length=256)]  # org/name@sha has at most 234 characters
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Names = Annotated[
+    tuple[Name, ...], msgspec.Meta(max_length=65536)
+]  # as many as `adapters.max_cpu_loras` may be
 
 EngineState = Literal[
     "absent", "downloading", "starting", "ready", "draining", "asleep", "stopping", "failed"
@@ -35,22 +42,22 @@ FailureCode = Literal[
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One vLLM process: one base model at one sha. Its host is the one the proxy already knows."""
 
-    id: str
-    boot: str
-    port: int
-    base: str  # org/name@sha
+    id: Name
+    boot: Name
+    port: Port
+    base: Name  # org/name@sha
     state: EngineState
-    adapters: tuple[str, ...] = ()  # served names, org/name@sha
+    adapters: Names = ()  # served names, org/name@sha
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend is and runs. Signed by its key; `nonce` is the jti of the grant that asked."""
 
-    protocol: int
-    name: str
-    boot: str
-    nonce: str
-    engines: tuple[EngineInfo, ...]
+    protocol: Annotated[int, msgspec.Meta(ge=0, le=9999)]
+    name: Name
+    boot: Name
+    nonce: Name
+    engines: Annotated[tuple[EngineInfo, ...], msgspec.Meta(max_length=1024)]
 
 
 class EnsureRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

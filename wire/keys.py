@@ -88,7 +88,7 @@ def read_jwks(path: Path) -> list[dict[str, Any]]:
         keys = data["keys"]
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}; make it with `hubgate keygen`") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         raise KeyFileError(f"{path}: is no JWK Set; make it with `hubgate keygen`") from None
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
         raise KeyFileError(f"{path}: is no JWK Set; make it with `hubgate keygen`")

@@ -67,9 +67,13 @@ class Fetcher:
 
     async def resolve(self, repo: RepoRef, token: Secret | None) -> str | Failure:
         """The sha that a branch or tag stands at."""
-        async with self._slots, self._workers.take() as worker:
-            transfer = DownloadAttempt(worker, repo, worker.scratch, ProgressMeter(), self._patience)
-            answer = await transfer.list(token, self._endpoint)
+        try:
+            async with self._slots, self._workers.take() as worker:
+                transfer = DownloadAttempt(worker, repo, worker.scratch, ProgressMeter(), self._patience)
+                answer = await transfer.list(token, self._endpoint)
+        except OSError as error:  # no descriptor or no process is left: one day there is
+            log.warning("download.not_started", repo=str(repo), error=error.strerror)
+            return Failure(code="error", message="no download could be started")
         match answer:
             case Interrupted(failure):
                 return failure

@@ -71,7 +71,11 @@ class Worker:
             line = await anext(self._answers)
         except StopAsyncIteration:
             return CRASHED
-        answer = _DECODER.decode(line)
+        try:
+            answer = _DECODER.decode(line)
+        except (ValueError, RecursionError):  # a listing that was cut at `MAX_LINE`, say
+            log.warning("download.worker_babbles", pid=self._child.pid, bytes=len(line))
+            return CRASHED
         self._done = isinstance(answer, Done)
         return answer
 

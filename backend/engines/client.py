@@ -3,9 +3,11 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 from joserfc.jwk import OKPKey
 
 from hubgate.backend.plugin.traffic import Status
@@ -20,7 +22,18 @@ LOAD = 300.0  # seconds, for an adapter
 SLEEP = 300.0  # seconds, for all weights on their way to host memory, or back
 FIRST_TOKEN = 120.0  # seconds; the first request may still compile
 
-_FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, msgspec.DecodeError)
+MAX_ANSWER = 16 << 20  # bytes; the metrics of a busy engine are some hundred KiB
+
+_FAILURES = (aiohttp.ClientError, HttpProcessingError, asyncio.TimeoutError, OSError, ValueError)
+
+
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Whether it was loaded by this call, or was there before."""
+
+    loaded: bool
 
 
 class EngineError(Exception):
@@ -78,8 +91,7 @@ class EngineClient:
     async def load(self, name: str, path: Path) -> bool:
         """Load an adapter; `False` if it was there before. Raises `EngineError`."""
         body = msgspec.json.encode(LoadAdapter(name=name, path=str(path)))
-        answer = await self._call("POST", endpoints.LOAD_ADAPTER, body, timeout=LOAD)
-        return bool(msgspec.json.decode(answer)["loaded"])
+        return _decoded(await self._call("POST", endpoints.LOAD_ADAPTER, body, timeout=LOAD), Loaded).loaded
 
     async def unload(self, name: str) -> None:
         """Take an adapter out, name and weights, when its last request is done. Raises `EngineError`."""
@@ -88,11 +100,11 @@ class EngineClient:
 
     async def status(self) -> Status:
         """What it is doing. Raises `EngineError`."""
-        return msgspec.json.decode(await self._call("GET", endpoints.STATUS), type=Status)
+        return _decoded(await self._call("GET", endpoints.STATUS), Status)
 
     async def drain(self) -> Status:
         """Let no new request in, unless it sleeps and is woken up. Raises `EngineError`."""
-        return msgspec.json.decode(await self._call("POST", endpoints.DRAIN, b""), type=Status)
+        return _decoded(await self._call("POST", endpoints.DRAIN, b""), Status)
 
     async def sleep(self) -> None:
         """Give up the GPU's memory and all adapters; it must be drained. Raises `EngineError`."""
@@ -120,10 +132,27 @@ class EngineClient:
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
             ) as response:
-                content = await response.read()
+                content = await _read(response.content)
         except _FAILURES as error:
             raise SilentEngineError(f"{method} {path}: {type(error).__name__}") from error
         if response.status != 200:
             text = content[:500].decode(errors="replace")
             raise EngineError(f"{method} {path}: {response.status} {text}")
         return content
+
+
+async def _read(body: aiohttp.StreamReader) -> bytes:
+    """The whole of it. Raises `SilentEngineError` for more than anything that we ask for is."""
+    content = bytearray()
+    while chunk := await body.readany():
+        content += chunk
+        if len(content) > MAX_ANSWER:
+            raise SilentEngineError(f"an answer of more than {MAX_ANSWER} bytes")
+    return bytes(content)
+
+
+def _decoded(content: bytes, kind: type[Answer]) -> Answer:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (ValueError, RecursionError):  # whoever has taken an engine over answers what they like
+        raise SilentEngineError(f"what it says is no {kind.__name__}") from None

@@ -16,6 +16,9 @@ from hubgate.wire.keys import BackendPublic, ProxyKeys
 from hubgate.wire.seal import LIFETIME, ScopedToken, SealError, seal_token, verify_hello
 
 HELLO_TIMEOUT = aiohttp.ClientTimeout(total=5)
+# What msgspec raises for bytes from outside: ValueError for what is no JSON, no UTF-8 or of another form,
+# RecursionError for what is deep, also in members that nobody asks for.
+NOT_JSON = (ValueError, RecursionError)
 MAX_HELLO = 4 * 1024 * 1024  # bytes; a thousand adapters are about 100 KiB
 
 
@@ -64,7 +67,7 @@ class ControlClient:
                 signed = await response.content.read(MAX_HELLO)
                 while not response.content.at_eof() and len(signed) < MAX_HELLO:
                     signed += await response.content.read(MAX_HELLO - len(signed))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
             raise ControlError(type(error).__name__) from None
         return self._believe(signed, nonce)
 
@@ -92,8 +95,8 @@ class ControlClient:
                 async for line in response.content:
                     event = msgspec.json.decode(line, type=Event)
                     yield event
-        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
-            # HttpProcessingError: a line that is longer than the buffer; ValueError: one that is no event.
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, *NOT_JSON) as error:
+            # HttpProcessingError: a line that is longer than the buffer.
             raise ControlError(type(error).__name__) from None
 
     def _believe(self, signed: bytes, nonce: str) -> Hello:
@@ -101,7 +104,7 @@ class ControlClient:
             hello = msgspec.json.decode(verify_hello(signed, self._backend().verifying), type=Hello)
         except SealError as error:
             raise ControlError(f"hello has a {error.reason}") from None
-        except msgspec.DecodeError:
+        except NOT_JSON:
             raise ControlError("hello is malformed") from None
         if hello.protocol != PROTOCOL:
             raise ControlError(f"speaks protocol {hello.protocol}, not {PROTOCOL}; update the older side")

@@ -79,7 +79,7 @@ class Upstream:
         """Ask for a hello and believe it. Raises `ControlError`; the backend then counts as down."""
         try:
             hello = await self._control.hello()
-        except ControlError:
+        except Exception:  # of whatever kind
             self._boot = None
             self._engines.clear()
             raise
@@ -141,6 +141,11 @@ class Pool:
                 problem = None
             except ControlError as error:
                 problem = error.reason
+            except Exception as error:
+                # Our fault; but whatever one backend answers, the others are polled, and the proxy goes on.
+                problem = type(error).__name__
+                if problem != known:
+                    log.exception("hello failed", upstream=upstream.name)
             self._metrics.upstream_up.labels(upstream.name).set(upstream.up)
             if problem != known:
                 log.info("upstream", upstream=upstream.name, up=upstream.up, problem=problem)

@@ -16,6 +16,7 @@ from hubgate.wire import keygen, keys
 from hubgate.wire.keyfile import RECHECK, KeyFile
 from hubgate.wire.keys import SETTLE, KeyFileError
 from tests.cases import each
+from tests.fakes import hostile_json
 from tests.fakes.clock import Clock
 from tests.fakes.keyring import Keyring
 
@@ -332,8 +333,14 @@ def test_a_rotated_file_is_read_anew(ring: Keyring, tmp_path: Path) -> None:
     assert file.fault is None
 
 
-@pytest.mark.parametrize(
-    "broken", [b"", b'{"keys": [', b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AA"}]}']
+@each(
+    "broken",
+    [
+        *hostile_json.DOCUMENTS.values(),
+        *hostile_json.beside(b'"keys":[]').values(),
+        b'{"keys": [',
+        b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AA"}]}',
+    ],
 )
 def test_a_half_written_file_does_not_lock_out(ring: Keyring, broken: bytes) -> None:
     """While the file cannot be read the last good keys count, and `fault` says why."""

@@ -17,15 +17,18 @@ from hubgate.backend.downloads.attempt import DownloadRequest, Patience, Progres
 from hubgate.backend.downloads.fetcher import Fetched, Fetcher
 from hubgate.backend.downloads.messages import Failure
 from hubgate.backend.downloads.single_flight import SingleFlight
-from hubgate.backend.downloads.worker_pool import Worker, WorkerPool
+from hubgate.backend.downloads.worker_pool import CRASHED, Worker, WorkerPool
 from hubgate.backend.metrics import Metrics
 from hubgate.backend.processes import reaper
+from hubgate.backend.processes.child import Child
 from hubgate.backend.store.layout import STAGING
 from hubgate.backend.store.store import Store
 from hubgate.demo import weights
 from hubgate.demo.hub import DemoHub
+from hubgate.runtime import child_python
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
+from tests.fakes import hostile_json
 from tests.fakes.running_proxy import eventually
 
 REPO = "demo/two-shards"
@@ -362,3 +365,28 @@ async def test_no_temporary_file_is_left(
         await made.join()
         _whole(made)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+async def test_where_no_process_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revision that cannot be looked up now can be tried again: the task that asked goes on."""
+
+    async def full(_: WorkerPool) -> Worker:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(WorkerPool, "_launch", full)
+    workers = WorkerPool(os.environ, "http://127.0.0.1:1")
+    fetcher = Fetcher(Store(tmp_path / "store", 10**8, time.time), workers, Metrics(), None, QUICK)
+    failure = await fetcher.resolve(RepoRef.parse("a/b@main"), None)
+    assert isinstance(failure, Failure)
+    assert failure.code == "error"
+
+
+async def test_a_worker_that_babbles_has_failed(tmp_path: Path) -> None:
+    """Whatever it writes instead of an answer, and whoever made it do so."""
+    (tmp_path / "said").write_bytes(b"\n".join(hostile_json.DOCUMENTS.values()) + b"\n")
+    code = "import pathlib, sys; sys.stdout.buffer.write(pathlib.Path(sys.argv[1]).read_bytes())"
+    argv = [*child_python.COMMAND, "-c", code, str(tmp_path / "said")]
+    worker = Worker(await Child.start(argv, os.environ))
+    for name in hostile_json.DOCUMENTS:
+        assert await worker.answer() == CRASHED, name
+    await worker.end()

@@ -1,6 +1,7 @@
 """The proxy's end of the control API: whom it believes, and what it hands to whom."""
 
 import asyncio
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import Event, Hello, LoadFailed, Progress
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.seal import sign_hello
+from tests.cases import each
+from tests.fakes import hostile_json
 from tests.fakes.answers import dies, head, raw, whole
 from tests.fakes.backend import FakeBackend, Held, babbles, says
 from tests.fakes.engine import RawEngine
@@ -127,10 +130,67 @@ async def test_a_stranger_is_not_believed(pair: Pair, tmp_path: Path) -> None:
         await pair.control.hello()
 
 
+HELLO = b'"protocol":1,"name":"gpu-0","boot":"boot-1","nonce":"n","engines":[]'
+ENGINE = b'{"id":"e","boot":"b","port":8200,"base":"a/b@c","state":"ready"}'
+
+
+def hostile_hellos() -> dict[str, bytes]:
+    """Well signed, each of them: by a backend that somebody has taken over."""
+    engines = {
+        "a port that is none": ENGINE.replace(b"8200", b"0"),
+        "a port beyond all": ENGINE.replace(b"8200", b"9" * 400),
+        "a negative port": ENGINE.replace(b"8200", b"-1"),
+        "a state that is none": ENGINE.replace(b"ready", b"merry"),
+        "a vast name": ENGINE.replace(b'"e"', b'"%b"' % (b"e" * 1_000_000)),
+        "a vast base": ENGINE.replace(b"a/b@c", b"a" * 1_000_000),
+        "adapters that are none": ENGINE.replace(b"}", b',"adapters":[5]}'),
+    }
+    return {
+        **hostile_json.DOCUMENTS,
+        **hostile_json.beside(HELLO),
+        **{name: b"{%b}" % HELLO.replace(b"[]", b"[%b]" % engine) for name, engine in engines.items()},
+        "many engines": b"{%b}" % HELLO.replace(b"[]", b"[%b]" % b",".join([ENGINE] * 20_000)),
+        "another name, a vast one": b"{%b}" % HELLO.replace(b"gpu-0", b"g" * 1_000_000),
+        "another protocol, a vast one": b"{%b}" % HELLO.replace(b":1,", b":%b," % (b"9" * 4000)),
+    }
+
+
+@each("name", hostile_hellos())
+async def test_whatever_a_backend_says_is_one_kind_of_error(pair: Pair, name: str) -> None:
+    """However deep, vast or odd a signed hello is, it is a `ControlError` of a few words."""
+    said = sign_hello(hostile_hellos()[name], pair.backend.ring.backend.signing).encode()
+    pair.backend.tell = lambda _: said
+    with pytest.raises(ControlError) as raised:
+        await pair.control.hello()
+    assert len(raised.value.reason) < 100
+
+
+@each("name", hostile_json.DOCUMENTS)
+async def test_whatever_stands_in_the_head_of_a_signature(pair: Pair, name: str) -> None:
+    """Before its signature is checked its header is parsed: JSON of whoever answers there."""
+    header = urlsafe_b64encode(hostile_json.DOCUMENTS[name]).rstrip(b"=")
+    for rest in (b".e30.AAAA", b".e30." + b"A" * 86, b".." + b"A" * 86, b"", b"...."):
+        pair.backend.tell = lambda _, said=header + rest: said  # type: ignore[misc]
+        with pytest.raises(ControlError):
+            await pair.control.hello()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         dies(),
+        raw(head(200, [("Content-Length", "9" * 30)]), close=True),
+        raw(head(200, [("Content-Length", "5"), ("Transfer-Encoding", "chunked")]) + b"hello", close=True),
+        raw(head(200, [("Content-Length", "5"), ("Content-Encoding", "gzip")]) + b"hello"),
+        raw(head(200, [("Transfer-Encoding", "chunked")]) + b"f" * 20 + b"\r\n", close=True),
+        raw(head(200, [("Set-Cookie", "\x7f=;=;")]), close=True),
+        raw(head(101, [("Upgrade", "x"), ("Connection", "upgrade")]), close=True),
+        raw(b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\n\r\n", close=True),
+        raw(b"HTTP/1.1 99999 X\r\n\r\n", close=True),
+        raw(
+            b"HTTP/1.1 200 X\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(20_000)) + b"\r\n", close=True
+        ),
+        raw(head(200), *[b"x" * 65536] * 80),  # more than a hello may have, and no end
         raw(whole(200, b"")),
         raw(whole(200, b"hello")),
         raw(whole(200, b"\xff" * 100)),
@@ -231,6 +291,11 @@ async def test_events_come_as_they_are_told(pair: Pair) -> None:
         b"\xff\n",
         b'"' + b"x" * 1_000_000 + b'"\n',
         b"[" * 100_000 + b"\n",
+        b'{"type":"progress","stage":"queued","repo":"a/b","unasked":'
+        + b"[" * 20_000
+        + b"]" * 20_000
+        + b"}\n",
+        b'{"type":"ready","engine":%b}\n' % ENGINE.replace(b"8200", b"9" * 400),
     ],
 )
 async def test_what_is_no_event_is_an_error(pair: Pair, babble: bytes) -> None:

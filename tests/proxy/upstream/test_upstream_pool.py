@@ -1,9 +1,12 @@
 """What a proxy knows of its backends, and which one it leases."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +17,7 @@ from hubgate.proxy.context import RequestContext
 from hubgate.proxy.errors import STATUS, Denied
 from hubgate.proxy.http.request import Link, RawHead, ServerRequest
 from hubgate.proxy.metrics.registry import Metrics
+from hubgate.proxy.upstream import upstream_pool
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlClient, ControlError
 from hubgate.proxy.upstream.upstream_pool import Pool, Upstream, refusal, unreachable
@@ -28,8 +32,13 @@ from hubgate.wire.control_api import (
     Ready,
 )
 from hubgate.wire.repo import RepoRef
+from hubgate.wire.seal import sign_hello
+from tests.cases import each
+from tests.fakes import hostile_json
 from tests.fakes.clock import Clock
+from tests.fakes.engine import PATIENCE
 from tests.fakes.identity import caller
+from tests.fakes.running_proxy import Edge
 
 BASE = RepoRef.parse("demo/tiny@" + "a" * 40)
 LORA = RepoRef.parse("alice/lora@" + "b" * 40)
@@ -205,3 +214,47 @@ def test_every_failure_of_a_load_means_an_error(code: FailureCode) -> None:
     else:
         assert (denied.message, denied.retry_after) == ("why", 3)
     assert unreachable().status == 503
+
+
+HOSTILE = {**hostile_json.DOCUMENTS, **hostile_json.beside(b'"protocol":1')}
+
+
+@each("document", HOSTILE.values())
+async def test_no_hello_ends_the_proxy(edge: Edge, document: bytes) -> None:
+    """Whatever a backend signs it counts as down, no more; and it is up again as soon as it makes sense."""
+    honest = edge.backend.tell
+    said = sign_hello(document, edge.backend.ring.backend.signing).encode()
+    edge.backend.tell = lambda _: said
+    await edge.until_down()
+    await edge.backend.greeted(2)
+    assert not edge.proxy.background.done()
+    edge.backend.tell = honest
+    await edge.until_ready()
+
+
+async def test_a_fault_of_ours_in_one_hello_leaves_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    """An exception that nobody foresaw is logged once, its backend is down, and the rest is polled on."""
+    asked = asyncio.Event()
+
+    class Broken(Told):
+        async def hello(self) -> Hello:
+            raise ZeroDivisionError
+
+    class Asked(Told):
+        count = 0
+
+        async def hello(self) -> Hello:
+            self.count += 1
+            if self.count == 3:
+                asked.set()
+            return await super().hello()
+
+    broken, good = Upstream("broken", "http://a", Broken()), Upstream("good", "http://b", Asked(engine()))
+    with patch.object(upstream_pool, "POLL_SECONDS", 0.001):
+        polling = asyncio.create_task(Pool([broken, good], Metrics()).poll())
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+        assert (polling.done(), broken.up, good.up) == (False, False, True)
+        polling.cancel()
+        with suppress(asyncio.CancelledError):
+            await polling
+    assert capfd.readouterr().out.count("hello failed") == 1
