@@ -4,6 +4,9 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 PROJECT = Path(__file__).parents[2]
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -65,3 +68,40 @@ def test_every_test_of_a_row_is_in_the_table() -> None:
                 found += 1
                 assert (path, name) in shown[int(row)], f"{path}::{name} is not in row {row}"
     assert found > 30
+
+
+def attacks() -> list[list[str]]:
+    """The rows of docs/isolation.md: id, attack, what it did without a bound, the bound, what is left."""
+    lines = (PROJECT / "docs/isolation.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in cells if row[0].startswith("`")]
+
+
+def test_every_attack_has_a_figure_or_says_that_it_has_none() -> None:
+    """Each row has an id of its own, names its bound, and what is left in milliseconds or seconds."""
+    found = attacks()
+    ids = [row[0] for row in found]
+    assert len(ids) == len(set(ids)) > 20
+    for row in found:
+        assert len(row) == 5, row
+        assert re.fullmatch(r"`[a-z]+(-[a-z]+)*`", row[0]), row
+        assert all(row), row
+        assert re.search(r"\d m?s\b|^not measured yet$", row[4]), row
+
+
+def test_every_bound_is_a_setting() -> None:
+    """What docs/isolation.md names as a bound can be set in one of the configuration files."""
+    documented = {
+        name
+        for file in ("proxy.yaml", "backend.yaml")
+        for name in _settings(yaml.safe_load((PROJECT / "config" / file).read_text(encoding="utf-8")))
+    }
+    named = {name for row in attacks() for name in re.findall(r"`(\w+\.\w+)`", row[3])}
+    assert named
+    assert named - documented == set()
+
+
+def _settings(sections: dict[str, Any]) -> Iterator[str]:
+    for section, values in sections.items():
+        if isinstance(values, dict):
+            yield from (f"{section}.{name}" for name in values)
