@@ -137,7 +137,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         advice=refusals.advice,
         old_tokens=old_tokens,
         limits=limits,
-        bodies=BodyReader(settings.request, settings.timeouts.body_idle),
+        bodies=BodyReader(settings.request, settings.timeouts.body_idle, settings.timeouts.least_rate),
         authorizer=authorizer,
         listing=ModelListing(authorizer, policy),
         pool=pool,
@@ -305,7 +305,13 @@ async def _listen(
     gateway: Gateway,
     certificate: Certificate | None,
 ) -> int:
-    server = Server(gateway.handle, gateway.refuse, header_timeout=settings.timeouts.header)
+    timeouts = settings.timeouts
+    server = Server(
+        gateway.handle,
+        gateway.refuse,
+        header_timeout=timeouts.header,
+        least_rate=timeouts.least_rate,
+    )
     listen = settings.listen
     tls = None if certificate is None else certificate.context
     try:

@@ -46,7 +46,7 @@ class RequestContext:
         self.audited = False  # whether anything was decided that the audit must tell
         self.permit: Permit | None = None
         self.notice: str | None = None  # what the caller should know of their token
-        self.buffered = 0  # bytes of the body that are held in memory
+        self.buffered = 0  # bytes of a large body that is held in memory
         self.cold = False
         self.stream = False
         self.upstream: str | None = None

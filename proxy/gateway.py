@@ -152,7 +152,7 @@ class Gateway:
             return found if isinstance(found, Denied) else self._json(context, model_card(found.model))
 
         # 4. Body.
-        inference = await self._read(context, request, endpoint)
+        inference = await self._read(context, request, endpoint, caller.identity.sub)
         if isinstance(inference, Denied):
             return inference
 
@@ -226,7 +226,7 @@ class Gateway:
         return refused or caller
 
     async def _read(
-        self, context: RequestContext, request: ServerRequest, endpoint: endpoints.Endpoint
+        self, context: RequestContext, request: ServerRequest, endpoint: endpoints.Endpoint, sub: str
     ) -> json_request.InferenceRequest | Upload | Denied:
         """Step 4: the body, read only now, and parsed once; of a form, what stands before its file."""
         if endpoint.kind == "multipart":
@@ -239,11 +239,13 @@ class Gateway:
         raw: bytes | LargeBody | Denied | None = self.bodies.take(request)
         if raw is None:
             context.enter("body")
-            raw = await self.bodies.read(request)
+            raw = await self.bodies.read(request, sub)
             context.leave()
+            if not isinstance(raw, Denied):
+                context.buffered = len(raw)
         if isinstance(raw, Denied):
             return raw
-        context.bytes_in = context.buffered = len(raw)
+        context.bytes_in = len(raw)
         if isinstance(raw, LargeBody):
             inference = await json_request.parse_large(endpoint, raw, self.request_settings)
         else:
@@ -340,7 +342,8 @@ class Gateway:
         if context.permit is not None:
             used = (context.prompt_tokens or 0) + (context.completion_tokens or 0)
             self.limits.release(context.permit, used)
-        self.bodies.release(context.buffered)
+        if context.buffered and context.identity is not None:
+            self.bodies.release(context.identity.sub, context.buffered)
         if context.identity is not None and self.per_user:
             metrics.user(context.identity.user, context.prompt_tokens, context.completion_tokens)
         metrics.requests.labels(context.endpoint, str(context.status), context.code).inc()

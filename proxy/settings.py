@@ -24,6 +24,8 @@ from hubgate.wire.secret import Secret
 
 PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
 MEMORY = "memory://"
+# The largest bodies that must have room at once: one caller may take half of it (proxy/body/reader.py).
+BODIES = 4
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Days = Annotated[int, Field(gt=0)]
@@ -215,6 +217,12 @@ class Request(Section):
     max_logprobs: Annotated[int, Field(ge=0)] = 20
     extra_fields: dict[str, frozenset[str]] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _room_for_others(self) -> Self:
+        if self.max_buffered_bytes < BODIES * self.max_body_bytes:
+            raise ValueError(f"max_buffered_bytes must be at least {BODIES} times max_body_bytes")
+        return self
+
 
 class Upstream(Section):
     """One backend: `name` is its own, the audience of what we seal for it."""
@@ -243,13 +251,15 @@ class ColdStart(Section):
 
 
 class Timeouts(Section):
-    """Seconds. There is none on a whole answer: a long one is no fault."""
+    """Seconds, but for `least_rate`: bytes a second of a body that a caller sends, or an answer they take."""
 
     header: PositiveFloat = 10
     body_idle: PositiveFloat = 15
     connect: PositiveFloat = 5
     first_byte: PositiveFloat = 600
     idle: PositiveFloat = 600
+    answer: PositiveFloat = 3600
+    least_rate: PositiveFloat = 1024
     drain: PositiveFloat = 600
 
 

@@ -31,10 +31,11 @@ class FormSource:
         self._context = context
         self._request = request
         self._largest = largest
+        self._pace = bodies.pace()
 
     async def advance(self) -> Denied | bool:
         """Read some more; false if that was all, which a form must have said by itself."""
-        part = await self._bodies.next(self._request)
+        part = await self._bodies.next(self._request, self._pace)
         if isinstance(part, Denied):
             return part
         if not part:

@@ -1,4 +1,15 @@
-"""One caller's connection: its requests are answered one after the other."""
+"""One caller's connection: its requests are answered one after the other.
+
+Whatever state it is in, there is a time after which a caller who does nothing for it is left, and a bound to
+what is kept for them (`tests/proxy/http/test_held_open.py` has the list):
+
+- TLS handshake, head of a request, pause between two requests: a time each, of which no byte wins more.
+- Body: whoever reads it has a least rate for it (`proxy/body/reader.py`); 64 KiB are taken before.
+- Answer: what the engine sends is held while the caller's buffer is full, and the caller must take what is
+  in it at a least rate (`proxy/http/slow_reader.py`), be it heartbeats, a stream, or the last bytes of a
+  connection that is to be closed. No request is begun while that buffer is full.
+- Requests behind it: `MAX_PIPELINED`, and some 64 KiB of them; then nothing is read.
+"""
 
 import asyncio
 from collections import deque
@@ -9,13 +20,14 @@ import structlog
 
 from hubgate.proxy.errors import Code
 from hubgate.proxy.http.parser import RequestParser
-from hubgate.proxy.http.request import Flow, RawHead, Response, ServerRequest
+from hubgate.proxy.http.request import WINDOW, Flow, RawHead, Response, ServerRequest
+from hubgate.proxy.http.slow_reader import ReaderPace
 from hubgate.proxy.net.deadline import NEVER, Deadline
 
 MAX_PIPELINED: Final = 32  # requests that wait for the answers before them; no more is read then
 HIGH_WATER: Final = 64 * 1024  # bytes that wait to be sent before their source is held
 LINGER: Final = 10.0  # seconds in which what still comes after a last answer is thrown away
-STALLED: Final = 60.0  # seconds in which a caller takes nothing of a last answer (nginx's `send_timeout`)
+STALLED: Final = 60.0  # seconds in which a caller takes nothing of an answer (nginx's `send_timeout`)
 
 log = structlog.get_logger("http")
 
@@ -26,6 +38,7 @@ class Server(Protocol):
     buffer: memoryview  # read into by all connections in turn; a read is used up before the next
     header_timeout: float  # seconds from the first byte of a request to the end of its head
     keepalive_timeout: float  # seconds between two requests
+    least_rate: float  # bytes a second of an answer that callers have to take
     draining: bool
 
     @property
@@ -56,10 +69,10 @@ class CallerConnection:
         self._task: asyncio.Task[None] | None = None  # from the first request on, one for all of them
         self._turn: asyncio.Future[None] | None = None  # what it waits for between two
         self._source: Flow | None = None
+        self._pace: ReaderPace
         self._write_paused = False  # the caller does not read as fast as we write
         self._paused = False
         self._lingering = False
-        self._left = 0  # bytes that were unsent when the connection was closed, or since looked at
         # When it must have moved on.
         self._deadline = Deadline(self._loop, self._late)
         self._head_timed = True  # it counts from the first byte of a head, the first one's from the start
@@ -68,11 +81,6 @@ class CallerConnection:
     def idle(self) -> bool:
         """Whether no request is under way."""
         return self._current is None
-
-    @property
-    def unsent(self) -> int:
-        """Bytes of answers that the caller has not taken yet."""
-        return self._transport.get_write_buffer_size()
 
     def end(self) -> asyncio.Task[None] | None:
         """Close now: what was answered is still sent. Gives the task of what is under way, which is cut."""
@@ -94,6 +102,7 @@ class CallerConnection:
         self.write = transport.write
         peer = transport.get_extra_info("peername")
         self._peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
+        self._pace = ReaderPace(transport, self._server.least_rate, STALLED)
         self._reader = RequestParser(self, self._peer)
         self._server.opened(self)
         self._deadline.expire_in(self._server.header_timeout)
@@ -111,6 +120,8 @@ class CallerConnection:
             and self._current is None
         ):
             self._time_head()
+        if self._waiting and self._full:
+            self.pause()
 
     def eof_received(self) -> None:
         """The caller left; an answer under way is for nobody."""
@@ -127,11 +138,16 @@ class CallerConnection:
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        if self._current is not None and not self._transport.is_closing():
+            self._await_reader()
         if self._source is not None:
             self._source.pause()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self._current is not None and not self._transport.is_closing():
+            self._pace.end()
+            self._deadline.when = NEVER
         if self._source is not None:
             self._source.resume()
         elif self._current is None and self._waiting:
@@ -158,7 +174,7 @@ class CallerConnection:
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and len(self._waiting) <= MAX_PIPELINED:
+        if self._paused and not self._full:
             self._paused = False
             self._transport.resume_reading()
 
@@ -171,9 +187,7 @@ class CallerConnection:
         if not keep:
             self._leave()
         elif self._waiting:
-            if self._write_paused:  # its answer would only wait with the others
-                self._deadline.expire_in(STALLED)
-            else:
+            if not self._write_paused:
                 self._next()
         elif self._reader.in_head:
             self._time_head()
@@ -190,11 +204,11 @@ class CallerConnection:
     def on_request(self, request: ServerRequest) -> None:
         self._head_timed = False
         if self._current is None and not self._waiting:
-            self._start(request)
-        else:
-            self._waiting.append(request)
-            if len(self._waiting) > MAX_PIPELINED:
-                self.pause()
+            if not self._write_paused:
+                self._start(request)
+                return
+            self._await_reader()  # its answer would only wait with those that are not taken
+        self._waiting.append(request)
 
     def on_error(self, code: Code) -> None:
         """Tell the caller, after the answers that are due before."""
@@ -208,6 +222,7 @@ class CallerConnection:
         following = self._waiting.popleft()
         if isinstance(following, ServerRequest):
             self._start(following)
+            self.resume()
             return
         none = RawHead(method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False)
         last = ServerRequest(self, none)
@@ -221,6 +236,15 @@ class CallerConnection:
             self._task = self._loop.create_task(self._answer())
         elif self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
+
+    @property
+    def _full(self) -> bool:
+        """Whether no more is read of what was sent behind the request that is being answered."""
+        held = 0
+        for waiting in self._waiting:
+            if isinstance(waiting, ServerRequest):
+                held += waiting.kept
+        return held > WINDOW or len(self._waiting) > MAX_PIPELINED
 
     async def _answer(self) -> None:
         """Have one request after the other handled, until one is cut or the connection is gone."""
@@ -251,11 +275,14 @@ class CallerConnection:
         self._deadline.expire_in(LINGER)
 
     def _close(self) -> None:
-        """Close when all is sent, or when nobody takes it: such a connection would stay for ever."""
+        """Close when all is sent, or when nobody takes it; or with TLS, when nobody answers its end."""
         self._waiting.clear()
         self._transport.close()
-        self._left = self.unsent  # with TLS there may be more below, or its end that is not answered
-        self._deadline.expire_in(STALLED)
+        self._await_reader()
+
+    def _await_reader(self) -> None:
+        """Have the caller take what was sent; until they do, it is they who are waited for."""
+        self._deadline.expire_in(self._pace.begin())
 
     def _time_head(self) -> None:
         self._head_timed = True
@@ -263,9 +290,15 @@ class CallerConnection:
 
     def _late(self) -> None:
         """The caller has not moved on in time."""
-        if self._lingering or (self._transport.is_closing() and self.unsent >= self._left):
+        if self._lingering:
             self._transport.abort()
-        elif self._reader.in_head and not self._waiting and not self._transport.is_closing():
+        elif self._transport.is_closing() or (self._write_paused and (self._waiting or not self.idle)):
+            left = self._pace.look()
+            if left > 0:
+                self._deadline.expire_in(left)
+            else:
+                self._transport.abort()
+        elif self._reader.in_head and not self._waiting:
             self._reader.refuse("request_timeout")
         else:
             self._close()

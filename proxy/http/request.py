@@ -11,6 +11,7 @@ from hubgate.proxy.frozen_struct import FrozenStruct
 Headers = tuple[tuple[str, str], ...]
 
 WINDOW: Final = 64 * 1024  # bytes of a body that are held before somebody reads them
+PIECE: Final = 1024  # bytes that are worth an object of their own, which takes some forty more
 
 # Every header of a request that anything here reads, or passes on; no other is kept.
 KNOWN: Final = frozenset(
@@ -147,7 +148,7 @@ class ServerRequest:
         self._link = link
         self._write = link.write
         self._parts: deque[bytes] = deque()
-        self._held = 0
+        self._held = 0  # bytes of the body that nobody has read yet
         self._complete = False
         self._error: BodyError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -161,9 +162,20 @@ class ServerRequest:
         """How many bytes of the body are taken before somebody reads them."""
         return max(0, WINDOW - self._held)
 
+    @property
+    def kept(self) -> int:
+        """How many bytes of it are in memory, about, until it is answered."""
+        kept = self._held
+        for _, value in self.head.headers:
+            kept += len(value)
+        return kept
+
     def feed(self, part: bytes) -> None:
         """Take the next bytes of the body; a full window stops the reading until it is asked for."""
-        self._parts.append(part)
+        if self._parts and len(self._parts[-1]) < PIECE:
+            self._parts[-1] += part
+        else:
+            self._parts.append(part)
         self._held += len(part)
         if self._held >= WINDOW:
             self._link.pause()

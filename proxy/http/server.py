@@ -27,11 +27,16 @@ class Server:
         refuse: Callable[[Code], Response],
         *,
         header_timeout: float,
+        least_rate: float,
     ) -> None:
-        """`refuse` renders the answer to bytes that are no request."""
+        """`refuse` renders the answer to bytes that are no request.
+
+        `header_timeout` in seconds, `least_rate` at which answers are to be taken in bytes a second.
+        """
         self.handle = handle
         self.refuse = refuse
         self.header_timeout = header_timeout
+        self.least_rate = least_rate
         self.keepalive_timeout = KEEPALIVE
         self.draining = False
         self.buffer = memoryview(bytearray(READ))

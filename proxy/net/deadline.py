@@ -14,10 +14,12 @@ class Deadline:
     So to move the deadline further away, as each byte of a stream does, costs an addition and no timer.
     """
 
-    __slots__ = ("_loop", "_on_timeout", "_time", "_timer", "when")
+    __slots__ = ("_loop", "_on_timeout", "_time", "_timer", "limit", "when")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_timeout: Callable[[], None]) -> None:
-        self.when = NEVER  # on the loop's clock; set it directly only to move it further away
+        # Both on the loop's clock; set `when` directly only to move it further away.
+        self.when = NEVER
+        self.limit = NEVER  # however far away `when` is moved; counts from the next `expire_in` on
         self._loop = loop
         self._time = loop.time
         self._on_timeout = on_timeout
@@ -25,7 +27,8 @@ class Deadline:
 
     def expire_in(self, seconds: float) -> None:
         """Set it anew, nearer or further."""
-        self.when = at = self._time() + seconds
+        self.when = self._time() + seconds
+        at = min(self.when, self.limit)
         if self._timer is None or self._timer.when() > at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -33,16 +36,17 @@ class Deadline:
 
     def cancel(self) -> None:
         """There is none any more, and no timer either."""
-        self.when = NEVER
+        self.when = self.limit = NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
         self._timer = None
-        if self.when == NEVER:
+        at = min(self.when, self.limit)
+        if at == NEVER:
             return
-        if self._time() < self.when:
-            self._timer = self._loop.call_at(self.when, self._look)
+        if self._time() < at:
+            self._timer = self._loop.call_at(at, self._look)
         else:
             self._on_timeout()

@@ -9,7 +9,7 @@ import httptools
 import structlog
 
 from hubgate.proxy.body.large_json import Pieces
-from hubgate.proxy.net.deadline import Deadline
+from hubgate.proxy.net.deadline import NEVER, Deadline
 from hubgate.proxy.net.repeated_head import RepeatedHead, learn_head
 from hubgate.proxy.upstream.chunks import content
 from hubgate.proxy.upstream.response_head import ResponseHead
@@ -44,8 +44,17 @@ class BrokenError(Exception):
     """The engine ended the connection, or what it sends is no answer."""
 
 
-class CallerStalledError(Exception):
-    """The answer was held for so long that it is given up: it is the caller who does not take it."""
+class TooLongError(Exception):
+    """The answer took longer than any may."""
+
+
+class Patience:
+    """How long an engine may take, in seconds."""
+
+    def __init__(self, *, first_byte: float, idle: float, answer: float) -> None:
+        self.first_byte = first_byte
+        self.idle = idle  # between two pieces, while the caller takes them
+        self.answer = answer  # in all, from the head of the request on
 
 
 class Receiver(Protocol):
@@ -112,26 +121,25 @@ class EngineConnection:
         self,
         request: tuple[bytes, Pieces | BodySource],
         receiver: Receiver,
-        *,
-        first_byte: float,
-        idle: float,
+        patience: Patience,
     ) -> None:
         """Send a request, its head and its body; returns when the answer is with `receiver` as a whole.
 
-        Raises `BrokenError`, and `TimeoutError` if nothing comes for `first_byte` or, later, `idle`
-        seconds, or `CallerStalledError` if it was `pause`d then. The connection then serves no other
-        request, nor after a cancellation: closing it is what tells the engine to stop, and so is an
-        answer that comes before all of a `BodySource` was sent. Raises what reading that raises.
+        Raises `BrokenError`, `TimeoutError` if nothing comes for a time, and `TooLongError`. The time in
+        which it is `pause`d counts only towards the last. The connection then serves no other request, nor
+        after a cancellation: closing it is what tells the engine to stop, and so is an answer that comes
+        before all of a `BodySource` was sent. Raises what reading that raises.
         """
         self._receiver = receiver
-        self._idle_limit = idle
+        self._idle_limit = patience.idle
         self._complete = False
         self._done = done = self._loop.create_future()
-        self._deadline.expire_in(first_byte)
+        self._deadline.limit = self._time() + patience.answer
+        self._deadline.expire_in(patience.first_byte)
         head, body = request
         sending: asyncio.Task[None] | None = None
         if not isinstance(body, tuple):
-            sending = self._loop.create_task(self._stream(head, body, first_byte))
+            sending = self._loop.create_task(self._stream(head, body, patience.first_byte))
             sending.add_done_callback(self._streamed)
         elif size(body) > JOINED:
             self._transport.writelines((head, *body))
@@ -194,12 +202,15 @@ class EngineConnection:
         self._transport.close()
 
     def pause(self) -> None:
-        """Read nothing more for now: the caller is slow."""
+        """Read nothing more for now: the caller is slow. How slow they may be is not for us to say."""
         self._paused = True
+        self._deadline.when = NEVER
         self._transport.pause_reading()
 
     def resume(self) -> None:
         self._paused = False
+        if self._done is not None:
+            self._deadline.expire_in(self._idle_limit)
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -348,9 +359,11 @@ class EngineConnection:
 
     def _late(self) -> None:
         """Nothing has moved on in time."""
-        if self._done is None:
+        if self._done is None or self._done.done():
             return
-        if self._asking:
+        if self._time() >= self._deadline.limit:
+            self._done.set_exception(TooLongError())
+        elif self._asking:
             self._deadline.expire_in(self._idle_limit)  # whoever reads the caller's body has a limit for that
-        elif not self._done.done():
-            self._done.set_exception(CallerStalledError() if self._paused else TimeoutError())
+        else:
+            self._done.set_exception(TimeoutError())

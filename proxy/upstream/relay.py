@@ -19,7 +19,8 @@ from hubgate.proxy.upstream.engine_connection import (
     Address,
     BodySource,
     BrokenError,
-    CallerStalledError,
+    Patience,
+    TooLongError,
     size,
 )
 from hubgate.proxy.upstream.response_head import ResponseHead
@@ -45,8 +46,7 @@ class Relay:
 
     def __init__(self, connections: ConnectionPool, timeouts: settings.Timeouts, metrics: Metrics) -> None:
         self._connections = connections
-        self._first_byte: float = timeouts.first_byte  # seconds, as is the next
-        self._idle: float = timeouts.idle
+        self._patience = Patience(first_byte=timeouts.first_byte, idle=timeouts.idle, answer=timeouts.answer)
         self._prompt_tokens = metrics.tokens.labels("prompt")
         self._completion_tokens = metrics.tokens.labels("completion")
 
@@ -86,15 +86,13 @@ class Relay:
                 return StaleEngine()
         answer = _Answer(context, request, connection, UsageEventFilter() if withhold else None)
         try:
-            await connection.exchange((head, body), answer, first_byte=self._first_byte, idle=self._idle)
+            await connection.exchange((head, body), answer, self._patience)
         except TimeoutError:
             return answer.broke_off(_late())
         except BrokenError:
             return answer.broke_off(_broken())
-        except CallerStalledError:
-            context.left()
-            request.cut()
-            return None
+        except TooLongError:
+            return answer.broke_off(_too_long(self._patience.answer))
         except CutShortError as error:
             return answer.broke_off(error.denied)
         finally:
@@ -230,3 +228,7 @@ def _broken() -> Denied:
 
 def _late() -> Denied:
     return Denied("upstream_timeout", "The model did not answer in time.")
+
+
+def _too_long(seconds: float) -> Denied:
+    return Denied("upstream_timeout", f"The answer was not complete after {seconds:g} seconds, the most.")

@@ -54,26 +54,6 @@ async def test_a_huge_length_is_refused_before_the_body(edge: Edge) -> None:
         assert (await client.answer()).code == "request_too_large"
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_all_bodies_together_are_limited(start_edge: StartEdge, *, chunked: bool) -> None:
-    """When too much is held in memory the next large body has to come back; then there is room again."""
-    edge = await start_edge({"request": {"max_buffered_bytes": 3000}})
-    half = json.dumps({"model": BASE, "messages": [], "user": "x" * 2000}).encode()
-    async with RawClient.connect(edge.port) as first, RawClient.connect(edge.port) as second:
-        await first.send(sent(("Content-Length", str(len(half))), body=half[:1900]))
-
-        async def both_under_way() -> bool:
-            return await edge.metric("hubgate_in_flight_requests") >= 1
-
-        await eventually(both_under_way)
-        await second.send(sent(CHUNKED, body=chunk(half)) if chunked else sent(body=half))
-        answer = await second.answer()
-        assert (answer.status, answer.code, answer.header("Retry-After")) == (429, "rate_limit_exceeded", "1")
-        await first.send(half[1900:])
-        assert (await first.answer()).status == 200
-    assert (await edge.chat(user="x" * 2000)).status == 200
-
-
 @each("value", [b"-1,", b"[],", b'{"a":1},', b'"",'])
 async def test_a_body_of_too_many_values(edge: Edge, value: bytes) -> None:
     """Fifty thousand values are enough; more are refused while they come, before they cost a parse."""

@@ -14,7 +14,7 @@ from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.net.repeated_head import MAX_HEAD, learn_head
 from hubgate.proxy.upstream import engine_connection as engines
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
-from hubgate.proxy.upstream.engine_connection import BrokenError
+from hubgate.proxy.upstream.engine_connection import BrokenError, Patience
 from hubgate.proxy.upstream.response_head import ResponseHead
 from tests.cases import each
 from tests.fakes import answers
@@ -107,6 +107,7 @@ class Caller:
     """One connection, and what the requests on it turned out to be; a server, by its methods."""
 
     header_timeout = keepalive_timeout = 5.0
+    least_rate = 1.0
     draining = False
     date = "now"
 
@@ -392,7 +393,9 @@ class Taken:
 async def asked(connection: engines.EngineConnection, *reads: bytes) -> tuple[Taken, bool]:
     """What arrives of an answer, and whether it is whole; it ends with the engine's leave, at the latest."""
     taken = Taken()
-    task = asyncio.ensure_future(connection.exchange((b"", ()), taken, first_byte=5, idle=5))
+    task = asyncio.ensure_future(
+        connection.exchange((b"", ()), taken, Patience(first_byte=5, idle=5, answer=60))
+    )
     await asyncio.sleep(0)
     for read in reads:
         connection.data_received(read)

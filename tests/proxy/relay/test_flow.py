@@ -13,7 +13,7 @@ from hubgate.proxy.http.request import Flow, RawHead, ServerRequest
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.settings import Timeouts
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
-from hubgate.proxy.upstream.engine_connection import EngineConnection
+from hubgate.proxy.upstream.engine_connection import EngineConnection, Patience
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.response_head import ResponseHead as AnswerHead
 from tests.fakes import answers
@@ -31,6 +31,7 @@ ASKED = request(
     [("Authorization", f"Bearer {ALICE}")],
     b'{"model":"%s","messages":[{"role":"user","content":"x"}]}' % BASE.encode(),
 )
+PATIENT = Patience(first_byte=5, idle=5, answer=60)
 GET = b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n"
 
 
@@ -58,9 +59,9 @@ async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
         engine.always(raw(whole(200, b"x")))
         pool = ConnectionPool(5)
         connection = await pool.open((LOCAL, engine.port))
-        await connection.exchange((GET, ()), Slow(connection), first_byte=5, idle=5)
+        await connection.exchange((GET, ()), Slow(connection), PATIENT)
         assert pool.take((LOCAL, engine.port)) is connection
-        await connection.exchange((GET, ()), Slow(), first_byte=5, idle=5)
+        await connection.exchange((GET, ()), Slow(), PATIENT)
         pool.close()
 
 
@@ -118,22 +119,15 @@ async def test_a_connection_that_has_ended_is_not_taken() -> None:
         engine.always(raw(whole(200, b"x")))
         pool = ConnectionPool(5)
         ended = await pool.open((LOCAL, engine.port))
-        await ended.exchange((GET, ()), Slow(), first_byte=5, idle=5)
+        await ended.exchange((GET, ()), Slow(), PATIENT)
         ended.eof_received()
         ended.close()  # as the transport does then; `connection_lost` follows one turn of the loop later
         assert pool.take((LOCAL, engine.port)) is None
         pool.close()
 
 
-async def reads_nothing(edge: Edge, caller: socket.socket) -> None:
-    """Ask for more than fits into all buffers, until the proxy has given the answer up: not by its fault."""
-    await ask(edge, caller, ASKED)
-    (record,) = await edge.records(1)
-    assert (record["reason"], record["status"]) == ("client_left", 499)
-
-
 async def ask(edge: Edge, caller: socket.socket, asked: bytes) -> None:
-    """Send a request on a connection with a small window."""
+    """Ask for more than fits into all buffers, on a connection with a small window."""
     loop = asyncio.get_running_loop()
     caller.settimeout(0)
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -145,10 +139,12 @@ async def ask(edge: Edge, caller: socket.socket, asked: bytes) -> None:
 
 @pytest.mark.inside
 async def test_row_39_who_never_reads_is_left(start_edge: StartEdge) -> None:
-    """A connection whose last answer nobody takes is closed after a while, and does not stay for ever."""
+    """Who takes nothing of an answer is left after a while, by their own fault; no engine is kept."""
     with watching() as watch, patch.object(callers, "STALLED", 0.05), socket.socket() as caller:
-        edge = await start_edge({"timeouts": {"idle": 0.1}})
-        await reads_nothing(edge, caller)
+        edge = await start_edge()
+        await ask(edge, caller, ASKED)
+        (record,) = await edge.records(1)
+        assert (record["reason"], record["status"]) == ("client_left", 499)
 
         async def left() -> bool:
             return not watch.open
@@ -158,10 +154,10 @@ async def test_row_39_who_never_reads_is_left(start_edge: StartEdge) -> None:
 
 
 async def test_row_43_who_never_reads_does_not_hold_the_shutdown(start_edge: StartEdge) -> None:
-    """The proxy ends although somebody does not read an answer that is given up."""
-    edge = await start_edge({"timeouts": {"idle": 0.1}})
+    """The proxy ends although somebody does not read an answer."""
+    edge = await start_edge()
     with patch.object(server, "LINGER", 0.05), socket.socket() as caller:
-        await reads_nothing(edge, caller)
+        await ask(edge, caller, ASKED)
         async with asyncio.timeout(10):
             await edge.stop()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hubgate.proxy.upstream.chunks import content
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
-from hubgate.proxy.upstream.engine_connection import BrokenError, EngineConnection
+from hubgate.proxy.upstream.engine_connection import BrokenError, EngineConnection, Patience
 from hubgate.proxy.upstream.response_head import ResponseHead
 from tests.cases import each
 from tests.fakes.answers import chunk, head
@@ -91,7 +91,7 @@ class Taken:
 async def exchanged(connection: EngineConnection, reads: Sequence[bytes]) -> tuple[Taken, bool]:
     """What arrives of an answer that is read like this, and whether it is whole."""
     taken = Taken()
-    exchange = connection.exchange((b"", ()), taken, first_byte=5, idle=5)
+    exchange = connection.exchange((b"", ()), taken, Patience(first_byte=5, idle=5, answer=60))
     task = asyncio.ensure_future(exchange)
     await asyncio.sleep(0)
     for read in reads:
