@@ -9,6 +9,7 @@ from hubgate.proxy.net.pace import Pace
 
 # Where `struct tcp_info` has `tcpi_bytes_acked` (linux/tcp.h, since Linux 4.1).
 _ACKED: Final = struct.Struct("=120xQ")
+LOOKS: Final = 60  # at a caller who is slower and slower, while they may take nothing
 
 
 class ReaderPace:
@@ -24,6 +25,7 @@ class ReaderPace:
         self._transport = transport
         self._time = asyncio.get_running_loop().time
         self._pace = Pace(rate, most)
+        self._least = most / LOOKS
         self._since = 0.0  # when it was begun to wait for them
         self._unsent = 0  # bytes in our buffer then
         self._sent = 0  # bytes that left it while they were waited for, since the last look
@@ -47,8 +49,8 @@ class ReaderPace:
         # A kernel that does not count tells 0, as gVisor's does.
         self._pace.waited(0.0, max(self._sent, acknowledged - self._acknowledged))
         self._sent, self._acknowledged = 0, acknowledged
-        self.begin()
-        return self._pace.left
+        left = self.begin()
+        return max(left, self._least) if left > 0 else 0.0
 
     def _count(self) -> int:
         """Bytes that their machine has acknowledged since the connection began."""
