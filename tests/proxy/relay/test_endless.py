@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from hubgate.proxy.http.request import WINDOW, ServerRequest
 from tests.fakes.answers import Stream, chunk, event, head, silent
 from tests.fakes.engine import Connection, Received
 from tests.fakes.raw import RawClient
 from tests.fakes.running_proxy import eventually
 from tests.proxy.conftest import StartEdge
 from tests.proxy.relay.slow import LARGE, post, small, small_socket
+from tests.proxy.relay.watch import watching
 
 SSE = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
 DELTA = chunk(event({"choices": [{"index": 0, "delta": {"content": "hi"}}]}))
@@ -91,22 +93,34 @@ async def test_the_time_of_a_caller_is_not_the_engines(start_edge: StartEdge) ->
 
 
 @pytest.mark.inside
-async def test_the_time_of_an_engine_is_not_the_callers(start_edge: StartEdge) -> None:
-    """Who takes all that there is may wait for more of it for longer than who takes nothing."""
-    stalled = 0.1
-    with small(stalled=stalled):
+@pytest.mark.parametrize("paused", [False, True])
+async def test_the_time_of_an_engine_is_not_the_callers(start_edge: StartEdge, *, paused: bool) -> None:
+    """Who takes all that there is, also after a pause, may wait for more of it for as long as they like."""
+    stalled, more = 0.2, asyncio.Event()
+
+    async def answer(_: Received, connection: Connection) -> None:
+        connection.send(head(200, SSE) + chunk(b"x" * (20 * LARGE if paused else 1)))
+        await more.wait()
+        connection.send(chunk(b"y") + chunk(b""))
+
+    with watching() as watch, small(stalled):
         edge = await start_edge({"timeouts": {"least_rate": 1e9}})
-        stream = Stream(count=4)
-        edge.engine.then(stream)
-        async with RawClient.connect(edge.port) as client:
-            await client.send(post(stream=True))
+        edge.engine.then(answer)
+        async with small_socket(edge) as caller:
+            await asyncio.get_running_loop().sock_sendall(caller, post(stream=True))
             await edge.engine.received(1)
-            for _ in range(stream.count):
-                stream.step()
-                await client.until(b"\n\n")
-                await asyncio.sleep(stalled)  # nothing marks that they would have been left
-            stream.finish()
-            assert await client.until(b"\r\n0\r\n\r\n")
+
+            async def full() -> bool:
+                return any(connection._write_paused for connection in watch.open)
+
+            if paused:
+                await eventually(full)
+            client = RawClient(*await asyncio.open_connection(sock=caller))
+            reading = asyncio.create_task(client.answer())
+            await asyncio.sleep(3 * stalled)  # nothing marks that they would have been left
+            more.set()
+            assert (await reading).complete
+            client.leave()
     (record,) = await edge.records(1)
     assert (record["status"], record["reason"]) == (200, "ok")
 
@@ -125,3 +139,29 @@ async def test_large_requests_behind_one_another_are_all_answered(start_edge: St
         for _ in range(count + 1):
             assert (await client.answer()).status == 200
     assert len(edge.engine.requests) == count + 1
+
+
+@pytest.mark.inside
+@pytest.mark.parametrize("missing", [-1, 0, 1, 50, 200])
+async def test_a_body_that_is_too_much_to_wait_is_read_on(start_edge: StartEdge, missing: int) -> None:
+    """It filled what may wait behind an answer, or nearly; the rest of it is taken when it is its turn."""
+    stream = Stream()
+    sent = post(user="x" * 2 * WINDOW)
+    part = sent.index(b"\r\n\r\n") + 4 + WINDOW - missing
+    with watching() as watch:
+        edge = await start_edge()
+        edge.engine.then(stream)
+        async with RawClient.connect(edge.port) as client:
+            await client.send(post(stream=True) + sent[:part])
+            (connection,) = watch.open
+
+            async def waits() -> bool:
+                return sum(one.kept for one in connection._waiting if isinstance(one, ServerRequest)) >= (
+                    WINDOW - max(0, missing)
+                )
+
+            await eventually(waits)
+            stream.finish()
+            assert (await client.answer()).status == 200
+            await client.send(sent[part:])
+            assert (await client.answer()).status == 200
