@@ -49,6 +49,8 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     assert found.models.require_base_access
     assert (found.limits.requests_per_minute, found.limits.concurrent_requests) == (600, 64)
     assert found.request.max_body_bytes == 32 * 1024 * 1024
+    assert found.request.max_buffered_bytes == 512 * 1024 * 1024
+    assert (found.timeouts.answer, found.timeouts.least_rate) == (3600, 1024)
     assert found.audit.required
     assert not found.metrics.per_user
 
@@ -93,6 +95,12 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ),
         ({"limits": {"storage": f"mysql://{CANARY}"}}, "limits.storage"),
         ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
+        ({"request": {"max_buffered_bytes": 4 * 2**25 - 1}}, "request"),
+        ({"request": {"max_body_bytes": 2**27 + 1}}, "request"),
+        ({"timeouts": {"least_rate": 0}}, "timeouts.least_rate"),
+        ({"timeouts": {"least_rate": float("inf")}}, "timeouts.least_rate"),
+        ({"timeouts": {"answer": 0}}, "timeouts.answer"),
+        ({"timeouts": {"answer": float("inf")}}, "timeouts.answer"),
         ({"upstreams": []}, "upstreams"),
         ({"upstreams": MINIMAL["upstreams"] * 2}, "configuration"),
         ({"upstreams": [{**MINIMAL["upstreams"][0], "url": f"https://{CANARY}"}]}, "upstreams.0.url"),

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import random
 from contextlib import AsyncExitStack
-from typing import Any
 
 import msgspec
 import pytest
@@ -174,13 +173,3 @@ async def test_whoever_holds_nothing_finds_room(seed: int) -> None:
     for sub, size in held:
         bodies.release(sub, size)
     assert (bodies._held, bodies._shares) == (0, {})
-
-
-@each("sections", [{}, {"max_buffered_bytes": 4 * 2**25 - 1}, {"max_body_bytes": 2**27 + 1}])
-def test_there_must_be_room_for_four(sections: dict[str, Any]) -> None:
-    """A configuration in which a share and two largest bodies do not fit together is refused."""
-    if not sections:
-        settings.Request(**sections)
-        return
-    with pytest.raises(ValueError, match="at least 4 times"):
-        settings.Request(**sections)

@@ -157,7 +157,7 @@ async def sit(state: State, edge: Edge, caller: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("name", STATES)
-async def test_row_50_who_sits_there_is_left(start_edge: StartEdge, name: str) -> None:
+async def test_row_39_who_sits_there_is_left(start_edge: StartEdge, name: str) -> None:
     """In each state: after a while the connection is gone, and with it the engine's request."""
     state = STATES[name]
     with watching() as watch, small(stalled=0.1):
@@ -177,7 +177,7 @@ async def test_row_50_who_sits_there_is_left(start_edge: StartEdge, name: str) -
         assert await edge.metric("hubgate_in_flight_requests") == 0
 
 
-async def test_row_50_a_handshake_is_no_place_to_sit(start_edge: StartEdge, tmp_path: Path) -> None:
+async def test_row_39_a_handshake_is_no_place_to_sit(start_edge: StartEdge, tmp_path: Path) -> None:
     """A TLS handshake has the time of a head, however it comes."""
     edge = await start_edge({**LIMITS, "listen": {"tls": Authority().issue(tmp_path)}})
     async with small_socket(edge) as caller:
