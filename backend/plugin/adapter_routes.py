@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
+from hubgate.backend.plugin.binding import bind
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire import endpoints
 from hubgate.wire.control_api import LoadAdapter, UnloadAdapter
@@ -47,8 +48,9 @@ class AdapterRoutes:
         app.add_api_route(endpoints.SLEEP, self._sleep, methods=["POST"], response_model=None)
         app.add_api_route(endpoints.WAKE, self._wake, methods=["POST"], response_model=None)
 
-    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Everything needed is found in `app.state` when a request comes."""
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:  # noqa: ARG002
+        """Called once, when `state` has all that requests need, and before the first of them."""
+        bind(state.openai_serving_models)
 
     async def _load(self, request: Request) -> Response:
         command = _read(await request.body(), LoadAdapter)

@@ -1,4 +1,4 @@
-"""The gate before vLLM: ASGI middleware that lets nothing in without a grant.
+"""The gate before vLLM: ASGI middleware that lets nothing in without a grant, nor for another model.
 
 vLLM adds it last, so it is the outermost layer but for Starlette's error page. The SageMaker
 bootstrap, which runs later, puts only a "throttle" before it, and that comes from environment
@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hubgate.backend.plugin.binding import Binding, bound
 from hubgate.backend.plugin.engine_identity import VARIABLE, read
 from hubgate.backend.plugin.grant_verifier import GrantVerifier
 from hubgate.backend.plugin.traffic import Traffic
@@ -29,6 +30,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _HEADER = GRANT_HEADER.lower().encode()
+_KINDS = {403: "permission_error", 404: "not_found_error"}
 
 
 def verifier_of_environment() -> GrantVerifier:
@@ -39,7 +41,10 @@ def verifier_of_environment() -> GrantVerifier:
 
 
 class GrantMiddleware:
-    """Default deny, from the headers alone, on every path and every kind of connection."""
+    """Default deny, from the headers alone, on every path and every kind of connection.
+
+    Whether the body names the granted model is seen where vLLM looks it up: `hubgate.backend.plugin.binding`.
+    """
 
     def __init__(self, app: App, verifier: GrantVerifier | None = None) -> None:
         self._app = app
@@ -61,7 +66,8 @@ class GrantMiddleware:
         if grant is None:
             await _refuse(send, 401, "invalid_grant", "no valid grant")
         elif grant.kind == "control":
-            await self._app(scope, receive, send)
+            with bound(None):
+                await self._app(scope, receive, send)
         elif scope["path"] not in FORWARDED or scope["method"] != "POST":
             await _refuse(send, 404, "unknown_endpoint", "no such endpoint")
         else:
@@ -78,11 +84,32 @@ class GrantMiddleware:
         traffic: Traffic = (
             state.hubgate_traffic
         )  # set by hubgate.backend.plugin.adapter_routes before any request
-        if not traffic.admits(model) or not _holds(state.openai_serving_models, model):
+        with bound(None):
+            held = _holds(state.openai_serving_models, model)
+        if not held or not traffic.admits(model):
             await _refuse(send, 421, "not_loaded", "this engine does not hold the model")
             return
-        with traffic.request(model):
-            await self._app(scope, receive, traffic.counting(send))
+        with traffic.request(model), bound(model) as binding:
+            try:
+                await self._app(scope, receive, _settling(binding, traffic.counting(send)))
+            except Exception:
+                if not binding.unanswered:
+                    raise
+            if binding.unanswered:
+                await _refuse(send, 403, "model_not_allowed", "the grant is not for the model in the body")
+
+
+def _settling(binding: Binding, send: Send) -> Send:
+    """The same `send` (ASGI), which passes nothing of an answer that the grant is not for."""
+
+    async def settled(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            binding.settle(message["status"])
+        elif binding.refused:
+            return
+        await send(message)
+
+    return settled
 
 
 def _holds(models: Any, model: str) -> bool:
@@ -91,13 +118,13 @@ def _holds(models: Any, model: str) -> bool:
 
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:
-    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    kind = _KINDS.get(status, "invalid_request_error")
     error = {"message": message, "type": kind, "param": None, "code": code}
     body = msgspec.json.encode({"error": error})
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        # The body of the request was not read; the connection cannot be used again.
+        # The body of the request was not read, or not to its end; the connection cannot be used again.
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})

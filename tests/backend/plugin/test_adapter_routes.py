@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import sys
+from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from hubgate.backend.plugin.binding import NotGrantedError, bound
 from tests.backend.plugin.engine_identity import ADAPTER, BASE
 
 
@@ -35,6 +37,7 @@ class Models:
 
     def __init__(self) -> None:
         self.lora_requests: dict[str, Any] = {}
+        self.is_base_model = lambda name: name == BASE
         self.failure: str | None = None
         self.during: Callable[[], object] = lambda: None
 
@@ -54,6 +57,7 @@ class Server:
     """A FastAPI application with the plugin's routes, and what stands behind them."""
 
     def __init__(self, routes: Any) -> None:
+        self.routes = routes
         self.app = FastAPI()
         self.models = Models()
         self.removed: list[int] = []
@@ -113,6 +117,24 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     async with made.client:
         yield made
     monkeypatch.delitem(sys.modules, "hubgate.backend.plugin.adapter_routes")
+
+
+async def test_the_registry_of_models_is_bound_before_the_first_request(server: Server) -> None:
+    """The supervisor loads into it as before; a request sees its own model alone."""
+    state = server.app.state
+    await server.routes.init_state(state.engine_client, state, Namespace())
+    with bound(None):
+        assert await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a") == (
+            200,
+            {"loaded": True},
+        )
+    with bound(ADAPTER):
+        assert ADAPTER in server.models.lora_requests
+    with bound(BASE), pytest.raises(NotGrantedError):
+        server.models.lora_requests.get(ADAPTER)
+    with bound(None):
+        assert await server.post("/hubgate/adapters/unload", name=ADAPTER) == (200, {"unloaded": True})
+        assert not server.models.lora_requests
 
 
 async def test_an_adapter_is_loaded_once(server: Server) -> None:

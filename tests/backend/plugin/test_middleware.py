@@ -1,12 +1,15 @@
-"""The gate before vLLM: default deny, from the headers alone, on every path."""
+"""The gate before vLLM: default deny, from the headers alone, on every path; and one model for each grant."""
 
+import asyncio
 import json
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hubgate.backend.plugin.binding import NotGrantedError, bind
 from hubgate.backend.plugin.engine_identity import VARIABLE
 from hubgate.backend.plugin.middleware import GrantMiddleware, Message
 from hubgate.backend.plugin.traffic import Traffic
@@ -17,28 +20,51 @@ from tests.cases import each
 from tests.fakes.clock import Clock
 
 HEADER = GRANT_HEADER.lower().encode()
+NEVER = object()  # an endpoint that looks no model up
 
 
 class Vllm:
-    """A bare ASGI application in the place of vLLM, and the state that the gate reads of it."""
+    """A bare ASGI application in the place of vLLM, and the state that the gate reads of it.
+
+    It looks up `scope["named"]`, as vLLM does with the model in a body.
+    """
 
     def __init__(self) -> None:
         self.reached: list[str] = []
+        self.generated: list[object] = []
         self.in_flight = 0
-        self.state = SimpleNamespace(
-            hubgate_traffic=Traffic(Clock()),
-            openai_serving_models=SimpleNamespace(
-                lora_requests={ADAPTER: object()}, is_base_model=lambda name: name == BASE
-            ),
-        )
+        self.status = 200
+        self.hides = False  # whether it turns every error of its own into an answer
+        models = SimpleNamespace(lora_requests={ADAPTER: object()}, is_base_model=lambda name: name == BASE)
+        bind(models)
+        self.state = SimpleNamespace(hubgate_traffic=Traffic(Clock()), openai_serving_models=models)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         del receive
         self.reached.append(scope.get("path", scope["type"]))
         self.in_flight = self.state.hubgate_traffic.status().in_flight
         if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"ok"})
+            await self._answer(scope["named"], send)
+
+    async def _answer(self, named: object, send: Any) -> None:
+        models = self.state.openai_serving_models
+        status = self.status
+        try:
+            if named != NEVER:
+                # A task of its own, as with vLLM's `with_cancellation`, which others come in between of.
+                held = await asyncio.create_task(self._look_up(models, named))
+                assert status != 200 or held
+            self.generated.append(named)
+        except Exception:
+            if not self.hides:
+                raise
+            status = 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def _look_up(self, models: Any, named: object) -> bool:
+        await asyncio.sleep(0)
+        return named in models.lora_requests or models.is_base_model(named)
 
 
 class Gated:
@@ -49,11 +75,17 @@ class Gated:
         self.gate = GrantMiddleware(self.vllm, engine.verifier())
 
     async def ask(
-        self, path: str, *grants: str, method: str = "POST", headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        path: str,
+        *grants: str,
+        method: str = "POST",
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        named: object = BASE,
     ) -> tuple[int, str]:
         """The status, and the code of the error if it is one."""
         given = [*((HEADER, grant.encode("latin-1", "replace")) for grant in grants), *headers]
         scope = {"type": "http", "method": method, "path": path, "headers": given, "app": self.vllm}
+        scope["named"] = named
         sent: list[Message] = []
 
         async def receive() -> Message:
@@ -119,7 +151,7 @@ async def test_a_use_grant_opens_each_endpoint_for_what_is_loaded(
 ) -> None:
     """The base model and loaded adapters; with POST, as in the table."""
     assert await gated.ask(path, engine.grant()) == (200, "")
-    assert await gated.ask(path, engine.grant(model=ADAPTER)) == (200, "")
+    assert await gated.ask(path, engine.grant(model=ADAPTER), named=ADAPTER) == (200, "")
     assert await gated.ask(path, engine.grant(), method="GET") == (404, "unknown_endpoint")
 
 
@@ -136,6 +168,92 @@ async def test_a_model_that_is_not_loaded_is_421_before_the_body(
     """Only then does the proxy ensure anew. An empty name is never the base model."""
     assert await gated.ask("/v1/completions", engine.grant(model=model)) == (421, "not_loaded")
     assert not gated.vllm.reached
+
+
+OTHERS = [None, "", "image", BASE.lower() + " ", "alice/lora", "demo/base", ["a"], "alice/lora@" + "c" * 40]
+
+
+@each("path", sorted(FORWARDED))
+@each(
+    ("granted", "other"),
+    [(BASE, ADAPTER), (ADAPTER, BASE), *((m, o) for m in (BASE, ADAPTER) for o in OTHERS)],
+)
+async def test_a_grant_is_for_the_model_that_the_body_names(
+    gated: Gated, engine: Engine, path: str, granted: str, other: object
+) -> None:
+    """Another name is 403, or none, and nothing is generated, whatever vLLM makes of the error."""
+    for hides in (False, True):
+        gated.vllm.hides = hides
+        gated.vllm.generated.clear()
+        grant = engine.grant(model=granted)
+        assert await gated.ask(path, grant, named=other) == (403, "model_not_allowed")
+        assert not gated.vllm.generated
+        assert await gated.ask(path, grant, named=granted) == (200, "")
+
+
+async def test_what_looks_no_model_up_does_not_answer(gated: Gated, engine: Engine) -> None:
+    """An endpoint that a grant cannot be bound on is closed; what it says of a bad request is passed on."""
+    assert await gated.ask("/v1/completions", engine.grant(), named=NEVER) == (403, "model_not_allowed")
+    gated.vllm.status = 400
+    assert (await gated.ask("/v1/completions", engine.grant(), named=NEVER))[0] == 400
+    gated.vllm.status = 200
+    assert await gated.ask("/v1/completions", engine.command(), named=NEVER) == (200, "")
+
+
+async def test_requests_at_the_same_time_are_bound_each_to_its_own_grant(
+    gated: Gated, engine: Engine
+) -> None:
+    """Their look-ups come in between each other, and none of them sees another's model."""
+    grants = {model: engine.grant(model=model) for model in (BASE, ADAPTER)}
+    asked = [(granted, named) for granted in grants for named in grants] * 50
+    answers = await asyncio.gather(
+        *(gated.ask("/v1/completions", grants[granted], named=named) for granted, named in asked)
+    )
+    for (granted, named), (status, _) in zip(asked, answers, strict=True):
+        assert status == (200 if granted == named else 403)
+
+
+@each("hides", [False, True])
+async def test_an_answer_that_turns_to_another_model_is_cut(
+    engine: Engine, gated: Gated, hides: bool
+) -> None:
+    """It cannot be taken back, and must not look complete: the server closes what has no end."""
+    models = gated.vllm.state.openai_serving_models
+    sent: list[Message] = []
+
+    async def turning(_: Any, __: Any, send: Any) -> None:
+        assert models.is_base_model(BASE)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with suppress(NotGrantedError) if hides else nullcontext():
+            models.lora_requests.get(ADAPTER)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    gated.gate._app = turning
+    headers = [(HEADER, engine.grant().encode())]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": headers,
+        "app": gated.vllm,
+    }
+    with nullcontext() if hides else pytest.raises(NotGrantedError):
+        await gated.gate(scope, turning, send)  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["http.response.start"]
+
+
+async def test_a_fault_of_vllms_own_stays_one(gated: Gated, engine: Engine) -> None:
+    """What has nothing to do with the grant goes on to vLLM's server."""
+
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("the core is gone")
+
+    gated.gate._app = fail
+    with pytest.raises(RuntimeError, match="the core is gone"):
+        await gated.ask("/v1/completions", engine.grant())
 
 
 async def test_a_draining_engine_and_an_adapter_on_its_way_out_are_421(gated: Gated, engine: Engine) -> None:
@@ -166,7 +284,7 @@ async def test_a_header_that_looks_alike_is_none(gated: Gated, engine: Engine) -
 
 async def test_requests_are_counted_by_model(gated: Gated, engine: Engine) -> None:
     """What draining waits for; the supervisor's own calls do not count."""
-    await gated.ask("/v1/completions", engine.grant(model=ADAPTER))
+    await gated.ask("/v1/completions", engine.grant(model=ADAPTER), named=ADAPTER)
     assert gated.vllm.in_flight == 1
     await gated.ask("/health", engine.command())
     assert gated.vllm.in_flight == 0
