@@ -6,6 +6,7 @@ The hash is sha256 for LFS files, and a git blob's sha1 for all others.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,7 +17,7 @@ class RepoFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file as the Hub lists it. `sha256` is that of an LFS file, `blob` a git blob's sha1."""
 
     name: str
-    size: int | None
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None
     sha256: str | None = None
     blob: str | None = None
 

@@ -17,6 +17,7 @@ SWITCHES: Final = "/_demo/"
 """Where a separate process finds the switches, on the files origin."""
 CLIENT_LEFT: Final = 499
 
+_PAGE: Final = "<!doctype html><title>We will be back soon</title>"
 _BEARER: Final = re.compile(r"bearer\s+(\S+)\s*", re.IGNORECASE)
 
 
@@ -116,6 +117,9 @@ async def _answered(
     mode = outage.mode if outage else ""
     if mode in ROWS:
         response = refuse(state, request, Refused(ROWS[mode], {}))
+        return response, _length(request, response)
+    if mode == "page":
+        response = web.Response(text=_PAGE, content_type="text/html")
         return response, _length(request, response)
     if mode == "disconnect":
         return _disconnected(request, web.Response()), 0

@@ -14,7 +14,7 @@ ROWS: Final[Mapping[str, str]] = {
     "504": "gateway_timeout",
 }
 """Modes that answer with a row of `hub.yaml`'s `errors`."""
-MODES: Final = (*ROWS, "hang", "slow", "cut", "disconnect")
+MODES: Final = (*ROWS, "page", "hang", "slow", "cut", "disconnect")
 ORIGINS: Final = ("hub", "files")
 
 
@@ -23,6 +23,7 @@ class Outage:
     """One way to fail. Raises ValueError for a mode or an origin that does not exist.
 
     - 429, 500, 502, 503, 504: answer so;
+    - page: answer 200 with a page for browsers, as what stands before a Hub does;
     - hang: answer only when the outage is over;
     - slow: answer after `seconds`;
     - cut: send `after_bytes` of the body, then cut the connection;

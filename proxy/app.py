@@ -220,6 +220,7 @@ async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohtt
         aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=settings.hub.timeout),
             connector=aiohttp.TCPConnector(limit=64),
             headers={"User-Agent": "hubgate"},

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from hubgate.backend.admission.file_selection import CONFIG, Rejected
+from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG, is_excessive
 
-MAX_CONFIG = 1 << 20  # bytes
+MAX_RANK = 1 << 20  # as far as a number is taken for a rank at all
 MAX_PATTERNS = 1024  # for each of rank_pattern and alpha_pattern
 MAX_PATTERN = 256  # characters
 MAX_MATCHES = 2_000_000  # patterns times modules: vLLM tries each on each
@@ -59,10 +60,13 @@ def read_config(directory: Path, max_rank: int) -> LoraConfig | Rejected:
     """The configuration of the adapter in this directory, or the first thing that speaks against it."""
     path = directory / CONFIG
     try:
-        if path.stat().st_size > MAX_CONFIG:
+        if path.stat().st_size > MAX_ADAPTER_CONFIG:
             return Rejected("its adapter_config.json is too large")
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = path.read_bytes()
+        if is_excessive(text):
+            return Rejected("its adapter_config.json nests too deep, or holds too much")
+        config = msgspec.json.decode(text, type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return Rejected("its adapter_config.json is no JSON object")
     return _unfit(config) or _unfit_modules(config) or _ranks(config, max_rank)
 
@@ -113,7 +117,7 @@ def _ranks(config: dict[str, Any], max_rank: int) -> LoraConfig | Rejected:
         if not all(map(_is_harmless, pattern)):
             return Rejected(f"its {name} has a key that is neither a module's name nor a simple pattern")
     for rank in (config.get("r"), *ranks.values()):
-        if type(rank) is not int or rank < 1:
+        if type(rank) is not int or not 1 <= rank <= MAX_RANK:
             return Rejected("its rank (r) is no positive whole number")
         if rank > max_rank:
             return Rejected(f"its rank is {rank}; {max_rank} is allowed")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hubgate.backend.admission.file_selection import Rejected
+from hubgate.wire.json_bounds import is_excessive
 
 MAX_CONFIG = 4 << 20  # bytes
 
@@ -19,9 +20,12 @@ def inspect_base(directory: Path, *, remote_code: bool) -> Rejected | None:
         try:
             if path.stat().st_size > MAX_CONFIG:
                 return Rejected(f"its {path.name} is too large")
-            # The parser that transformers uses, so that both see the same keys.
-            config = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            text = path.read_bytes()
+            if is_excessive(text):
+                return Rejected(f"its {path.name} nests too deep, or holds too much")
+            # The parser and the encoding that transformers uses, so that both see the same keys.
+            config = json.loads(text.decode())
+        except (OSError, ValueError):
             return Rejected(f"its {path.name} is no JSON")
         if not remote_code and _asks_for_code(config):
             return Rejected(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hubgate.backend.repo_files import RepoFile
+from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -74,6 +75,8 @@ def select_adapter(files: Sequence[RepoFile], max_bytes: int) -> Selected | Reje
         return Rejected("it holds Python code, and none is taken from the Hub")
     if WEIGHTS not in named:
         return _without_weights(files)
+    if (named[CONFIG].size or 0) > MAX_ADAPTER_CONFIG:
+        return Rejected(f"its {CONFIG} is larger than {MAX_ADAPTER_CONFIG} bytes")
     return _within([named[CONFIG], named[WEIGHTS]], max_bytes)
 
 

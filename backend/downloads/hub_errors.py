@@ -25,6 +25,10 @@ class BusyError(Exception):
         self.headers = headers
 
 
+class NonsenseError(Exception):
+    """What came is no answer of the Hub's: a page for browsers, or nothing that its client can read."""
+
+
 def failure(error: BaseException) -> Failure:
     """Sort an error by what the Hub answered, not by the client's exception class."""
     for cause in _chain(error):
@@ -32,6 +36,8 @@ def failure(error: BaseException) -> Failure:
             return Failure(code="error", message="a file differs from what the Hub lists")
         if isinstance(cause, BusyError):
             return _by_status(cause.status, cause.headers)
+        if isinstance(cause, NonsenseError):
+            return Failure(code="hub_unavailable", message="something else answers for the Hub")
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
             return _by_status(status, getattr(cause.response, "headers", {}))  # type: ignore[attr-defined]
@@ -68,7 +74,8 @@ def pause(headers: Mapping[str, str], now: float) -> int | None:
 def _is_transport(cause: BaseException) -> bool:
     import httpx2  # noqa: PLC0415  # what huggingface_hub speaks HTTP with
 
-    return isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError))
+    # Too many redirects and what cannot be unpacked are among them: none is an answer.
+    return isinstance(cause, (httpx2.RequestError, ConnectionError, TimeoutError))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from hubgate.backend.downloads.hub_errors import BusyError, MismatchError, failure
+from hubgate.backend.downloads.hub_answers import bounded
+from hubgate.backend.downloads.hub_errors import MismatchError, NonsenseError, failure
 from hubgate.backend.downloads.messages import Answer, Done, FileSelection, Job, Listing, Verifying
 from hubgate.backend.repo_files import RepoFile, agrees
 
@@ -77,17 +78,25 @@ def _listing(job: Job) -> Listing:
 
     # False, not None: None would silently use a token of this process.
     api = HfApi(endpoint=job.endpoint or None, token=job.token or False)
-    info = api.model_info(job.repo, revision=job.revision, files_metadata=True, timeout=LIST_TIMEOUT)
-    files = tuple(
-        RepoFile(
-            name=sibling.rfilename,
-            size=sibling.size,
-            sha256=sibling.lfs.sha256 if sibling.lfs else None,
-            blob=sibling.blob_id,
+    try:
+        info = api.model_info(job.repo, revision=job.revision, files_metadata=True, timeout=LIST_TIMEOUT)
+        files = tuple(
+            RepoFile(
+                name=sibling.rfilename,
+                size=sibling.size,
+                sha256=sibling.lfs.sha256 if sibling.lfs else None,
+                blob=sibling.blob_id,
+            )
+            for sibling in info.siblings or ()
         )
-        for sibling in info.siblings or ()
-    )
-    return Listing(sha=info.sha or "", files=files)
+        # The client believes every type and every text: what cannot be said over the pipe is no listing.
+        return msgspec.json.decode(
+            msgspec.json.encode(Listing(sha=info.sha or "", files=files)), type=Listing
+        )
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        if hasattr(error, "response"):  # an error of the Hub's, which is a ValueError with status 400
+            raise
+        raise NonsenseError from error
 
 
 def _fetch(job: Job, choice: FileSelection) -> None:
@@ -150,13 +159,9 @@ def _client() -> "httpx2.Client":
     from huggingface_hub.utils._http import default_client_factory  # noqa: PLC0415
 
     client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_stop_if_busy]}
+    client.headers["Accept-Encoding"] = "identity"
+    client.event_hooks = {**client.event_hooks, "response": [bounded]}
     return client
-
-
-def _stop_if_busy(response: "httpx2.Response") -> None:
-    if response.status_code == 429 or response.status_code >= 500:
-        raise BusyError(response.status_code, response.headers)
 
 
 def _say_no_values(kind: type[BaseException], _: BaseException, where: TracebackType | None) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.errors import HubErrors
 from hubgate.proxy.hub.schemas import (
+    MAX_NAME,
     Allowed,
     Commit,
     HubResponse,
@@ -21,10 +22,12 @@ from hubgate.proxy.hub.schemas import (
     unavailable,
 )
 from hubgate.proxy.hub.transport import HubTransport
+from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG, is_excessive
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 from hubgate.wire.secret import Secret
 
 MAX_HOPS = 3
+MAX_VERDICT = 64 * 1024  # bytes of an answer that says yes or no
 MAX_PAGES = 50  # of a commit history; 50 commits a page on the Hub
 
 _MOVED = re.compile(r"/api/models/(.+)/auth-check")  # what is found is read as a RepoRef
@@ -50,10 +53,11 @@ class HubClient:
 
     async def auth_check(self, token: Secret, repo: RepoRef) -> Allowed | Moved | Denied:
         """Whether the token may read the repo's files (`GET /api/models/{id}/auth-check`)."""
-        answer = await self._transport.ask("auth-check", f"/api/models/{repo.id}/auth-check", token)
+        path = f"/api/models/{repo.id}/auth-check"
+        answer = await self._transport.ask("auth-check", path, token, MAX_VERDICT)
         if isinstance(answer, Denied):
             return answer
-        if answer.status == 200:
+        if answer.opens:
             return Allowed()
         return self._moved(answer) if answer.redirects else self._errors.of_repo(answer, repo)
 
@@ -63,11 +67,12 @@ class HubClient:
         The call is that of huggingface_hub's `auth_check(write=True)`. Its yes is our no; and its no
         counts only in the Hub's own words, since a 403 without any may come from something between.
         """
-        answer = await self._transport.ask("write-check", f"/api/models/{repo.id}/auth-check/write", token)
+        path = f"/api/models/{repo.id}/auth-check/write"
+        answer = await self._transport.ask("write-check", path, token, MAX_VERDICT)
         if isinstance(answer, Denied):
             return answer
         match answer.status:
-            case 200:
+            case 200 if answer.opens:
                 return self._errors.writes(repo)
             case 403 if answer.reason:
                 return Allowed()
@@ -90,10 +95,8 @@ class HubClient:
         info = answer.decode(ModelInfo)
         if isinstance(info, Denied):
             return info
-        if info.id != repo.id:  # after auth-check, so this tells nothing that is not theirs
-            return Denied(
-                "model_not_found", f"On the Hub this model is called {info.id}; use that name.", "model"
-            )
+        if info.id != repo.id:
+            return _renamed(info.id)
         pinned = repo.at(info.sha)
         if not pinned.pinned:
             return unavailable()
@@ -134,7 +137,7 @@ class HubClient:
     async def _adapter(self, token: Secret, pinned: RepoRef) -> Snapshot | Denied:
         path = f"/{pinned.id}/resolve/{pinned.revision}/adapter_config.json"
         for _ in range(MAX_HOPS):
-            answer = await self._transport.ask("adapter-config", path, token)
+            answer = await self._transport.ask("adapter-config", path, token, MAX_ADAPTER_CONFIG)
             if isinstance(answer, Denied):
                 return answer
             if answer.redirects:
@@ -146,11 +149,7 @@ class HubClient:
                 continue
             if answer.status != 200:
                 return self._errors.of_repo(answer, pinned)
-            config = answer.decode(dict[str, Any])
-            if isinstance(config, Denied):
-                return Denied("adapter_rejected", f"{pinned.id}: adapter_config.json is not JSON.")
-            base = config.get("base_model_name_or_path")
-            return Snapshot(pinned, adapter=True, base=base if isinstance(base, str) else "")
+            return _snapshot(answer, pinned)
         return unavailable()
 
     def _moved(self, answer: HubResponse) -> Moved | Denied:
@@ -170,3 +169,27 @@ class HubClient:
     def _next_page(self, answer: HubResponse) -> str | None:
         match = _NEXT.search(answer.headers.get("Link", ""))
         return self._transport.same_origin(match.group(1)) if match else None
+
+
+def _renamed(name: str) -> Denied:
+    """What a repo is called now: asked after auth-check, so this tells nothing that is not theirs."""
+    try:
+        RepoRef.parse(name)
+    except InvalidRepoError:
+        return unavailable()
+    return Denied("model_not_found", f"On the Hub this model is called {name}; use that name.", "model")
+
+
+def _snapshot(answer: HubResponse, pinned: RepoRef) -> Snapshot | Denied:
+    """What an adapter's config says. A file that cannot be read will be the same the next time."""
+    fault = ""
+    if answer.cut:
+        fault = f"is larger than {MAX_ADAPTER_CONFIG} bytes"
+    elif is_excessive(answer.body):
+        fault = "nests too deep, or holds too much"
+    config = answer.decode(dict[str, Any])
+    if isinstance(config, Denied):
+        return Denied("adapter_rejected", f"{pinned.id}: adapter_config.json {fault or 'is not JSON'}.")
+    base = config.get("base_model_name_or_path")
+    named = isinstance(base, str) and len(base) <= MAX_NAME
+    return Snapshot(pinned, adapter=True, base=base if named else "")

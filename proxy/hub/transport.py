@@ -6,7 +6,7 @@ to the process's token. Redirects are not followed: they would carry the caller'
 
 import time
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -20,17 +20,13 @@ from hubgate.proxy.hub.schemas import HubResponse, unavailable
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.secret import Secret
 
-MAX_ANSWER = 4 * 1024 * 1024  # bytes; the file list of a very large repo is about 1 MiB
+MAX_ANSWER: Final = 4 * 1024 * 1024  # bytes; the file list of a very large repo is about 1 MiB
 
 Call = Literal["whoami", "auth-check", "write-check", "revision", "refs", "commits", "adapter-config"]
 
 _EVERYBODY = b""
 
 log = structlog.get_logger("hub")
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 class HubTransport:
@@ -56,8 +52,11 @@ class HubTransport:
         }
         metrics.hub_up.set_function(self._up)
 
-    async def ask(self, call: Call, path: str, token: Secret) -> HubResponse | Denied:
-        """GET `path`. An outage, and a silence that the Hub asked for, are `hub_unavailable`."""
+    async def ask(self, call: Call, path: str, token: Secret, most: int = MAX_ANSWER) -> HubResponse | Denied:
+        """GET `path`, and read `most` bytes of what comes. An answer of another's is `hub_unavailable`.
+
+        So are an outage, and a silence that the Hub asked for.
+        """
         # whoami is limited per address, which all callers share; the rest per account (docs/hub.md).
         scope = _EVERYBODY if call == "whoami" else token.digest(self._digest_key)
         if wait := self._cooldown.wait(scope):
@@ -68,18 +67,17 @@ class HubTransport:
             return unavailable(leave)
         answered: bool | None = None
         try:
-            answer = await self._get(call, path, token)
+            answer = await self._get(call, path, token, most)
             answered = not isinstance(answer, Denied) and answer.status < 500
-        except _TooLargeError:
-            answered = True  # whoever owns a vast repo must not be able to stop the others' questions
-            return unavailable()
+            if isinstance(answer, HubResponse) and answer.is_page:
+                answered = None  # the Hub was not reached; but one repo's name may be what a firewall minds
         finally:
             breaker.end(leave, answered=answered)
         if isinstance(answer, Denied):
             return answer
         if answer.status == 429:
             return _cooling(scope, self._cooldown.keep(scope, answer.headers))
-        return answer if answer.status < 500 else unavailable()
+        return unavailable() if answer.status >= 500 or answer.is_page else answer
 
     def same_origin(self, location: str) -> str | None:
         """The path of a link that stays on this Hub, else `None`: a token never leaves it."""
@@ -92,15 +90,18 @@ class HubTransport:
         path = target.path.removeprefix(hub.path)
         return f"{path}?{target.query}" if target.query else path
 
-    async def _get(self, call: Call, path: str, token: Secret) -> HubResponse | Denied:
+    async def _get(self, call: Call, path: str, token: Secret, most: int) -> HubResponse | Denied:
         started = time.perf_counter()
         status = "error"
         try:
             url = URL(self.url + path, encoded=True)
-            headers = {"Authorization": f"Bearer {token.reveal()}"}
+            headers = {"Authorization": f"Bearer {token.reveal()}", "Accept-Encoding": "identity"}
             async with self._session.get(url, headers=headers, allow_redirects=False) as response:
                 status = str(response.status)
-                return HubResponse(response.status, response.headers, await _read(response))
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    return unavailable()  # not asked for, and a few bytes of it may be a million
+                body, cut = await _read(response, most)
+                return HubResponse(response.status, response.headers, body, cut)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             # The exception may hold the request, so its text goes nowhere.
             return unavailable()
@@ -124,12 +125,13 @@ def _cooling(scope: bytes, seconds: float) -> Denied:
     return unavailable(seconds, own=scope != _EVERYBODY)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
+    """The body, and whether it was longer than `most` bytes: then the rest is not even waited for."""
     parts: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > MAX_ANSWER:
-            raise _TooLargeError
+        if size > most:
+            return b"", True
         parts.append(chunk)
-    return b"".join(parts)
+    return b"".join(parts), False

@@ -165,6 +165,15 @@ async def test_stopping_lets_go_of_hanging_requests(http: aiohttp.ClientSession)
     await asyncio.gather(asking, return_exceptions=True)
 
 
+async def test_a_page(hub: DemoHub, http: aiohttp.ClientSession) -> None:
+    """Something before the Hub answers for it, on every path."""
+    hub.state.set_down("page")
+    for path in ("/api/whoami-v2", "/api/models/alice/pirate-lora/auth-check"):
+        async with http.get(f"{hub.endpoint}{path}") as answer:
+            assert (answer.status, answer.content_type) == (200, "text/html")
+            assert (await answer.text()).startswith("<!doctype html>")
+
+
 async def test_slow_and_disconnect(hub: DemoHub, http: aiohttp.ClientSession) -> None:
     """A slow Hub answers in the end; a disconnecting one cuts the connection without an answer."""
     hub.state.set_down("slow", seconds=0.01)

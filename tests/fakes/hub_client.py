@@ -59,7 +59,9 @@ async def make_client(clock: Clock, metrics: Metrics) -> AsyncIterator[MakeClien
 
         def make(url: str, timeout: float = 20) -> HubClient:
             cookies = aiohttp.DummyCookieJar()
-            session = aiohttp.ClientSession(cookie_jar=cookies, timeout=aiohttp.ClientTimeout(total=timeout))
+            session = aiohttp.ClientSession(
+                cookie_jar=cookies, auto_decompress=False, timeout=aiohttp.ClientTimeout(total=timeout)
+            )
             stack.push_async_callback(session.close)
             return HubClient(HubTransport(session, url, metrics, clock, b"q" * 32), HubErrors(url))
 

@@ -55,6 +55,8 @@ def test_a_plain_lora_for_this_base_is_accepted(tmp_path: Path) -> None:
         ({"r": "2"}, "rank"),
         ({"r": True}, "rank"),
         ({"r": None}, "rank"),
+        ({"r": 10**4_000}, "no positive whole number"),
+        ({"rank_pattern": {"v_proj": 10**4_000}}, "no positive whole number"),
         ({"lora_alpha": "x"}, "lora_alpha"),
         ({"target_modules": None}, "target_modules"),
         ({"auto_mapping": {"base_model_class": "X"}}, "auto_map"),
@@ -163,7 +165,22 @@ def test_a_tied_head_is_compared_with_the_embeddings(tmp_path: Path) -> None:
     assert isinstance(_judge(tmp_path, {f"{head}A.weight": (2, 8), f"{head}B.weight": (32, 2)}), Accepted)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"{}" + b" " * (1 << 20)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"modules_to_save":' + b"[" * 950 + b"]" * 950 + b"}",
+        b'{"x":' + b"[" * 990 + b"]" * 990 + b"}",
+        b'{"r":' + b"1" * 5_000 + b"}",
+        b'{"r":NaN}',
+        b'{"r":"\\ud800"}',
+        b"{}" + b" " * (1 << 20),
+    ],
+)
 def test_a_configuration_that_is_none_is_rejected(tmp_path: Path, content: bytes) -> None:
     """Whatever the file holds, the answer is a reason."""
     adapter = write_adapter(tmp_path / "adapter")

@@ -53,7 +53,18 @@ def test_what_asks_for_no_code_is_accepted(tmp_path: Path, config: Any) -> None:
     assert _said(tmp_path, config) == ""
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000, b" " * (MAX_CONFIG + 1)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"x":' + b"[" * 990 + b"]" * 990 + b"}",
+        b'{"x":' + b"1" * 5_000 + b"}",
+        '{"auto_map":{}}'.encode("utf-16"),  # which transformers does not read
+        b" " * (MAX_CONFIG + 1),
+    ],
+)
 def test_what_cannot_be_read_is_rejected(tmp_path: Path, content: bytes) -> None:
     """Trusted or not."""
     assert "config.json" in _said(tmp_path, content, remote_code=True)

@@ -2,6 +2,7 @@
 
 from hubgate.backend.admission.file_selection import Rejected, Selected, select_adapter, select_base
 from hubgate.backend.repo_files import RepoFile
+from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG
 from tests.cases import each
 
 BIG = 10**9
@@ -26,6 +27,14 @@ def test_an_adapter_is_two_files() -> None:
         *ADAPTER, "README.md", "tokenizer.json", "checkpoint-1/adapter_model.safetensors", "x.bin"
     )
     assert _names(select_adapter(listed, BIG)) == set(ADAPTER)
+
+
+def test_a_vast_configuration_is_not_fetched() -> None:
+    """Its size in the listing is enough; the largest is read."""
+    config, weights = ADAPTER
+    for size, fits in ((MAX_ADAPTER_CONFIG, True), (MAX_ADAPTER_CONFIG + 1, False), (50_000_000, False)):
+        chosen = select_adapter([*_files(config, size=size), *_files(weights)], BIG)
+        assert isinstance(chosen, Selected) is fits
 
 
 def test_a_base_is_weights_configuration_and_tokenizer() -> None:

@@ -59,6 +59,17 @@ async def test_an_unfit_adapter_costs_no_weights(backend: Running, config: dict[
     assert all(not engine.adapters for engine in (await backend.hello()).engines)
 
 
+@pytest.mark.parametrize("config", [b'{"x":' + b"[" * 990 + b"]" * 990 + b"}", b" " * 50_000_000])
+async def test_a_nested_or_vast_configuration_is_refused_for_good(backend: Running, config: bytes) -> None:
+    """With no time to come again, and the next load of anybody works."""
+    files = {**weights.adapter(name="eve/odd", phrase="x"), "adapter_config.json": config}
+    backend.hub.state.add_repo("eve/odd", files)
+    failed = await backend.failed(backend.sha(BASE), backend.sha("eve/odd"))
+    assert (failed.code, failed.retry_after) == ("rejected", None)
+    assert _weights_served(backend.hub) == 0
+    assert (await backend.ready(backend.sha(BASE), backend.sha("demo/public-lora"))).loaded
+
+
 async def test_an_adapter_that_lies_about_its_rank_never_reaches_the_engine(backend: Running) -> None:
     """The engine that serves the others is not even told."""
     backend.hub.state.add_repo("eve/liar", _adapter("eve/liar", r=4))

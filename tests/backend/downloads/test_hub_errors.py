@@ -4,7 +4,15 @@ import errno
 
 import httpx2
 
-from hubgate.backend.downloads.hub_errors import MAX_PAUSE, ROOM, BusyError, MismatchError, failure, pause
+from hubgate.backend.downloads.hub_errors import (
+    MAX_PAUSE,
+    ROOM,
+    BusyError,
+    MismatchError,
+    NonsenseError,
+    failure,
+    pause,
+)
 from tests.cases import each
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
@@ -30,6 +38,9 @@ def test_the_wait_that_an_answer_asks_for(headers: dict[str, str], seconds: int 
         (BusyError(429, {}), "hub_unavailable"),
         (BusyError(503, {}), "hub_unavailable"),
         (MismatchError(), "error"),
+        (NonsenseError(), "hub_unavailable"),
+        (httpx2.TooManyRedirects("secret"), "hub_unavailable"),
+        (httpx2.DecodingError("secret"), "hub_unavailable"),
         (OSError(errno.ENOSPC, "secret"), "store_full"),
         (OSError(errno.EDQUOT, "secret"), "store_full"),
         (OSError(errno.EFBIG, "secret"), "rejected"),
