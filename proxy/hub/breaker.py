@@ -1,11 +1,11 @@
 """Stops asking a Hub that does not answer, and finds out with single questions when it does again.
 
-    closed ── THRESHOLD failures in a row ──► open ── its pause is over ──► half-open
+    closed ── `threshold` failures in a row ──► open ── its pause is over ──► half-open
        ▲                                       ▲                                │ one question at a time
        └────────────── any answer ─────────────┴──────────── it fails ──────────┘ (a longer pause)
 
-Pure: it neither asks nor waits. A failure is a 5xx, a timeout or no connection; every other answer,
-a refusal too, shows that the Hub is there.
+Pure: it neither asks nor waits, and who asks says what a failure is. To a breaker of a question it is a 5xx,
+a timeout or no connection; every other answer, a refusal too, shows that the Hub is there.
 """
 
 import random
@@ -34,10 +34,15 @@ class Breaker:
         clock: Callable[[], float],
         on_transition: Callable[[bool, Why], None],
         chance: Callable[[], float] = random.random,
+        *,
+        threshold: int = THRESHOLD,
+        longest_pause: float = LONGEST_PAUSE,
     ) -> None:
         self._clock = clock
         self._on_transition = on_transition
         self._chance = chance
+        self._threshold = threshold
+        self._longest_pause = longest_pause
         self._failures = 0  # in a row, while closed
         self._pauses = 0  # in a row; 0 means closed
         self._until = 0.0  # end of the last pause
@@ -80,12 +85,12 @@ class Breaker:
                 self._pause()
             return
         self._failures += 1
-        if self._failures >= THRESHOLD:
+        if self._failures >= self._threshold:
             self._pause()
             self._on_transition(True, "failed")  # noqa: FBT003 - the state
 
     def _pause(self) -> None:
-        longest = LONGEST_PAUSE / (1 + JITTER)
+        longest = self._longest_pause / (1 + JITTER)
         pause = min(longest, FIRST_PAUSE * 2 ** min(self._pauses, 10))
         self._pauses += 1
         self._until = self._clock() + pause * (1 + JITTER * self._chance())

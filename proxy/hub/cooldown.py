@@ -12,7 +12,7 @@ MAX_ACCOUNTS: Final = 10_000  # that are remembered
 
 
 class Cooldown:
-    """Until when whom is not spoken for. A key is what the Hub counts by: an account, or everybody."""
+    """Until when the Hub wants silence from whom. A key stands for a token, or for this proxy's address."""
 
     def __init__(self, clock: Callable[[], float], now: Callable[[], float]) -> None:
         """`clock` never goes back; `now` gives seconds since the epoch, which a date is compared with."""

@@ -24,7 +24,11 @@ MAX_ANSWER: Final = 4 * 1024 * 1024  # bytes; the file list of a very large repo
 
 Call = Literal["whoami", "auth-check", "write-check", "revision", "refs", "commits", "adapter-config"]
 
-_EVERYBODY = b""
+SEVERAL: Final = 3  # tokens in a row that are told 429 by whoami, until it is taken for the address' limit
+LONGEST_PROBING: Final = 10.0  # seconds between two questions that find out whether it still is
+
+_WHOAMI: Final = b"whoami "
+_ADDRESS: Final = b""  # no token's digest
 
 log = structlog.get_logger("hub")
 
@@ -50,6 +54,7 @@ class HubTransport:
         self._breakers: dict[Call, Breaker] = {
             call: Breaker(clock, self._log_transition(call)) for call in get_args(Call)
         }
+        self._address = Breaker(clock, _log_limit, threshold=SEVERAL, longest_pause=LONGEST_PROBING)
         metrics.hub_up.set_function(self._up)
 
     async def ask(self, call: Call, path: str, token: Secret, most: int = MAX_ANSWER) -> HubResponse | Denied:
@@ -57,10 +62,41 @@ class HubTransport:
 
         So are an outage, and a silence that the Hub asked for.
         """
-        # whoami is limited per address, which all callers share; the rest per account (docs/hub.md).
-        scope = _EVERYBODY if call == "whoami" else token.digest(self._digest_key)
-        if wait := self._cooldown.wait(scope):
-            return _cooling(scope, wait)
+        # The Hub counts whoami apart from the rest (docs/hub.md): a silence is about one of the two.
+        mine = (_WHOAMI if call == "whoami" else b"") + token.digest(self._digest_key)
+        if wait := self._cooldown.wait(mine):
+            return unavailable(wait, own=True)
+        if call == "whoami":
+            answer = await self._for_address(call, path, token, most)
+        else:
+            answer = await self._question(call, path, token, most)
+        if isinstance(answer, HubResponse) and answer.status == 429:
+            return unavailable(self._cooldown.keep(mine, answer.headers), own=True)
+        return answer
+
+    async def _for_address(self, call: Call, path: str, token: Secret, most: int) -> HubResponse | Denied:
+        """A question that the Hub limits per address, which all callers of this proxy share.
+
+        A 429 does not say whose limit it was. It silences its own token; where several tokens in a row are
+        told so, and none is answered in between, it is the address: then one token at a time finds out
+        whether it still is, ever more seldom, and everybody else is told to come again.
+        """
+        leave = self._address.begin()
+        if isinstance(leave, float):
+            return unavailable(max(leave, self._cooldown.wait(_ADDRESS)))
+        answered: bool | None = None
+        try:
+            answer = await self._question(call, path, token, most)
+            if isinstance(answer, HubResponse):
+                answered = answer.status != 429
+                if not answered:
+                    self._cooldown.keep(_ADDRESS, answer.headers)
+        finally:
+            self._address.end(leave, answered=answered)
+        return answer
+
+    async def _question(self, call: Call, path: str, token: Secret, most: int) -> HubResponse | Denied:
+        """Ask, if the Hub is believed to be there."""
         breaker = self._breakers[call]
         leave = breaker.begin()
         if isinstance(leave, float):
@@ -69,14 +105,12 @@ class HubTransport:
         try:
             answer = await self._get(call, path, token, most)
             answered = not isinstance(answer, Denied) and answer.status < 500
-            if isinstance(answer, HubResponse) and answer.is_page:
+            if isinstance(answer, HubResponse) and answer.is_page and answer.status != 429:
                 answered = None  # the Hub was not reached; but one repo's name may be what a firewall minds
         finally:
             breaker.end(leave, answered=answered)
-        if isinstance(answer, Denied):
+        if isinstance(answer, Denied) or answer.status == 429:
             return answer
-        if answer.status == 429:
-            return _cooling(scope, self._cooldown.keep(scope, answer.headers))
         return unavailable() if answer.status >= 500 or answer.is_page else answer
 
     def same_origin(self, location: str) -> str | None:
@@ -121,8 +155,11 @@ class HubTransport:
         return float(not any(breaker.is_open() for breaker in self._breakers.values()))
 
 
-def _cooling(scope: bytes, seconds: float) -> Denied:
-    return unavailable(seconds, own=scope != _EVERYBODY)
+def _log_limit(opened: bool, why: Why) -> None:
+    if opened:
+        log.warning("the Hub limits whoami for this proxy's address: callers who are not known wait")
+    else:
+        log.info("the Hub answers whoami again", why=why)
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:

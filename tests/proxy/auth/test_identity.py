@@ -327,6 +327,27 @@ WHOAMI = (
 )
 
 
+async def test_who_is_known_goes_on_while_whoami_is_limited_and_no_longer(
+    make: Make, hub: DemoHub, clock: Clock
+) -> None:
+    """To the end of the identity's life, to the second: a revocation holds then, whatever the Hub says."""
+    identities = make()
+    await resolved(identities, ALICE)
+    hub.state.set_down("429", paths="*whoami*")
+    for number in range(5):
+        assert await refused(identities, Secret(f"hf_new_{number}")) == "hub_unavailable"
+    seconds = 0
+    while isinstance((await identities.resolve(ALICE, "192.0.2.1"))[0], Caller):
+        clock.advance(1)
+        seconds += 1
+    assert 300 * 0.9 <= seconds <= 300
+    assert await refused(identities, ALICE) == "hub_unavailable"
+    hub.state.set_down(None)
+    hub.state.revoke("hf_demo_alice")
+    clock.advance(300)
+    assert await refused(identities, ALICE) == "invalid_api_key"
+
+
 @pytest.fixture
 def odd(rogue: RawEngine, make_client: MakeClient, make: Make) -> Callable[[str], Identities]:
     """Makes identities of a Hub that says this of every access token."""

@@ -17,7 +17,10 @@ from tests.cases import each
         (cache.REFRESH, 0.8),
         (client.MAX_HOPS, 3),
         (client.MAX_PAGES, 50),
-        (transport.MAX_ANSWER, 4 * 1024 * 1024),  # bytes
+        (client.MAX_VERDICT, 64 * 1024),  # bytes
+        (transport.MAX_ANSWER, 4 * 1024 * 1024),
+        (transport.SEVERAL, 3),  # tokens in a row
+        (transport.LONGEST_PROBING, 10),  # seconds
         (cooldown.MAXIMUM, 5 * 60),  # seconds, a window of the Hub
         (cooldown.DEFAULT, 10),
         (cooldown.MAX_ACCOUNTS, 10_000),

@@ -221,18 +221,6 @@ async def test_a_429_is_obeyed(
     assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
 
 
-async def test_a_429_of_whoami_silences_whoami_for_everybody(
-    rogue: RawEngine, rogue_client: HubClient
-) -> None:
-    """Whoami is limited per address, which all callers share; other questions are not touched by it."""
-    rogue.then(raw(head(429, [("Retry-After", "7"), ("Content-Length", "0")])))
-    rogue.always(raw(whole(200, b"{}")))
-    for token in (TOKEN, OTHER):
-        assert code(await rogue_client.whoami(token)) == "hub_unavailable"
-    assert len(rogue.requests) == 1
-    assert code(await rogue_client.auth_check(TOKEN, PUBLIC)) == "Allowed"
-
-
 async def test_another_429_silences_that_token_alone(rogue: RawEngine, rogue_client: HubClient) -> None:
     """Other questions are counted per account: nobody else is held up, whatever that account asks."""
     rogue.then(raw(head(429, [("Retry-After", "7"), ("Content-Length", "0")])))
