@@ -240,6 +240,6 @@ async def test_a_quick_look_is_a_use_too() -> None:
 
 async def test_a_quick_look_ends_where_a_refresh_is_due() -> None:
     """An answer of no life, which is to be asked for anew at once, is not found by `fresh` either."""
-    one = Cache[str, str](capacity=2, ttl=lambda _: 0, clock=Clock())
+    one = Cache[str, object](capacity=2, ttl=lambda _: 0, clock=Clock())
     assert await one.get("a", at_once("x")) == ("x", "hub")
     assert one.fresh("a") is None
