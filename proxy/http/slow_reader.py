@@ -54,10 +54,12 @@ class ReaderPace:
 
     def _count(self) -> int:
         """Bytes that their machine has acknowledged since the connection began."""
+        connection = self._transport.get_extra_info("socket")
+        if connection is None:
+            return self._acknowledged
         try:
-            connection = self._transport.get_extra_info("socket")
             told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
             (count,) = _ACKED.unpack(told)
-        except (OSError, struct.error):
+        except (OSError, ValueError, struct.error):  # uvloop's of a closed one raises ValueError
             return self._acknowledged
         return int(count)

@@ -17,7 +17,7 @@ KERNEL = 1_300_000  # bytes that a large socket buffer takes at once, when a thi
 class Wire:
     """A transport whose clock, buffer and acknowledged bytes are set by hand; a loop and a socket, too."""
 
-    def __init__(self, *, counts: bool = True, ends: bool = False) -> None:
+    def __init__(self, *, counts: bool = True, ends: Exception | None = None) -> None:
         self.now = 0.0
         self.unsent = 64 * 1024
         self.acknowledged = 0
@@ -31,14 +31,14 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
-    def get_extra_info(self, name: str) -> "Wire":
+    def get_extra_info(self, name: str) -> "Wire | None":
         assert name == "socket"
-        return self
+        return None if isinstance(self._ends, EOFError) else self
 
     def getsockopt(self, *_: int) -> bytes:
         self.looks += 1
-        if self._ends:
-            raise OSError("it is closed")
+        if self._ends is not None:
+            raise self._ends
         return struct.pack("=120xQ", self.acknowledged if self._counts else 0)
 
 
@@ -103,7 +103,8 @@ def test_a_kernel_that_does_not_count(taken: int, left: float) -> None:
     assert pace.look() == pytest.approx(left, abs=0.1)
 
 
-def test_a_connection_that_is_gone_is_not_waited_for() -> None:
-    """Nobody can say any more what was taken."""
-    wire = Wire(ends=True)
+@each("ends", [OSError(9, "Bad file descriptor"), ValueError("negative file descriptor"), EOFError()])
+def test_a_connection_that_is_gone_is_not_waited_for(ends: Exception) -> None:
+    """Nobody can say any more what was taken, in whatever way the loop has it."""
+    wire = Wire(ends=ends)
     assert waits(wire, judged(wire), 10 * RATE, HOUR) == MOST
