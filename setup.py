@@ -20,6 +20,7 @@ COMPILED = (
     "src/hubgate/proxy/audit/writer.py",
     "src/hubgate/proxy/auth/authorization.py",
     "src/hubgate/proxy/auth/bearer.py",
+    "src/hubgate/proxy/auth/blocklist.py",
     "src/hubgate/proxy/auth/identity.py",
     "src/hubgate/proxy/auth/policy.py",
     "src/hubgate/proxy/auth/revisions.py",

@@ -1,16 +1,20 @@
-"""The operator's port: liveness, readiness, metrics."""
+"""The operator's port: liveness, readiness, metrics, and who is locked out."""
 
 from collections.abc import Callable
 
 from aiohttp import web
 
 from hubgate.proxy.auth.old_tokens import OldTokenGauge
+from hubgate.proxy.blocks.api import BlocksApi
+from hubgate.proxy.blocks.messages import MAX_BODY
 from hubgate.proxy.metrics.registry import Metrics
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' exposition format
 
 
-def app(metrics: Metrics, old_tokens: OldTokenGauge, unready: Callable[[], str | None]) -> web.Application:
+def app(
+    metrics: Metrics, old_tokens: OldTokenGauge, unready: Callable[[], str | None], blocks: BlocksApi
+) -> web.Application:
     """Routes of the admin port; `unready` says why the proxy should get no traffic, if so."""
 
     async def livez(_: web.Request) -> web.Response:
@@ -24,8 +28,9 @@ def app(metrics: Metrics, old_tokens: OldTokenGauge, unready: Callable[[], str |
         metrics.tokens_over_age.set(old_tokens.count())
         return web.Response(body=metrics.expose(), headers={"Content-Type": _TEXT})
 
-    admin = web.Application()
+    admin = web.Application(client_max_size=MAX_BODY)
     admin.router.add_get("/livez", livez)
     admin.router.add_get("/readyz", readyz)
     admin.router.add_get("/metrics", expose)
+    admin.router.add_routes(blocks.routes())
     return admin

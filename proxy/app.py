@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,10 @@ from hubgate.proxy.auth.old_tokens import OldTokenGauge
 from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
 from hubgate.proxy.auth.revisions import Revisions
 from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
+from hubgate.proxy.blocks.api import BlocksApi
+from hubgate.proxy.blocks.block_file import BlockFile, BlockFileError
+from hubgate.proxy.blocks.lock_outs import LockOuts
+from hubgate.proxy.blocks.shared import SharedBlocks
 from hubgate.proxy.body.reader import BodyReader
 from hubgate.proxy.drain import Drain
 from hubgate.proxy.errors import Denied
@@ -150,16 +154,35 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         drain=drain,
         now=clocks.now,
     )
-    background = await _background(stack, pool, checked, long_requests)
-    unready = partial(_unready, pool, audit, drain)
-    admin_port = await _listen_admin(stack, settings, admin.app(metrics, old_tokens, unready))
+    timeouts = settings.timeouts
+    server = Server(
+        gateway.handle,
+        gateway.refuse,
+        header_timeout=timeouts.header,
+        least_rate=timeouts.least_rate,
+    )
+    lock_outs = LockOuts(
+        callers.blocklist,
+        BlockFile(settings.audit.path),
+        await _shared_blocks(stack, checked.limits_storage),
+        audit,
+        cut=lambda: server.interrupt(gateway.locked_out),
+        now=clocks.now,
+    )
+    await _start(lock_outs)
+    work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run)
+    background = await _background(stack, work)
+    unread = lock_outs if checked.admin_key is not None else None
+    unready = partial(_unready, pool, audit, drain, unread)
+    blocks = BlocksApi(lock_outs, checked.admin_key, frozenset(key.name for key in settings.keys))
+    admin_port = await _listen_admin(stack, settings, admin.app(metrics, old_tokens, unready, blocks))
 
     def forget() -> None:
         identities.forget_all()
         authorizer.forget_all()
 
     reloader = Reloader(settings, callers, policy, limits, forget)
-    port = await _listen(stack, settings, gateway, checked.certificate)
+    port = await _listen(stack, settings, server, gateway.drain, checked.certificate)
     return Proxy(port, admin_port, background, reloader)
 
 
@@ -185,6 +208,21 @@ async def _counters(stack: AsyncExitStack, storage: Secret, metrics: Metrics, cl
 
     redis = redis_counters.connected(storage, metrics.limits_storage_up, clocks.monotonic)
     return await stack.enter_async_context(redis)
+
+
+async def _shared_blocks(stack: AsyncExitStack, storage: Secret) -> SharedBlocks | None:
+    if storage == Secret(MEMORY):
+        return None
+    from hubgate.proxy.blocks import redis_blocks  # noqa: PLC0415 - as for the counters
+
+    return await stack.enter_async_context(redis_blocks.connected(storage))
+
+
+async def _start(lock_outs: LockOuts) -> None:
+    try:
+        await lock_outs.start()
+    except BlockFileError as error:
+        raise ConfigError([f"audit.path: {error}"]) from None
 
 
 def _cache(settings: ProxySettings, ttl: float, clocks: Clocks) -> "Cache[Any, Any]":
@@ -274,14 +312,14 @@ async def _pool(
 
 
 async def _background(
-    stack: AsyncExitStack, pool: Pool, checked: Checked, long_requests: LongRequests
+    stack: AsyncExitStack, work: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 ) -> "asyncio.Task[None]":
     """What goes on for as long as the proxy does."""
 
-    async def work() -> None:
-        await asyncio.gather(pool.poll(), watch(checked.files), long_requests.run())
+    async def all_of_it() -> None:
+        await asyncio.gather(*[begin() for begin in work])
 
-    task = asyncio.create_task(work(), name="background")
+    task = asyncio.create_task(all_of_it(), name="background")
 
     async def stop() -> None:
         task.cancel()
@@ -292,9 +330,11 @@ async def _background(
     return task
 
 
-def _unready(pool: Pool, audit: AuditWriter, drain: Drain) -> str | None:
+def _unready(pool: Pool, audit: AuditWriter, drain: Drain, lock_outs: LockOuts | None) -> str | None:
     if drain.begun:
         return "draining"
+    if lock_outs is not None and lock_outs.unread:
+        return "who is locked out is not known yet: Redis is away"
     if not pool.ready:
         return "no upstream is up"
     return None if audit.admits() else "the audit trail cannot be written"
@@ -303,16 +343,10 @@ def _unready(pool: Pool, audit: AuditWriter, drain: Drain) -> str | None:
 async def _listen(
     stack: AsyncExitStack,
     settings: ProxySettings,
-    gateway: Gateway,
+    server: Server,
+    drain: Drain,
     certificate: Certificate | None,
 ) -> int:
-    timeouts = settings.timeouts
-    server = Server(
-        gateway.handle,
-        gateway.refuse,
-        header_timeout=timeouts.header,
-        least_rate=timeouts.least_rate,
-    )
     listen = settings.listen
     tls = None if certificate is None else certificate.context
     try:
@@ -321,9 +355,9 @@ async def _listen(
         raise ConfigError([f"listen.port: {error.strerror or error}"]) from None
 
     async def finish() -> None:
-        gateway.drain.begin()
+        drain.begin()
         server.stop()
-        if not await gateway.drain.wait(settings.timeouts.drain):
+        if not await drain.wait(settings.timeouts.drain):
             log.warning("requests were cut at the end of the drain", seconds=settings.timeouts.drain)
         await server.close()
 

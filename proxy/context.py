@@ -1,5 +1,6 @@
 """What is known of one request while it is under way; audit and metrics are written from it."""
 
+import asyncio
 import random
 import re
 import time
@@ -46,6 +47,7 @@ class RequestContext:
         self.audited = False  # whether anything was decided that the audit must tell
         self.permit: Permit | None = None
         self.notice: str | None = None  # what the caller should know of their token
+        self.locked_out: Denied | None = None  # what to tell a caller who was locked out meanwhile
         self.buffered = 0  # bytes of a large body that is held in memory
         self.cold = False
         self.stream = False
@@ -97,6 +99,13 @@ class RequestContext:
     def left(self) -> None:
         """The caller hung up; 499 is for logs only (nginx's convention)."""
         self.status, self.code = 499, "client_left"
+
+    def interrupted(self) -> Denied | None:
+        """What a cancellation has the caller told; `None` where they hung up, so that it must go on."""
+        task = asyncio.current_task()
+        if self.locked_out is not None and task is not None:
+            task.uncancel()
+        return self.locked_out
 
     @property
     def elapsed(self) -> float:

@@ -81,11 +81,17 @@ class Gateway:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
         head = request_head.parse_head(request.head, self.clients, self.advice)
         context = RequestContext(head.request_id or new_id(), head.client)
+        request.context = context
         self.metrics.in_flight.inc()
         self.drain.enter()
         self.long_requests.enter(context)
         try:
-            answer = await self._serve(context, request, head)
+            try:
+                answer = await self._serve(context, request, head)
+            except asyncio.CancelledError:
+                answer = context.interrupted()
+                if answer is None:
+                    raise
             if isinstance(answer, Denied) and request.begun:  # heartbeats went before
                 break_off(context, request, answer, streaming=True)
                 return
@@ -108,6 +114,16 @@ class Gateway:
         finally:
             self._finish(context)
             self.drain.leave()
+
+    def locked_out(self, request: ServerRequest) -> bool:
+        """Whether a request under way is that of somebody who was locked out since; it will be told so."""
+        context = request.context
+        if not isinstance(context, RequestContext) or context.identity is None:
+            return False
+        if context.locked_out is not None:
+            return False  # it is being told already
+        context.locked_out = self.caller_policy.blocklist.refusal(context.identity, self.now())
+        return context.locked_out is not None
 
     def refuse(self, code: Code) -> Response:
         """The answer to bytes that are no request. Nothing of them is repeated."""

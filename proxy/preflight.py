@@ -9,8 +9,9 @@ from aiohttp import http_parser
 
 from hubgate.proxy import endpoints
 from hubgate.proxy.auth.identity import LocalKey
+from hubgate.proxy.blocks.messages import load_admin_key
 from hubgate.proxy.http.tls import Certificate
-from hubgate.proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
+from hubgate.proxy.settings import Admin, KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
 from hubgate.runtime import service_token
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.service_token import TokenFile
@@ -29,6 +30,7 @@ class Checked:
     certificate: Certificate | None  # of the public port
     local: Mapping[bytes, LocalKey]
     limits_storage: Secret
+    admin_key: KeyFile[Secret] | None  # of commands on the admin port
 
     @property
     def files(self) -> Mapping[str, Watched]:
@@ -36,6 +38,8 @@ class Checked:
         files: dict[str, Watched] = {"seal.key_file": self.keys}
         for index, file in enumerate(self.backends.values()):
             files[f"upstreams.{index}.public_key_file"] = file
+        if self.admin_key is not None:
+            files["admin.key_file"] = self.admin_key
         return files if self.certificate is None else {**files, "listen.tls": self.certificate}
 
 
@@ -58,12 +62,13 @@ def check(settings: ProxySettings) -> Checked:
     faults += endpoints.unknown(settings.request.extra_fields)
     local = _local_keys(settings, faults)
     storage = _limits_storage(settings.limits, faults)
+    admin_key = _admin_key(settings.admin, faults)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
         faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
     if faults or keys is None:
         raise ConfigError(faults)
-    return Checked(keys, backends, certificate, local, storage)
+    return Checked(keys, backends, certificate, local, storage, admin_key)
 
 
 def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:
@@ -73,6 +78,16 @@ def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:
         return Certificate(tls.cert_file, tls.key_file)
     except KeyFileError as error:
         faults.append(f"listen.tls: {error}")
+        return None
+
+
+def _admin_key(admin: Admin, faults: list[str]) -> KeyFile[Secret] | None:
+    if admin.key_file is None:
+        return None
+    try:
+        return KeyFile(admin.key_file, load_admin_key, time.monotonic)
+    except KeyFileError as error:
+        faults.append(f"admin.key_file: {error}")
         return None
 
 

@@ -65,6 +65,7 @@ class Listen(Section):
 class Admin(Section):
     host: str = "127.0.0.1"
     port: Port = 8081
+    key_file: Path | None = None
 
 
 class Hub(Section):

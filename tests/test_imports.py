@@ -33,6 +33,7 @@ LAYERS = [
     "proxy.context",
     "proxy.body",
     "proxy.audit",
+    "proxy.blocks",
     "proxy.upstream",
     "proxy.request_head",
     "proxy.model_listing",

@@ -6,6 +6,7 @@ from fnmatch import translate
 from functools import cache
 from typing import Final
 
+from hubgate.proxy.auth.blocklist import LOCKED_OUT, Blocklist
 from hubgate.proxy.auth.identity import Identity
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.settings import Callers, Models, Tokens
@@ -32,6 +33,7 @@ class CallerPolicy:
 
     def __init__(self, callers: Callers, tokens: Tokens, advice: str) -> None:
         self._advice = advice  # what to make instead of a token that is refused
+        self.blocklist = Blocklist()  # beside that of the configuration: changed while the proxy runs
         self.replace(callers, tokens)
 
     def replace(self, callers: Callers, tokens: Tokens) -> None:
@@ -51,8 +53,10 @@ class CallerPolicy:
 
     def check(self, identity: Identity, now: float) -> Denied | None:
         """`None` if the caller is listed and their token is good enough."""
+        if (refused := self.blocklist.refusal(identity, now)) is not None:
+            return refused
         if self._is_blocked(identity):
-            return Denied("caller_not_allowed", "The operator of this service has locked you out.")
+            return LOCKED_OUT
         if identity.kind == "key":
             return None  # the operator made this key, bound to models of their choice
         return self._listed(identity) or self._strong(identity) or self._old(identity, now)

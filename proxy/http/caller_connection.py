@@ -90,6 +90,18 @@ class CallerConnection:
         self._transport.abort()
         return self._task
 
+    def interrupt(self, which: Callable[[ServerRequest], bool]) -> bool:
+        """Cancel the handler of the request under way if it is one of `which`; whether it was.
+
+        The handler may still answer: this ends the request, not the connection.
+        """
+        request, task = self._current, self._task
+        # While the task waits for its turn, the handler has not begun with the request yet.
+        if request is None or task is None or self._turn is not None or not which(request):
+            return False
+        task.cancel()
+        return True
+
     def abort(self) -> None:
         """Close now, whatever is unsent."""
         self._transport.abort()

@@ -145,6 +145,7 @@ class ServerRequest:
         self.head = head
         self.length = length
         self.keep_alive = head.keep_alive
+        self.context: object = None  # what the handler knows of it, for those who may have it interrupted
         self._link = link
         self._write = link.write
         self._parts: deque[bytes] = deque()

@@ -82,6 +82,10 @@ class Server:
             connection.abort()  # who does not read their answer does not hold us
         await self._empty.wait()
 
+    def interrupt(self, which: Callable[[ServerRequest], bool]) -> int:
+        """Cancel the handlers of these requests under way; how many there were."""
+        return sum([connection.interrupt(which) for connection in tuple(self._connections)])
+
     @property
     def date(self) -> str:
         """Of the `Date` header (RFC 9110, section 5.6.7), made once a second."""

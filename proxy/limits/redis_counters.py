@@ -211,13 +211,17 @@ def _alone(batch: Sequence[_Question]) -> Sequence[Any]:
     return [question.local() for question in batch]
 
 
+def client(url: Secret) -> Redis:
+    """One that fails at once where Redis is away."""
+    # RESP2, so that a Redis of any age and a restricted user will do.
+    return Redis.from_url(url.reveal(), protocol=2, retry=Retry(NoBackoff(), 0))
+
+
 @asynccontextmanager
 async def connected(url: Secret, up: Gauge, clock: Callable[[], float]) -> AsyncIterator[RedisCounters]:
     """Counters in the Redis at `url`; leaving sends what is still to be charged."""
-    # RESP2, so that a Redis of any age and a restricted user will do; `run` is what tries again.
-    client = Redis.from_url(url.reveal(), protocol=2, retry=Retry(NoBackoff(), 0))
-    async with client:
-        counters = RedisCounters(client, up, clock)
+    async with client(url) as redis:
+        counters = RedisCounters(redis, up, clock)  # whose `run` is what tries again
         await counters.reach()
         task = asyncio.create_task(counters.run(), name="limits")
         try:

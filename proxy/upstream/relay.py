@@ -1,5 +1,6 @@
 """Carries one authorized request to an engine and its answer back, byte by byte."""
 
+import asyncio
 import re
 from typing import Final
 
@@ -95,6 +96,11 @@ class Relay:
             return answer.broke_off(_too_long(self._patience.answer))
         except CutShortError as error:
             return answer.broke_off(error.denied)
+        except asyncio.CancelledError:
+            locked_out = context.interrupted()
+            if locked_out is None:
+                raise
+            return answer.broke_off(locked_out)
         finally:
             request.set_source(None)  # the connection may be another request's now: not held for this caller
             self._count(context, answer)

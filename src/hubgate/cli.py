@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from hubgate.cli_block import block, unblock
 from hubgate.cli_store import store
 from hubgate.runtime.config import ConfigError, load
 
@@ -45,8 +46,8 @@ def main(context: click.Context) -> None:
 def proxy(config: Path) -> None:
     """Run the edge: authenticates callers and relays their requests.
 
-    SIGHUP reads callers, tokens and models of the configuration again, and forgets what the Hub said:
-    add to `callers.block` and send it, and somebody is locked out at once.
+    SIGHUP reads callers, tokens and models of the configuration again, and forgets what the Hub said.
+    To lock somebody out at once: `hubgate block`.
     """
     from hubgate.proxy import cli  # noqa: PLC0415 - lazy
     from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
@@ -94,6 +95,8 @@ def refresh(config: Path, repo: str | None) -> None:
 
 
 backend.add_command(store)
+main.add_command(block)
+main.add_command(unblock)
 
 
 @main.command("check-config")
@@ -150,7 +153,7 @@ def keygen(side: str, out: Path, add: bool) -> None:
 @main.command()
 @CONFIG
 def fingerprint(config: Path) -> None:
-    """Give the fingerprint of a token, read from standard input: what `callers.block` locks it out by.
+    """Give the fingerprint of a token, read from standard input: what `hubgate block` locks it out by.
 
     \b
     hubgate fingerprint --config proxy.yaml < token.txt     or paste it when asked; it is not shown
