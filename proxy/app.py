@@ -170,6 +170,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         now=clocks.now,
     )
     await _start(lock_outs)
+    stack.push_async_callback(lock_outs.close)
     work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run)
     background = await _background(stack, work)
     unread = lock_outs if checked.admin_key is not None else None

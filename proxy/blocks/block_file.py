@@ -1,6 +1,7 @@
 """The lock-outs that a proxy knows, in a file beside its audit, so that they outlive a restart."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ class BlockFile:
 
     def __init__(self, audit: Path) -> None:
         self.path = audit.with_name(audit.name + ".blocks")
+        self._lock = threading.Lock()  # a thread writes on though nobody waits for it any more
 
     def read(self) -> Kept | None:
         """What was last written; `None` if nothing was. Raises `BlockFileError`."""
@@ -49,6 +51,10 @@ class BlockFile:
 
     def write(self, kept: Kept) -> None:
         """Write it so that a crash leaves the old list or the new one. Raises `OSError`."""
+        with self._lock:
+            self._write(kept)
+
+    def _write(self, kept: Kept) -> None:
         scratch = self.path.with_name(self.path.name + ".new")
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:

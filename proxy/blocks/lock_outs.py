@@ -11,13 +11,12 @@ somebody in is the other way round. So whatever is away or full, nobody gets in 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Never
+from typing import Any, Final, Never, Protocol
 
 import structlog
 
-from hubgate.proxy.audit.writer import AuditWriter
 from hubgate.proxy.auth.blocklist import MAX_BLOCKS, Block, Blocklist
 from hubgate.proxy.blocks.block_file import BlockFile, Kept
 from hubgate.proxy.blocks.messages import Blocks, Change
@@ -33,6 +32,13 @@ _NOT_AUDITED: Final = "the audit trail cannot be written right now; the record w
 log = structlog.get_logger("blocks")
 
 
+class Trail(Protocol):
+    """What is needed of the audit, an `AuditWriter`."""
+
+    def admits(self) -> bool: ...
+    def record(self, event: str, fields: Mapping[str, Any]) -> None: ...
+
+
 class LockOuts:
     """Changes a proxy's `Blocklist`. Call `start` before the proxy listens, then let `run` go on."""
 
@@ -41,7 +47,7 @@ class LockOuts:
         blocklist: Blocklist,
         file: BlockFile,
         shared: SharedBlocks | None,
-        audit: AuditWriter,
+        audit: Trail,
         *,
         cut: Callable[[], int],
         now: Callable[[], float],
@@ -56,7 +62,8 @@ class LockOuts:
         self._turn = asyncio.Lock()  # one conversation with the shared list and the file at a time
         self._seen: Version | None = None  # of the shared list
         self._unstored: set[str] = set()  # who is locked out here alone so far
-        self._changed = False  # since the file was written
+        self._revision = 0  # how often the list in force, or what is known of the shared one, has changed
+        self._written = 0  # the revision that is in the file
         self._known = False  # whether there ever was a list to go by, be it an empty one
         self._fault = ""  # of the shared list
         self._file_fault = ""
@@ -80,6 +87,11 @@ class LockOuts:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.look()
+
+    async def close(self) -> None:
+        """Write what is not in the file yet, once `run` has ended."""
+        async with self._turn:
+            await self._write()
 
     async def look(self) -> None:
         """Do once what `run` does again and again."""
@@ -107,13 +119,14 @@ class LockOuts:
         if self._shared is not None:
             self._unstored.add(who)
         ended = self._apply({**self._blocklist.blocks, who: block})
+        revision = self._revision
         async with self._turn:
             await self._follow()
             await self._write()
         faults = []
         if who in self._unstored:
             faults.append(f"in force on this proxy alone: {self._fault}; the others follow when it can be")
-        elif self._shared is None and self._changed:
+        elif self._shared is None and self._written < revision:
             faults.append(f"in force, but {_NOT_WRITTEN}")
         if not self._audit.admits():
             faults.append(_NOT_AUDITED)
@@ -136,11 +149,12 @@ class LockOuts:
                     return Change(block, shared=True, fault=f"still locked out: {self._fault}")
             self._unstored.discard(who)
             self._apply({name: kept for name, kept in self._blocklist.blocks.items() if name != who}, by)
+            revision = self._revision
             if snapshot is not None:
                 self._adopt(snapshot)
             await self._write()
         fault = ""
-        if self._shared is None and self._changed:
+        if self._shared is None and self._written < revision:
             fault = (
                 "let in, but its file cannot be written, so a restart would lock out again; the log says why"
             )
@@ -158,7 +172,7 @@ class LockOuts:
         if blocks == before:
             return 0
         self._blocklist.replace(blocks)
-        self._changed = True
+        self._revision += 1
         for who, block in before.items():
             if who not in blocks:
                 over = block.over(now)
@@ -195,7 +209,9 @@ class LockOuts:
         if self._fault:
             self._fault = ""
             log.info("the list of lock-outs is shared again")
-        self._known = True
+        if not self._known:
+            self._known = True
+            self._revision += 1  # so that a restart goes by a file, be it an empty list
         if snapshot is not None:
             self._adopt(snapshot)
 
@@ -207,10 +223,11 @@ class LockOuts:
         if version == self._seen and not self._unstored and not lost:
             return None
         snapshot = await shared.read()
-        mine: Iterable[Block] = [blocks[who] for who in self._unstored if who in blocks]
-        if lost:
-            mine = [block for who, block in blocks.items() if _is_stronger(block, snapshot.blocks.get(who))]
-        stored = tuple(mine)
+        stored = [
+            block
+            for who, block in blocks.items()
+            if who in self._unstored or (lost and _is_stronger(block, snapshot.blocks.get(who)))
+        ]
         if stored or lost:
             snapshot = await shared.put(stored, after=self._seen.number if self._seen else 0)
         for block in stored:
@@ -226,7 +243,8 @@ class LockOuts:
         for who in self._unstored:
             blocks[who] = self._blocklist.blocks[who]
         if self._seen != snapshot.version:
-            self._seen, self._changed = snapshot.version, True
+            self._seen = snapshot.version
+            self._revision += 1
         self._apply(blocks)
 
     def _lost(self, error: AwayError) -> None:
@@ -236,20 +254,19 @@ class LockOuts:
 
     async def _write(self) -> None:
         """Write the file if something changed, or try again."""
-        if not self._changed:
+        revision = self._revision
+        if self._written == revision:
             return
-        self._changed = False
         kept = Kept(tuple(self._blocklist.blocks.values()), self._seen, tuple(sorted(self._unstored)))
         try:
             await asyncio.to_thread(self._file.write, kept)
         except OSError as error:
-            self._changed = True
             reason = error.strerror or type(error).__name__
             if reason != self._file_fault:
                 log.error("the file of lock-outs cannot be written", file=str(self._file.path), error=reason)  # noqa: TRY400
             self._file_fault = reason
         else:
-            self._file_fault = ""
+            self._written, self._file_fault = revision, ""
 
 
 def _is_behind(version: Version | None, seen: Version | None) -> bool:
