@@ -124,7 +124,7 @@ class LockOuts:
             await self._follow()
             await self._write()
         faults = []
-        if who in self._unstored:
+        if who in self._unstored and self._blocklist.blocks[who] is block:  # no later command replaced it
             faults.append(f"in force on this proxy alone: {self._fault}; the others follow when it can be")
         elif self._shared is None and self._written < revision:
             faults.append(f"in force, but {_NOT_WRITTEN}")

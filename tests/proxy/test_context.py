@@ -1,12 +1,15 @@
 """What is known of one request: its id and its times."""
 
+import asyncio
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubgate.proxy.auth.blocklist import LOCKED_OUT
 from hubgate.proxy.context import RequestContext, new_id, sane_id
+from hubgate.proxy.errors import Denied
 
 
 def context() -> RequestContext:
@@ -69,3 +72,22 @@ def test_overhead_is_the_proxys_own_time() -> None:
     assert one.overhead == pytest.approx(1.25)
     one.hub_wait = 100
     assert one.overhead == 0
+
+
+@pytest.mark.parametrize("locked_out", [LOCKED_OUT, None])
+async def test_a_cancellation_is_taken_over_by_a_lock_out_alone(locked_out: Denied | None) -> None:
+    """The task goes on as if it had not been cancelled; where the caller left, it stays cancelled."""
+    made = context()
+    made.locked_out = locked_out
+
+    async def handle() -> tuple[Denied | None, int]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return made.interrupted(), task.cancelling()
+        pytest.fail("nobody cancelled it")
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == (locked_out, int(locked_out is None))

@@ -1,6 +1,7 @@
 """What a proxy makes of a shared list that is away, loses what it had, or is changed by others."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hubgate.proxy.auth.blocklist import MAX_BLOCKS, Block, Blocklist
 from hubgate.proxy.blocks.block_file import BlockFile, BlockFileError, Kept
 from hubgate.proxy.blocks.lock_outs import MARGIN, LockOuts
+from hubgate.proxy.blocks.shared import Snapshot, Version
 from tests.fakes.clock import START, Clock
 from tests.proxy.blocks.conftest import FakeShared, Trail
 
@@ -163,6 +165,38 @@ async def test_a_restart_follows_what_others_said_meanwhile(world: World) -> Non
     again = await world.proxy("a")
     assert again.names == {"eve"}
     assert again.trail.told == [("block.lifted", "bob")]
+
+
+async def test_another_list_is_none_to_go_by(world: World) -> None:
+    """However many changes it has seen: a Redis that was taken for another one lets nobody in."""
+    first = await world.proxy("a")
+    await first.add("bob")
+    world.shared.restore(Snapshot(Version("another", 99), {"eve": Block("eve", START, None, BY, "")}))
+    await first.look()
+    assert first.names == world.shared.names == {"bob", "eve"}
+
+
+async def test_a_command_while_another_one_is_stored(world: World) -> None:
+    """The later one of two about the same caller is what counts in the end, everywhere."""
+    first = await world.proxy("a")
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    put = world.shared.put
+
+    async def hang(blocks: Iterable[Block], after: int) -> Snapshot:
+        stored = await put(blocks, after)
+        asked.set()
+        await go_on.wait()
+        return stored
+
+    world.shared.put = hang  # type: ignore[method-assign]
+    earlier = asyncio.create_task(first.add("bob", 60))
+    await asked.wait()
+    later = asyncio.create_task(first.add("bob"))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert {await earlier, await later} == {""}
+    assert first.blocklist.blocks["bob"].until is None
+    assert world.shared.state.blocks["bob"].until is None
 
 
 @pytest.mark.parametrize("kept", ["nothing", "older"])
