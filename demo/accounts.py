@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -61,10 +61,28 @@ class Accounts:
         self._users: dict[str, User] = {}
         self._tokens: dict[str, Caller] = {}
         self._revoked: set[str] = set()
+        self._ids: dict[tuple[str, str], str] = {}  # by kind and name, where a rename made them others
 
     def add_user(self, name: str, user: User) -> None:
         """Add or replace a user."""
         self._users[name] = user
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a user or an organization, which keeps its id; whoever takes the old name has another."""
+        kind = "user" if old in self._users else "org"
+        self._ids[kind, new] = self._id(kind, old)
+        self._ids[kind, old] = hub_id(kind, f"{old} after {self._ids[kind, new]}")
+        self._users = {
+            new if name == old else name: replace(
+                user, orgs={new if org == old else org: role for org, role in user.orgs.items()}
+            )
+            for name, user in self._users.items()
+        }
+        for digest, caller in self._tokens.items():
+            if (token := caller.token) is not None:
+                user = new if token.user == old else token.user
+                scoped = {new if entity == old else entity: may for entity, may in token.scoped.items()}
+                self._tokens[digest] = replace(caller, token=replace(token, user=user, scoped=scoped))
 
     def add_token(self, secret: str, token: Token) -> None:
         """Add or replace a token; its age and expiry count from now. Raises KeyError for an unknown user."""
@@ -118,12 +136,12 @@ class Accounts:
         user = self._users[token.user]
         return {
             "type": "user",
-            "id": hub_id("user", token.user),
+            "id": self._id("user", token.user),
             "name": token.user,
             "fullname": user.fullname,
             "isPro": False,
             "orgs": [
-                {"type": "org", "id": hub_id("org", org), "name": org, "fullname": org, "roleInOrg": role}
+                {"type": "org", "id": self._id("org", org), "name": org, "fullname": org, "roleInOrg": role}
                 for org, role in user.orgs.items()
             ],
             "auth": self._auth(caller, token),
@@ -151,7 +169,10 @@ class Accounts:
 
     def _entity(self, name: str) -> dict[str, str]:
         kind = "model" if "/" in name else "user" if name in self._users else "org"
-        return {"_id": hub_id(kind, name), "type": kind, "name": name}
+        return {"_id": self._id(kind, name), "type": kind, "name": name}
+
+    def _id(self, kind: str, name: str) -> str:
+        return self._ids.get((kind, name)) or hub_id(kind, name)
 
     def _find(self, secret: str | None, name: str | None, user: str | None) -> set[str]:
         wanted = _digest(secret) if secret is not None else None

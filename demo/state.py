@@ -125,6 +125,15 @@ class HubState:
         """Add or replace a token. Raises KeyError for an unknown user."""
         self.accounts.add_token(secret, token)
 
+    def rename_account(self, old: str, new: str) -> None:
+        """Rename a user or an organization with its repos; then the old name is free for `add_user`."""
+        self.accounts.rename(old, new)
+        for repo in [repo for repo in self.repos.values() if repo.owner == old]:
+            self.rename(repo.id, f"{new}/{repo.id.partition('/')[2]}")
+        for repo in self.repos.values():
+            if old in repo.gate:
+                repo.gate[new] = repo.gate.pop(old)
+
     def revoke(self, token: str | None = None, *, name: str | None = None, user: str | None = None) -> int:
         """Revoke a token, the token of that name, or all tokens of a user; give how many there were."""
         return self.accounts.revoke(token, name=name, user=user)

@@ -17,8 +17,11 @@ from hubgate.proxy import admin
 from hubgate.proxy.audit.chain import AuditFileError
 from hubgate.proxy.audit.long_requests import LongRequests
 from hubgate.proxy.audit.writer import AuditWriter
+from hubgate.proxy.auth import name_book
+from hubgate.proxy.auth.accounts import Accounts, SharedNames
 from hubgate.proxy.auth.authorization import AccessKey, Authorizer
 from hubgate.proxy.auth.identity import Identities
+from hubgate.proxy.auth.name_book import NameBook, NameBookError
 from hubgate.proxy.auth.old_tokens import OldTokenGauge
 from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
 from hubgate.proxy.auth.revisions import Revisions
@@ -100,6 +103,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     old_tokens = OldTokenGauge(clocks.now)
     audit = _audit(settings, checked.keys.current(), metrics, clocks)
     stack.callback(audit.close)
+    accounts = await _accounts(stack, settings, checked.limits_storage, metrics)
 
     refusals = HubErrors(settings.hub.url)
     digest_key = secrets.token_bytes(32)
@@ -112,6 +116,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         checked.local,
         UnknownTokenLimiter(settings.hub.refused_tokens_per_minute, clocks.monotonic),
         refusals,
+        accounts=accounts,
         cache=_cache(settings, settings.hub.identity_ttl, clocks),
         digest_key=digest_key,
     )
@@ -182,7 +187,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         identities.forget_all()
         authorizer.forget_all()
 
-    reloader = Reloader(settings, callers, policy, limits, forget)
+    reloader = Reloader(settings, accounts, callers, policy, limits, forget)
     port = await _listen(stack, settings, server, gateway.drain, checked.certificate)
     return Proxy(port, admin_port, background, reloader)
 
@@ -199,6 +204,28 @@ def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: C
         raise ConfigError([f"audit.path: {settings.audit.path}: {error.strerror}"]) from None
     audit.start()
     return audit
+
+
+async def _accounts(
+    stack: AsyncExitStack, settings: ProxySettings, storage: Secret, metrics: Metrics
+) -> Accounts:
+    # The audit beside it is open already, and nobody else's: so is this file.
+    path = name_book.beside(settings.audit.path)
+    try:
+        book = NameBook(path)
+    except NameBookError as error:
+        raise ConfigError([f"audit.path: {error}"]) from None
+    except OSError as error:
+        raise ConfigError([f"audit.path: {path}: {error.strerror}"]) from None
+    stack.push_async_callback(book.close)
+    shared: SharedNames | None = None
+    if storage != Secret(MEMORY):
+        from hubgate.proxy.auth import redis_names  # noqa: PLC0415 - half a second, for those who use it
+
+        shared = await stack.enter_async_context(redis_names.connected(storage))
+    accounts = Accounts(book, shared, metrics.name_conflicts, settings.callers, settings.limits.overrides)
+    await accounts.start()
+    return accounts
 
 
 async def _counters(stack: AsyncExitStack, storage: Secret, metrics: Metrics, clocks: Clocks) -> Counters:

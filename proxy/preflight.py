@@ -4,11 +4,14 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiohttp import http_parser
 
 from hubgate.proxy import endpoints
+from hubgate.proxy.auth import name_book
 from hubgate.proxy.auth.identity import LocalKey
+from hubgate.proxy.auth.name_book import NameBookError
 from hubgate.proxy.blocks.messages import load_admin_key
 from hubgate.proxy.http.tls import Certificate
 from hubgate.proxy.settings import Admin, KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
@@ -31,6 +34,7 @@ class Checked:
     local: Mapping[bytes, LocalKey]
     limits_storage: Secret
     admin_key: KeyFile[Secret] | None  # of commands on the admin port
+    owners: Mapping[str, str]  # whose each kept name is, see `name_book`
 
     @property
     def files(self) -> Mapping[str, Watched]:
@@ -63,12 +67,13 @@ def check(settings: ProxySettings) -> Checked:
     local = _local_keys(settings, faults)
     storage = _limits_storage(settings.limits, faults)
     admin_key = _admin_key(settings.admin, faults)
+    owners = _owners(settings.audit.path, faults)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
         faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
     if faults or keys is None:
         raise ConfigError(faults)
-    return Checked(keys, backends, certificate, local, storage, admin_key)
+    return Checked(keys, backends, certificate, local, storage, admin_key, owners)
 
 
 def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:
@@ -114,3 +119,14 @@ def _limits_storage(limits: Limits, faults: list[str]) -> Secret:
     except ValueError as error:
         faults.append(f"limits.storage_file: {error}" if url else "limits.storage_file: cannot be read")
         return limits.storage
+
+
+def _owners(audit: Path, faults: list[str]) -> Mapping[str, str]:
+    path = name_book.beside(audit)
+    try:
+        return name_book.read(path)
+    except NameBookError as error:
+        faults.append(f"audit.path: {error}")
+    except OSError as error:
+        faults.append(f"audit.path: {path}: {error.strerror}")
+    return {}

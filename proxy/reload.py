@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from hubgate.proxy.auth.accounts import Accounts
 from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
 from hubgate.proxy.limits.limiter import Limiter
 from hubgate.proxy.settings import ProxySettings
@@ -24,6 +25,7 @@ class Reloader:
     """Swaps policies in one step between two requests; a faulty file changes nothing."""
 
     started: ProxySettings  # what the process was started with; but for LIVE, that is in force
+    accounts: Accounts
     caller_policy: CallerPolicy
     model_policy: ModelPolicy
     limits: Limiter
@@ -41,6 +43,7 @@ class Reloader:
             log.error("configuration not reloaded", faults=error.faults)  # noqa: TRY400 - faults say it all
             return
         changed = _different(self._read, new)
+        self.accounts.replace(new.callers, new.limits.overrides)
         self.caller_policy.replace(new.callers, new.tokens)
         self.model_policy.replace(new.models)
         self.limits.replace(new.limits)

@@ -44,8 +44,31 @@ def _check_glob(text: str) -> str:
     return text if any(wildcard in text for wildcard in "*?") else check_repo(text)
 
 
+# `key:` stands before the name of a local key, and in no name on the Hub.
+_ACCOUNT = re.compile(
+    r"(?P<alone>(?:key:)?[A-Za-z0-9._-]+)|(?:id:|(?P<name>[A-Za-z0-9._-]+)=)(?P<id>[0-9a-f]{24})"
+)
+
+
+def read_account(text: str) -> tuple[str, str]:
+    """The name and the Hub's id in `name`, `name=id` or `id:id`; "" for what is not there.
+
+    Raises `ValueError`.
+    """
+    match = _ACCOUNT.fullmatch(text)
+    if match is None:
+        raise ValueError("must be a name, name=ID or id:ID, with the Hub's id of 24 hexadecimal digits")
+    return match["alone"] or match["name"] or "", match["id"] or ""
+
+
+def _check_account(text: str) -> str:
+    read_account(text)
+    return text
+
+
 PrivateUrl = Annotated[Url, AfterValidator(_check_private)]
 ModelGlob = Annotated[str, AfterValidator(_check_glob)]
+HubAccount = Annotated[str, AfterValidator(_check_account)]
 
 
 class Tls(Section):
@@ -88,16 +111,16 @@ class Hub(Section):
 class Block(Section):
     """Who is locked out, whatever else is said; fingerprints are those of the audit."""
 
-    users: frozenset[str] = frozenset()
-    orgs: frozenset[str] = frozenset()
+    users: frozenset[HubAccount] = frozenset()
+    orgs: frozenset[HubAccount] = frozenset()
     fingerprints: frozenset[str] = frozenset()
 
 
 class Callers(Section):
-    """Who may call at all: names as whoami gives them."""
+    """Who may call at all: names or ids as whoami gives them, see `read_account`."""
 
-    users: frozenset[str] = frozenset()
-    orgs: frozenset[str] = frozenset()
+    users: frozenset[HubAccount] = frozenset()
+    orgs: frozenset[HubAccount] = frozenset()
     anyone: bool = False
     block: Block = Block()
 
@@ -168,10 +191,10 @@ class Models(Section):
 
 
 class Overrides(Section):
-    """By the name that whoami gives; case counts."""
+    """By the name that whoami gives, or the id, as in `callers`; case counts."""
 
-    users: dict[str, Override] = Field(default_factory=dict)
-    orgs: dict[str, Override] = Field(default_factory=dict)
+    users: dict[HubAccount, Override] = Field(default_factory=dict)
+    orgs: dict[HubAccount, Override] = Field(default_factory=dict)
 
 
 def parse_storage(text: object) -> Secret:
@@ -301,6 +324,7 @@ class ProxySettings(Settings):
     def _consistent(self) -> Self:
         faults = [*self._doubled("upstreams", "name"), *self._doubled("keys", "name")]
         faults += self._doubled("keys", "sha256")
+        faults += self._two_ids("users") + self._two_ids("orgs")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -308,3 +332,17 @@ class ProxySettings(Settings):
     def _doubled(self, section: str, key: str) -> list[str]:
         values: list[Any] = [getattr(item, key) for item in getattr(self, section)]
         return [f"{section}: two share one {key}"] if len(set(values)) < len(values) else []
+
+    def _two_ids(self, accounts: Literal["users", "orgs"]) -> list[str]:
+        """Faults of names that are written with two ids: the name alone would then mean neither."""
+        listed: frozenset[str] = getattr(self.callers, accounts)
+        written = {
+            read_account(entry)
+            for entry in {*listed, *getattr(self.limits.overrides, accounts)}
+            if "=" in entry
+        }
+        names = [name for name, _ in written]
+        return [
+            f"{accounts}: {name} is written with two ids"
+            for name in sorted({name for name in names if names.count(name) > 1})
+        ]

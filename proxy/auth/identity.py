@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from hubgate.proxy.auth import bearer
+from hubgate.proxy.auth import accounts, bearer
+from hubgate.proxy.auth.accounts import Account, Accounts, Standing
 from hubgate.proxy.auth.bearer import Credential
 from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
 from hubgate.proxy.errors import Denied
@@ -29,8 +30,9 @@ class Identity:
     """A caller as the Hub (or a local key) names them. Holds no credential."""
 
     sub: str  # pseudonym: HMAC of `user:<Hub id>` or `key:<name>`
-    user: str
-    orgs: frozenset[str]
+    user: str  # the name that the Hub gives now
+    holds: frozenset[str]  # what lists and overrides may mean the caller by, see `Standing`
+    known_as: frozenset[str]  # what a block may mean the caller by
     kind: TokenKind
     token_name: str
     role: str  # read, write, god, fineGrained; "" where the Hub gives none
@@ -84,6 +86,7 @@ class Identities:
         limiter: UnknownTokenLimiter,
         errors: HubErrors,
         *,
+        accounts: Accounts,
         cache: Cache[bytes, Identity | Denied],
         digest_key: bytes,
     ) -> None:
@@ -91,6 +94,7 @@ class Identities:
         self._local_keys = local_keys  # by sha256 of the key
         self._limiter = limiter
         self._errors = errors
+        self._accounts = accounts
         self._cache = cache
         self._digest_key = digest_key
         self._sub_key = keys.derive("sub")
@@ -145,10 +149,12 @@ class Identities:
         if token is None or not bearer.is_hub_token(token):
             return Denied("hub_unavailable", "The token behind this key is not in place.", retry_after=10)
         subject = f"key:{key.name}"
+        standing = accounts.of_local_key(subject)
         identity = Identity(
             sub=self._hmac(self._sub_key, subject),
             user=subject,
-            orgs=frozenset(),
+            holds=standing.holds,
+            known_as=standing.known_as,
             kind="key",
             token_name=key.name,
             role="",
@@ -172,9 +178,12 @@ class Identities:
             refused = isinstance(facts, Denied) and facts.status == 401
         finally:
             self._limiter.end(slot, refused=refused)
-        return facts if isinstance(facts, Denied) else self._identity(facts, secret)
+        if isinstance(facts, Denied):
+            return facts
+        standing = await self._accounts.meet(_accounts(facts))
+        return standing if isinstance(standing, Denied) else self._identity(facts, secret, standing)
 
-    def _identity(self, facts: WhoAmI, secret: Secret) -> Identity:
+    def _identity(self, facts: WhoAmI, secret: Secret, standing: Standing) -> Identity:
         token = facts.auth.access_token
         kinds: dict[str, TokenKind] = {"access_token": "access_token", "app_token_as_user": "oauth"}
         # An organization or an app is nobody: least privilege and the audit are about people.
@@ -183,7 +192,8 @@ class Identities:
         return Identity(
             sub=self._hmac(self._sub_key, subject),
             user=facts.name,
-            orgs=frozenset(org.name for org in facts.orgs),
+            holds=standing.holds,
+            known_as=standing.known_as,
             kind=kind,
             token_name=token.display_name if token else "",
             role=token.role if token else "",
@@ -197,6 +207,12 @@ class Identities:
     @staticmethod
     def _hmac(key: bytes, text: str) -> str:
         return Secret(text).hmac(key).hex()[:32]
+
+
+def _accounts(facts: WhoAmI) -> list[Account]:
+    """The user and the organizations. What is no user, an app say, is nobody who could be listed."""
+    user = [Account("user", facts.name, facts.id)] if facts.type == "user" else []
+    return user + [Account("org", org.name, org.id) for org in facts.orgs]
 
 
 def _is_about_the_token(answer: Identity | Denied) -> bool:

@@ -6,6 +6,7 @@ from fnmatch import translate
 from functools import cache
 from typing import Final
 
+from hubgate.proxy.auth import accounts
 from hubgate.proxy.auth.blocklist import LOCKED_OUT, Blocklist
 from hubgate.proxy.auth.identity import Identity
 from hubgate.proxy.errors import Denied
@@ -39,12 +40,10 @@ class CallerPolicy:
     def replace(self, callers: Callers, tokens: Tokens) -> None:
         """Decide by other rules from the next request on."""
         block = callers.block
-        self._blocked_users = block.users
-        self._blocked_orgs = block.orgs
+        self._blocked = accounts.blocked(block.users, block.orgs)
         self._blocked_fingerprints = block.fingerprints
         self._anyone = callers.anyone
-        self._users = callers.users
-        self._orgs = callers.orgs
+        self._callers = accounts.listed(callers.users, callers.orgs)
         self._roles = frozenset[str](tokens.roles)
         self._permissions = READ_PERMISSIONS | tokens.extra_permissions
         self._max_age_days = tokens.max_age_days
@@ -70,14 +69,20 @@ class CallerPolicy:
 
     def _is_blocked(self, identity: Identity) -> bool:
         return (
-            identity.user in self._blocked_users
+            not self._blocked.isdisjoint(identity.known_as)
             or identity.fingerprint in self._blocked_fingerprints
-            or not self._blocked_orgs.isdisjoint(identity.orgs)
         )
 
     def _listed(self, identity: Identity) -> Denied | None:
-        if self._anyone or identity.user in self._users or identity.orgs & self._orgs:
+        if self._anyone or not self._callers.isdisjoint(identity.holds):
             return None
+        if names := self._callers & identity.known_as:
+            name = min(names).partition(":")[2]
+            return Denied(
+                "caller_not_allowed",
+                f"The name {name} is listed here for another account of the Hub; "
+                f"if yours is meant, the operator has to write its id.",
+            )
         return Denied("caller_not_allowed", f"The operator of this service has not listed {identity.user}.")
 
     def _strong(self, identity: Identity) -> Denied | None:

@@ -40,12 +40,13 @@ class Auth(msgspec.Struct, rename="camel"):
 
 class Org(msgspec.Struct):
     name: Name
+    id: Name = ""  # "" where the Hub gives none
 
 
 class WhoAmI(msgspec.Struct):
     """The parts of `/api/whoami-v2` that decisions rest on."""
 
-    id: Name
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]  # an empty one would be everybody
     name: Name
     type: Name = ""
     orgs: list[Org] = []

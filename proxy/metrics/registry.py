@@ -80,6 +80,12 @@ class Metrics:
         self.doubled_bearers = PromCounter(
             "hubgate_doubled_bearers", "Credentials sent as `Bearer Bearer …`", registry=registry
         )
+        self.name_conflicts = PromCounter(
+            "hubgate_name_conflicts",
+            "Callers under a configured name that is kept for another account of the Hub",
+            ["kind"],
+            registry=registry,
+        )
         self.authorizations = Counter(
             "hubgate_authorizations", "Models checked for a caller", ["result", "source"], registry=registry
         )

@@ -103,7 +103,11 @@ main.add_command(unblock)
 @CONFIG
 @click.option("--backend", "is_backend", is_flag=True, help="The file is a backend's, not a proxy's.")
 def check_config(config: Path, is_backend: bool) -> None:
-    """Say every fault of a configuration, key files included, and start nothing."""
+    """Say every fault of a configuration, key files included, and start nothing.
+
+    Of a proxy's, also say which account of the Hub each name in it is kept for, as it can be written there.
+    """
+    kept: list[str] = []
     try:
         if is_backend:
             from hubgate.backend import app as backend_app  # noqa: PLC0415
@@ -112,12 +116,21 @@ def check_config(config: Path, is_backend: bool) -> None:
             backend_app.check(load(BackendSettings, config))
         else:
             from hubgate.proxy import preflight  # noqa: PLC0415
+            from hubgate.proxy.auth import accounts  # noqa: PLC0415
             from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
 
-            preflight.check(load(ProxySettings, config))
+            settings = load(ProxySettings, config)
+            owners = preflight.check(settings).owners
+            kept = accounts.to_write(settings.callers, settings.limits.overrides, owners)
     except ConfigError as error:
         _refuse(config, error)
     click.echo(f"{config}: fine")
+    if kept:
+        click.echo(
+            "These names are kept for the accounts that had them first. Write the ids, so that it stays so:"
+        )
+    for line in kept:
+        click.echo(f"  {line}")
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """Identities and callers for tests below the network."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from hubgate.proxy.auth.identity import Caller, Identity
@@ -9,10 +10,17 @@ from tests.fakes.clock import START
 
 DAY = 86400
 
+
+def names(user: str, orgs: Iterable[str] = ()) -> frozenset[str]:
+    """What somebody holds and is known as whose names are all their own."""
+    return frozenset({f"user:{user}", *(f"org:{org}" for org in orgs)})
+
+
 ALICE = Identity(
     sub="a" * 32,
     user="alice",
-    orgs=frozenset({"acme"}),
+    holds=names("alice", ["acme"]),
+    known_as=names("alice", ["acme"]),
     kind="access_token",
     token_name="alice-ci",
     role="read",
@@ -24,9 +32,10 @@ ALICE = Identity(
 )
 
 
-def identity(**changes: Any) -> Identity:
-    """Alice with a good read token, but for what is given."""
-    return dataclasses.replace(ALICE, **changes)
+def identity(*, user: str = "alice", orgs: Iterable[str] = ("acme",), **changes: Any) -> Identity:
+    """Alice of acme with a good read token, but for what is given."""
+    standing = {"holds": names(user, orgs), "known_as": names(user, orgs)}
+    return dataclasses.replace(ALICE, user=user, **{**standing, **changes})
 
 
 def caller(token: str = "hf_alice", **changes: Any) -> Caller:

@@ -7,6 +7,7 @@ import pytest
 
 from hubgate.demo.catalog import Token
 from hubgate.demo.hub import DemoHub
+from hubgate.proxy.auth.accounts import Accounts
 from hubgate.proxy.auth.authorization import MAX_CALLERS, MAX_NAMED, Access, Authorizer
 from hubgate.proxy.auth.identity import Caller, Identities
 from hubgate.proxy.auth.policy import ModelPolicy
@@ -33,7 +34,9 @@ def life(value: object) -> float:
 class World:
     """A demo Hub and authorizers over it; `running` is what some engine runs."""
 
-    def __init__(self, hub: DemoHub, client: HubClient, clock: Clock, ring: Keyring) -> None:
+    def __init__(
+        self, hub: DemoHub, client: HubClient, clock: Clock, ring: Keyring, accounts: Accounts
+    ) -> None:
         self.hub = hub
         self._client = client
         self._clock = clock
@@ -44,6 +47,7 @@ class World:
             {},
             UnknownTokenLimiter(100, clock),
             HubErrors(hub.endpoint),
+            accounts=accounts,
             cache=self._cache(),
             digest_key=b"d" * 32,
         )
@@ -82,8 +86,8 @@ class World:
 
 
 @pytest.fixture
-def world(hub: DemoHub, client: HubClient, clock: Clock, tmp_path: Path) -> World:
-    return World(hub, client, clock, Keyring.make(tmp_path))
+def world(hub: DemoHub, client: HubClient, clock: Clock, tmp_path: Path, accounts: Accounts) -> World:
+    return World(hub, client, clock, Keyring.make(tmp_path), accounts)
 
 
 async def test_a_base_is_pinned(world: World) -> None:

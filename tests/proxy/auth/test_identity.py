@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hubgate.demo.accounts import hub_id
 from hubgate.demo.hub import DemoHub
+from hubgate.proxy.auth.accounts import Accounts, Standing
 from hubgate.proxy.auth.bearer import Credential
 from hubgate.proxy.auth.identity import Caller, Identities, LocalKey
 from hubgate.proxy.auth.unknown_tokens import REPEATERS_FACTOR, UnknownTokenLimiter
@@ -28,6 +30,7 @@ from tests.fakes.keyring import Keyring
 
 ALICE, BOB = Secret("hf_demo_alice"), Secret("hf_demo_bob")
 KEY = "local-key-of-ci-1"
+NOBODY = Standing(frozenset(), frozenset())
 
 Make = Callable[..., Identities]
 
@@ -39,7 +42,7 @@ def keys(tmp_path: Path) -> ProxyKeys:
 
 
 @pytest.fixture
-def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
+def make(client: HubClient, keys: ProxyKeys, clock: Clock, accounts: Accounts) -> Make:
     """Makes the part under test, with local keys if given."""
 
     def made(
@@ -55,6 +58,7 @@ def make(client: HubClient, keys: ProxyKeys, clock: Clock) -> Make:
             by_hash,
             UnknownTokenLimiter(100, clock),
             HubErrors("https://hub.test"),
+            accounts=accounts,
             cache=Cache(capacity=10_000, ttl=life, clock=clock),
             digest_key=digest,
         )
@@ -80,7 +84,9 @@ async def test_whoami_becomes_an_identity(make: Make, hub: DemoHub) -> None:
     """The identity holds what the policy and the audit need, and no credential."""
     alice = (await resolved(make(), ALICE)).identity
     assert (alice.user, alice.kind) == ("alice", "access_token")
-    assert alice.orgs == {"acme"}
+    own, acme = f"user={hub_id('user', 'alice')}", f"org={hub_id('org', 'acme')}"
+    assert alice.holds == {own, acme}  # names are nobody's where none is configured
+    assert alice.known_as == {own, acme, "user:alice", "org:acme"}
     assert (alice.token_name, alice.role) == ("alice-ci", "fineGrained")
     assert alice.permissions == {"repo.content.read"}
     assert alice.created_at is not None
@@ -119,7 +125,7 @@ async def test_pseudonyms_survive_a_restart_and_differ_between_proxies(make: Mak
 def test_pseudonyms_outlive_a_release(make: Make, keys: ProxyKeys) -> None:
     """An operator blocks by fingerprint and reads an old audit by `sub`: the same pepper gives the same."""
     facts = WhoAmI(id="1", name="alice", type="user")
-    alice = make(own=replace(keys, pepper=bytes(32)))._identity(facts, ALICE)
+    alice = make(own=replace(keys, pepper=bytes(32)))._identity(facts, ALICE, NOBODY)
     assert alice.sub == "434c5327dfe18bce41a5e31f9dcf0a61"
     assert alice.salt == "bb5b8f9391db7d1032d890b8899aca48"
     assert alice.fingerprint == "e8ad65c448576c5a"
@@ -417,7 +423,7 @@ async def test_permissions_that_cannot_be_read_count_as_unknown(
 def test_a_fine_grained_token_has_permissions(make: Make, token: AccessToken, permissions: set[str]) -> None:
     """Those of its scopes and the global ones; a list that is missing may hide any. Other roles have none."""
     facts = WhoAmI(id="1", name="alice", type="user", auth=Auth(type="access_token", access_token=token))
-    assert make()._identity(facts, ALICE).permissions == permissions
+    assert make()._identity(facts, ALICE, NOBODY).permissions == permissions
 
 
 @pytest.mark.parametrize(
@@ -435,7 +441,7 @@ def test_a_fine_grained_token_has_permissions(make: Make, token: AccessToken, pe
 def test_only_people_have_a_kind_that_passes(make: Make, who: str, auth: str, kind: str) -> None:
     """An organization, an app, or a kind of token that nobody knew when this was written is `other`."""
     facts = WhoAmI(id="1", name="alice", type=who, auth=Auth(type=auth))
-    identity = make()._identity(facts, ALICE)
+    identity = make()._identity(facts, ALICE, NOBODY)
     assert identity.kind == kind
     assert (identity.token_name, identity.role) == ("", "")
     assert (identity.created_at, identity.expires_at) == (None, None)
@@ -450,12 +456,13 @@ def test_what_a_key_shows(make: Make) -> None:
     assert isinstance(made, Caller)
     one = made.identity
     assert (one.user, one.token_name, one.kind, one.role) == ("key:ci", "ci", "key", "")
-    assert (one.orgs, one.permissions, one.models) == (frozenset(), frozenset(), ("demo/*",))
+    assert (one.permissions, one.models) == (frozenset(), ("demo/*",))
+    assert one.holds == one.known_as == {"user:key:ci"}
     assert len({one.sub, one.salt, one.fingerprint}) == 3
 
 
 def test_age_is_counted_in_days(make: Make) -> None:
     """Seconds since it was made, by 86,400."""
-    made = make()._identity(WhoAmI(id="1", name="a"), ALICE)
+    made = make()._identity(WhoAmI(id="1", name="a"), ALICE, NOBODY)
     assert replace(made, created_at=1000.0).age_days(1000 + 1.5 * 86400) == 1.5
     assert made.age_days(1000) is None
