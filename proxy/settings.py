@@ -334,15 +334,9 @@ class ProxySettings(Settings):
         return [f"{section}: two share one {key}"] if len(set(values)) < len(values) else []
 
     def _two_ids(self, accounts: Literal["users", "orgs"]) -> list[str]:
-        """Faults of names that are written with two ids: the name alone would then mean neither."""
+        """A name that is written with two ids: alone, it would mean neither."""
         listed: frozenset[str] = getattr(self.callers, accounts)
-        written = {
-            read_account(entry)
-            for entry in {*listed, *getattr(self.limits.overrides, accounts)}
-            if "=" in entry
-        }
-        names = [name for name, _ in written]
-        return [
-            f"{accounts}: {name} is written with two ids"
-            for name in sorted({name for name in names if names.count(name) > 1})
-        ]
+        overridden: Mapping[str, Override] = getattr(self.limits.overrides, accounts)
+        written = {read_account(entry) for entry in listed | overridden.keys() if "=" in entry}
+        twice = len({name for name, _ in written}) < len(written)
+        return [f"callers.{accounts}, limits.overrides.{accounts}: one name has two ids"] if twice else []

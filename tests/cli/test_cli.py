@@ -137,6 +137,32 @@ def test_check_config_of_a_good_file(tmp_path: Path) -> None:
     assert not (tmp_path / "audit.jsonl").exists()
 
 
+def test_check_config_tells_whose_the_names_are(tmp_path: Path) -> None:
+    """Names that are kept for an account come with its id, in the words of the configuration."""
+    one, other = "5f0c1d2e3b4a59687786a5b4", "0" * 24
+    callers = {"users": ["alice", "bob", f"eve={one}"], "orgs": ["acme"]}
+    config = configured(tmp_path, callers=callers)
+    lines = [
+        f'{{"kind":"user","name":"alice","id":"{one}","kept":true}}',
+        f'{{"kind":"user","name":"bob","id":"{other}"}}',
+        f'{{"kind":"org","name":"acme","id":"{other}","kept":true}}',
+    ]
+    (tmp_path / "audit.jsonl.names").write_text("".join(f"{line}\n" for line in lines))
+    found = run("check-config", "--config", config)
+    assert found.exit_code == 0
+    assert f"  callers.users: alice={one}\n  callers.orgs: acme={other}\n" in found.output
+    assert "bob" not in found.output
+
+
+@pytest.mark.parametrize("command", ["check-config", "proxy"])
+def test_damaged_names_are_a_fault(tmp_path: Path, command: str) -> None:
+    """Whose the names in the configuration are is then not known: nothing starts."""
+    (tmp_path / "audit.jsonl.names").write_text("?\n")
+    found = run(command, "--config", configured(tmp_path))
+    assert found.exit_code == 2
+    assert "audit.jsonl.names: line 1 is damaged" in found.output
+
+
 @pytest.mark.parametrize("command", ["check-config", "proxy"])
 def test_every_fault_is_named(tmp_path: Path, command: str) -> None:
     """Several faults are told at once, each by its path and without its value; exit code 2."""

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
-from hubgate.demo.catalog import Token, load
+from hubgate.demo.catalog import Token, User, load
 from hubgate.demo.hub import DemoHub
 from tests.demo.conftest import Client
 
@@ -238,3 +238,22 @@ async def test_log_is_bounded(http: aiohttp.ClientSession) -> None:
         assert len(hub.log) == limit
         hub.log.clear()
         assert hub.log.paths() == []
+
+
+async def test_an_account_keeps_its_id_under_another_name(hub: DemoHub, client: Clients) -> None:
+    """A renamed user or organization is the same one with the same repos; who takes the old name is not."""
+    before = await client("alice").whoami()
+    hub.state.rename_account("alice", "alicia")
+    hub.state.rename_account("acme", "acme-two")
+    after = await client("alice").whoami()
+    assert (after["name"], after["id"]) == ("alicia", before["id"])
+    orgs = [(org["name"], org["id"]) for org in after["orgs"]]
+    assert orgs == [("acme-two", before["orgs"][0]["id"])]
+    await client("alice").auth_check("alicia/pirate-lora")
+    hub.state.add_user("alice", User(fullname="Another", orgs={"acme": "admin"}))
+    hub.state.add_token("hf_demo_other", Token(user="alice", name="laptop"))
+    other = await client("hf_demo_other").whoami()
+    assert other["name"] == "alice"
+    assert {other["id"], other["orgs"][0]["id"]}.isdisjoint({before["id"], before["orgs"][0]["id"]})
+    with pytest.raises(RepositoryNotFoundError):
+        await client("hf_demo_other").auth_check("alicia/pirate-lora")

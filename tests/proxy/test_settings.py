@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 from hubgate.proxy import app, preflight
-from hubgate.proxy.settings import PUBLIC_HUB, Hub, ProxySettings
+from hubgate.proxy.settings import PUBLIC_HUB, Hub, ProxySettings, read_account
 from hubgate.runtime.config import ConfigError, load
 from tests.cases import each
 from tests.fakes.keyring import Keyring
 
 CANARY = "hf_canary_4711"
+ID = "5f0c1d2e3b4a59687786a5b4"
+OVERRIDE = {"requests_per_minute": 1}
 MINIMAL: dict[str, Any] = {
     "callers": {"users": ["alice"]},
     "models": {"allow": ["demo/*"]},
@@ -61,6 +63,20 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ({"callers": {}}, "callers"),
         ({"callers": {"users": []}}, "callers"),
         ({"callers": {"anyone": True, "users": [CANARY]}}, "callers"),
+        ({"callers": {"users": [""]}}, "callers.users"),
+        ({"callers": {"users": [f"@{CANARY}"]}}, "callers.users"),
+        ({"callers": {"users": [f"{CANARY}="]}}, "callers.users"),
+        ({"callers": {"users": [f"{CANARY}=5F0C1D2E3B4A59687786A5B4"]}}, "callers.users"),
+        ({"callers": {"users": [f"{CANARY}=5f0c"]}}, "callers.users"),
+        ({"callers": {"users": [f"{CANARY}={ID}\n"]}}, "callers.users"),
+        ({"callers": {"users": [f"={ID}"]}}, "callers.users"),
+        ({"callers": {"orgs": ["id:"]}}, "callers.orgs"),
+        (
+            {"callers": {"orgs": [f"a={ID}", f"a={ID[::-1]}"]}},
+            "configuration: callers.orgs, limits.overrides.orgs",
+        ),
+        ({"callers": {"anyone": True, "block": {"users": [f"id:{CANARY}"]}}}, "callers.block.users"),
+        ({"limits": {"overrides": {"users": {"id:1": OVERRIDE}}}}, "limits.overrides.users"),
         ({"models": {"allow": []}}, "models.allow"),
         ({"models": {"allow": [CANARY]}}, "models.allow.0"),
         ({"models": {"allow": ["a/*"], "revisions": [CANARY]}}, "models.revisions"),
@@ -120,6 +136,31 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
 def test_each_fault_is_told_by_its_path(tmp_path: Path, sections: dict[str, Any], where: str) -> None:
     """A wrong value is named by its key, without the value."""
     assert any(fault.startswith(where) for fault in faults(tmp_path, **sections))
+
+
+@each(
+    ("text", "account"),
+    [
+        ("alice", ("alice", "")),
+        ("A.l-i_c3", ("A.l-i_c3", "")),
+        (ID, (ID, "")),  # a name like any other
+        (f"alice={ID}", ("alice", ID)),
+        (f"id={ID}", ("id", ID)),
+        (f"id:{ID}", ("", ID)),
+        ("key:nightly", ("key:nightly", "")),
+    ],
+)
+def test_an_account_is_a_name_or_an_id(text: str, account: tuple[str, str]) -> None:
+    """No name that the Hub gives can be taken for an id, nor the other way round."""
+    assert read_account(text) == account
+
+
+def test_one_account_can_be_written_in_several_places(tmp_path: Path) -> None:
+    """With its id here and without it there, and under two names; a block may name whom it likes."""
+    numbers = {f"bob={ID[::-1]}": OVERRIDE, "alice": OVERRIDE}
+    block = {"users": [f"alice={ID}", f"alice={ID[::-1]}"]}
+    callers = {"users": [f"alice={ID}", f"alicia={ID}", "bob"], "block": block}
+    assert read(tmp_path, callers=callers, limits={"overrides": {"users": numbers}})
 
 
 def test_the_hub_is_configured_or_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
