@@ -20,6 +20,7 @@ LOCKED_OUT: Final = Denied("caller_not_allowed", "The operator of this service h
 _WHO: Final = re.compile(r"(?:key:)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}", re.ASCII)
 # What a secret looks like: a token of the Hub (see `hubgate.proxy.auth.bearer`), the head of a JWT.
 _SECRET: Final = re.compile(r"(?:key:)?(?:hf_|api_org_|eyJ[A-Za-z0-9_-]{12})", re.ASCII)
+_AFTER_KIND: Final = re.compile(r"^[a-z]+[:=]")
 
 
 class Block(FrozenStruct):
@@ -55,7 +56,9 @@ class Blocklist:
         """What a caller who is locked out is told; `None` for everybody else."""
         if not self._blocks:
             return None
-        for name in (identity.user, identity.fingerprint, *identity.orgs):
+        # Names and ids of the user and of organizations, without the word that says which of them it is.
+        names = [_AFTER_KIND.sub("", known) for known in identity.known_as]
+        for name in (identity.fingerprint, *names):
             block = self._blocks.get(name.lower())
             if block is not None and not block.over(now):
                 return LOCKED_OUT
@@ -75,7 +78,7 @@ def parse_who(text: str) -> str:
         )
     if not _WHO.fullmatch(text):
         raise ValueError(
-            "must be the name of a Hub user or organization, key:NAME for one of `keys`, or the 16 hex "
+            "must be the name or the id of a Hub user or organization, key:NAME for one of `keys`, or the 16 hex "
             "digits of a fingerprint"
         )
     return text.lower()

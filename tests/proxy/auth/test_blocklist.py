@@ -29,6 +29,9 @@ def listed(who: str, until: float | None = None) -> Blocklist:
         ("mallory", {"user": "mallory2"}, False),
         ("acme", {"orgs": frozenset({"other", "Acme"})}, True),
         ("acme", {"orgs": frozenset({"acme2"}), "user": "bob"}, False),
+        ("mallory", {"user": "new", "known_as": frozenset({"user=5f0c", "user:new", "user:mallory"})}, True),
+        ("5f0c", {"user": "new", "known_as": frozenset({"user=5F0C", "user:new"})}, True),
+        ("user", {}, False),
         ("alice-ci", {"token_name": "alice-ci", "user": "bob"}, False),
         (FINGERPRINT, {"fingerprint": FINGERPRINT}, True),
         (FINGERPRINT, {"fingerprint": FINGERPRINT[::-1]}, False),
@@ -37,7 +40,7 @@ def listed(who: str, until: float | None = None) -> Blocklist:
     ],
 )
 def test_whom_an_entry_names(who: str, caller: dict[str, Any], locked_out: bool) -> None:
-    """A user, the members of an organization, one token, or a local key; and nobody else."""
+    """A user by name, old name or id, members of an organization, one token, a local key; nobody else."""
     assert (listed(who).refusal(identity(**caller), START) is LOCKED_OUT) is locked_out
 
 
