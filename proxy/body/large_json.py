@@ -23,6 +23,7 @@ import msgspec
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.fields.shapes import Token
 from hubgate.proxy.frozen_struct import FrozenStruct
+from hubgate.proxy.http.request import PIECE
 
 Pieces = tuple[bytes | memoryview, ...]  # of one text, in their order
 
@@ -94,7 +95,10 @@ class LargeBody:
     def add(self, part: bytes) -> Denied | None:
         """Take the next bytes of the body. What is returned is why nothing more is worth reading."""
         self._size += len(part)
-        self._fresh.append(part)
+        if self._fresh and len(self._fresh[-1]) < PIECE:
+            self._fresh[-1] += part
+        else:
+            self._fresh.append(part)
         self._fresh_size += len(part)
         return self._look() if self._fresh_size >= self._block else None
 
