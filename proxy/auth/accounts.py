@@ -136,8 +136,8 @@ class Accounts:
             if name and account:
                 self._written[by_name(kind, name)] = account
                 self._names_written.setdefault(by_id(kind, account), []).append(name)
-        # Names that stand alone, and are kept for whom they are seen with first.
-        self._alone = listed(users, orgs) - self._written.keys()
+        # Among them names that stand alone, and are kept for whom they are seen with first.
+        self._entries = listed(users, orgs)
         self._anyone = callers.anyone
         self._listed = listed(callers.users, callers.orgs)
         self._blocked = blocked(callers.block.users, callers.block.orgs)
@@ -220,17 +220,17 @@ class Accounts:
 
     def _unowned(self, account: Account) -> bool:
         """Whether the name is configured and nobody's yet."""
-        alone = by_name(account.kind, account.name) in self._alone
-        return alone and self._owner(account.kind, account.name) is None
+        configured = by_name(account.kind, account.name) in self._entries
+        return configured and self._owner(account.kind, account.name) is None
 
     def _configured(self, account: Account) -> bool:
         name = by_name(account.kind, account.name)
-        return name in self._alone or name in self._written or name in self._blocked
+        return name in self._entries or name in self._written or name in self._blocked
 
     def _report(self, account: Account, standing: Standing) -> None:
         """Tell the operator of an account under a name that is listed for another one."""
         name = by_name(account.kind, account.name)
-        if name in standing.holds or not (name in self._alone or name in self._written):
+        if name in standing.holds or not (name in self._entries or name in self._written):
             return
         self._conflicts.labels(account.kind).inc()
         owner = self._owner(account.kind, account.name) or ""

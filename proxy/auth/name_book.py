@@ -16,7 +16,8 @@ import msgspec
 
 Kind = Literal["user", "org"]
 
-CAPACITY: Final = 100_000  # ids whose names are remembered, beside those of configured names; about 10 MB
+# Users, and organizations, whose names are remembered beside those of configured names: 10 MB of each.
+CAPACITY: Final = 100_000
 
 
 class NameBookError(Exception):
@@ -64,7 +65,7 @@ class NameBook:
 
     def __init__(self, path: Path) -> None:
         """Raises `NameBookError`, `OSError`."""
-        self._names: dict[str, dict[str, None]] = {}  # by `by_id`
+        self._names: dict[Kind, dict[str, dict[str, None]]] = {"user": {}, "org": {}}  # by id
         self._owners: dict[str, str] = {}  # ids, by `by_name`
         self._unsaved: dict[Line, None] = {}  # in order
         self._saving = asyncio.Lock()
@@ -87,7 +88,7 @@ class NameBook:
 
     def names(self, kind: Kind, account: str) -> Iterable[str]:
         """Every name that this id was seen under."""
-        return self._names.get(by_id(kind, account), ())
+        return self._names[kind].get(account, ())
 
     def owner(self, kind: Kind, name: str) -> str | None:
         """The id that the name is kept for."""
@@ -96,7 +97,7 @@ class NameBook:
     def see(self, kind: Kind, name: str, account: str, *, always: bool) -> None:
         """Remember that the id has this name: `always`, or while there is room for more."""
         known = name in self.names(kind, account)
-        if not known and (always or len(self._names) < CAPACITY):
+        if not known and (always or len(self._names[kind]) < CAPACITY):
             self._add(Line(kind, name, account))
 
     def keep(self, kind: Kind, name: str, account: str) -> None:
@@ -124,12 +125,12 @@ class NameBook:
         self._unsaved[line] = None
 
     def _enter(self, line: Line) -> None:
-        self._names.setdefault(by_id(line.kind, line.id), {})[line.name] = None
+        self._names[line.kind].setdefault(line.id, {})[line.name] = None
         if line.kept:
             self._owners[by_name(line.kind, line.name)] = line.id
 
     def _write(self, data: bytes) -> None:
-        os.ftruncate(self._fd, self._end)  # what an earlier attempt may have left
+        # Over what a kill or an earlier attempt left after the last whole line; a rest of that has no end.
         written = 0
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self._end + written)

@@ -50,7 +50,7 @@ class RedisNames:
     def __init__(self, client: Redis, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._clock = clock
-        self._again_at = -RETRY
+        self._again_at = 0.0
 
     async def owners(self) -> Mapping[str, str] | None:
         """See `SharedNames`."""

@@ -199,6 +199,14 @@ async def test_a_block_reaches_who_was_renamed_before_it(start: Start, *, restar
     assert await proxy.see("alicia", A) == "caller_not_allowed"
 
 
+async def test_a_block_reaches_who_was_not_listed_yet(start: Start) -> None:
+    """Who comes while blocked is remembered, also where the lists would have been enough to refuse."""
+    proxy = start(users=["bob"], block={"users": ["mallory"]})
+    assert await proxy.see("mallory", A) == "caller_not_allowed"
+    proxy.reload(anyone=True, block={"users": ["mallory"]})
+    assert await proxy.see("mall", A) == "caller_not_allowed"
+
+
 @pytest.mark.parametrize(
     ("blocked", "verdict"),
     [("alice", "caller_not_allowed"), (f"alice={A}", "caller_not_allowed"), (f"id:{A}", "ok")],

@@ -365,6 +365,26 @@ def odd(rogue: RawEngine, make_client: MakeClient, make: Make) -> Callable[[str]
     return made
 
 
+@pytest.mark.parametrize("kind", ["org", "app", ""])
+async def test_what_is_no_user_is_listed_as_nobody(
+    rogue: RawEngine, make_client: MakeClient, make: Make, kind: str
+) -> None:
+    """An organization's or an app's own token neither has a user's name nor takes it."""
+    facts = f'{{"type":"{kind}","id":"1","name":"alice","orgs":[]}}'
+    rogue.always(raw(whole(200, facts.encode())))
+    found = (await resolved(make(hub=make_client(f"http://127.0.0.1:{rogue.port}")), ALICE)).identity
+    assert (found.user, found.kind, found.holds | found.known_as) == ("alice", "other", frozenset())
+
+
+async def test_an_answer_without_an_id_is_an_outage(
+    rogue: RawEngine, make_client: MakeClient, make: Make
+) -> None:
+    """Everybody whom a Hub gives no id would be one person."""
+    rogue.always(raw(whole(200, b'{"type":"user","id":"","name":"alice","orgs":[]}')))
+    identities = make(hub=make_client(f"http://127.0.0.1:{rogue.port}"))
+    assert await refused(identities, ALICE) == "hub_unavailable"
+
+
 @pytest.mark.parametrize(
     ("created", "seconds"),
     [

@@ -1,5 +1,6 @@
 """Names over restarts: what the file holds, what a crash may do to it, and what is not believed."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -130,10 +131,31 @@ async def test_what_could_not_be_written_is_written_later(book: Open, path: Path
     assert (book().owner("user", "alice"), set(book().names("user", "2"))) == ("1", {"bob"})
 
 
+async def test_those_who_come_together_are_written_together(book: Open, path: Path) -> None:
+    """A crowd of new callers waits for two writes, that under way and its own, and not for one each."""
+    first = book()
+    synced: list[int] = []
+
+    async def come(number: int) -> None:
+        first.keep("user", f"u{number}", str(number))
+        await first.save()
+        assert f'"u{number}"'.encode() in content(path)
+
+    with patch.object(os, "fdatasync", synced.append):
+        await asyncio.gather(*(come(number) for number in range(50)))
+    assert len(synced) == 2
+    assert len(name_book.read(path)) == 50
+
+
 async def test_memory_is_bounded(book: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the capacity only what the configuration names is remembered; nothing is forgotten for it."""
+    """Beyond the capacity only what the configuration names is remembered; nothing is forgotten for it.
+
+    Organizations, of which one caller may have many, take no user's place.
+    """
     monkeypatch.setattr(name_book, "CAPACITY", 3)
     first = book()
+    for number in range(6):
+        first.see("org", f"o{number}", str(number), always=False)
     for number in range(6):
         first.see("user", f"u{number}", str(number), always=False)
     first.see("user", "mallory", "9", always=True)

@@ -58,6 +58,19 @@ def test_a_keys_own_limits_go_first() -> None:
     assert found.of(identity(user="bob", token_name="ci")).requests_per_minute == 600
 
 
+def test_of_two_entries_for_one_account_the_larger_counts() -> None:
+    """By its id twice, and by its id and a name that is kept for it."""
+    ours = "5f0c1d2e3b4a59687786a5b4"
+    users = {
+        f"alice={ours}": {"requests_per_minute": 60, "tokens_per_minute": 2},
+        f"id:{ours}": {"requests_per_minute": 50, "tokens_per_minute": 3},
+        "alicia": {"tokens_per_minute": 4},
+    }
+    settings = Limits.model_validate({"overrides": {"users": users}})
+    for holds, expected in ((f"user={ours}",), (60, 3)), ((f"user={ours}", "user:alicia"), (60, 4)):
+        assert Allowances(settings, ()).of(identity(holds=frozenset(holds)))[:2] == expected
+
+
 @each(
     "overrides",
     [
