@@ -102,6 +102,16 @@ async def test_row_52_an_organization_is_its_id(start_edge: StartEdge) -> None:
     assert await seen(edge, ALICE, THIEF) == [NO, "ok 600"]
 
 
+async def test_a_name_that_a_reload_lists_is_kept(start_edge: StartEdge) -> None:
+    """From the first request after it, like those that were there at the start."""
+    edge = await start_edge()
+    assert await seen(edge, ALICE, BOB) == ["ok 600", "ok 600"]
+    reload(edge, callers={"users": ["alice"]})
+    assert await seen(edge, ALICE, BOB) == ["ok 600", NO]
+    rename(edge, "alice", "alicia")
+    assert await seen(edge, ALICE) == ["ok 600"]
+
+
 async def test_an_id_is_enough(start_edge: StartEdge) -> None:
     """It is written as the Hub gives it, with the name or without."""
     alice, bob = hub_id("user", "alice"), hub_id("user", "bob")
