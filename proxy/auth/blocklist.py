@@ -3,38 +3,16 @@
 Every request looks at it. It is empty nearly always, and then that is all that is looked at.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
+from hubgate.proxy.auth.block import Block
 from hubgate.proxy.auth.identity import Identity
 from hubgate.proxy.errors import Denied
-from hubgate.proxy.frozen_struct import FrozenStruct
-
-MAX_BLOCKS: Final = 10_000
 
 LOCKED_OUT: Final = Denied("caller_not_allowed", "The operator of this service has locked you out.")
 
-# Names as the Hub gives them to users and organizations, which share one namespace; fingerprints and, after
-# `key:`, the names of local keys are of this shape too.
-_WHO: Final = re.compile(r"(?:key:)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}", re.ASCII)
-# What a secret looks like: a token of the Hub (see `hubgate.proxy.auth.bearer`), the head of a JWT.
-_SECRET: Final = re.compile(r"(?:key:)?(?:hf_|api_org_|eyJ[A-Za-z0-9_-]{12})", re.ASCII)
 _AFTER_KIND: Final = re.compile(r"^[a-z]+[:=]")
-
-
-class Block(FrozenStruct):
-    """One lock-out. Times are in seconds since the epoch."""
-
-    who: str  # as `parse_who` gives it
-    since: float
-    until: float | None  # None: until it is lifted
-    by: str  # who asked for it: `admin@<address>`
-    reason: str  # for the operator; callers are not told
-
-    def over(self, now: float) -> bool:
-        """Whether its time has passed."""
-        return self.until is not None and self.until <= now
 
 
 class Blocklist:
@@ -63,22 +41,3 @@ class Blocklist:
             if block is not None and not block.over(now):
                 return LOCKED_OUT
         return None
-
-
-def parse_who(text: str) -> str:
-    """The name of a user, organization or local key (`key:NAME`), or a fingerprint, as the list keeps it.
-
-    In lower case: the Hub's names differ in more than that, and nobody gets in by how theirs was typed.
-    Raises `ValueError`, which repeats nothing of the text: it may be a token that was given by mistake.
-    """
-    if _SECRET.match(text):
-        raise ValueError(
-            "this looks like a token, which belongs into no command: treat it as leaked, and lock it out by "
-            "its fingerprint, which `hubgate fingerprint --config proxy.yaml < token.txt` and the audit give"
-        )
-    if not _WHO.fullmatch(text):
-        raise ValueError(
-            "must be the name or the id of a Hub user or organization, key:NAME for one of `keys`, or the 16 hex "
-            "digits of a fingerprint"
-        )
-    return text.lower()

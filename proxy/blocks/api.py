@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from hubgate.proxy.auth.blocklist import MAX_BLOCKS, parse_who
+from hubgate.proxy.auth.block import MAX_BLOCKS, parse_who
 from hubgate.proxy.blocks import messages
 from hubgate.proxy.blocks.lock_outs import LockOuts
 from hubgate.proxy.blocks.messages import AddBlock, AdminError

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from hubgate.proxy.auth.blocklist import Block
+from hubgate.proxy.auth.block import Block
 from hubgate.proxy.blocks.shared import Version
 
 MAX_BYTES: Final = (

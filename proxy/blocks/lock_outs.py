@@ -17,7 +17,8 @@ from typing import Any, Final, Never, Protocol
 
 import structlog
 
-from hubgate.proxy.auth.blocklist import MAX_BLOCKS, Block, Blocklist
+from hubgate.proxy.auth.block import MAX_BLOCKS, Block
+from hubgate.proxy.auth.blocklist import Blocklist
 from hubgate.proxy.blocks.block_file import BlockFile, Kept
 from hubgate.proxy.blocks.messages import Blocks, Change
 from hubgate.proxy.blocks.shared import AwayError, SharedBlocks, Snapshot, Version

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from hubgate.proxy.auth.blocklist import Block
+from hubgate.proxy.auth.block import Block
 from hubgate.wire.keys import KeyFileError
 from hubgate.wire.secret import Secret
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from redis.asyncio import Redis
 
-from hubgate.proxy.auth.blocklist import Block
+from hubgate.proxy.auth.block import Block
 from hubgate.proxy.blocks.shared import AwayError, Snapshot, Version
 from hubgate.proxy.limits import redis_counters
 from hubgate.wire.secret import Secret

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from hubgate.proxy.auth.blocklist import Block
+from hubgate.proxy.auth.block import Block
 
 
 class AwayError(Exception):

@@ -13,7 +13,7 @@ import click
 from hubgate.runtime.config import ConfigError, load
 
 if TYPE_CHECKING:
-    from hubgate.proxy.auth.blocklist import Block
+    from hubgate.proxy.auth.block import Block
     from hubgate.proxy.blocks.client import AdminPort
     from hubgate.proxy.blocks.messages import Change
 
@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 
 def _whom(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    from hubgate.proxy.auth.blocklist import parse_who  # noqa: PLC0415 - lazy
+    from hubgate.proxy.auth.block import parse_who  # noqa: PLC0415 - lazy
 
     return tuple(_checked(parse_who, value) for value in values)
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from hubgate.proxy.auth.blocklist import LOCKED_OUT, Block, Blocklist, parse_who
+from hubgate.proxy.auth.block import Block, parse_who
+from hubgate.proxy.auth.blocklist import LOCKED_OUT, Blocklist
 from hubgate.proxy.auth.policy import CallerPolicy
 from hubgate.proxy.settings import Callers, Tokens
 from tests.cases import each

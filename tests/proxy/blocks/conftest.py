@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from hubgate.proxy.auth.blocklist import Block
+from hubgate.proxy.auth.block import Block
 from hubgate.proxy.blocks.shared import AwayError, Snapshot, Version
 from tests.fakes.running_proxy import Edge
 

@@ -11,6 +11,7 @@ from hubgate.proxy.blocks.messages import MAX_BODY, MAX_SECONDS, load_admin_key
 from hubgate.runtime.config import ConfigError
 from hubgate.wire.keys import KeyFileError
 from tests.cases import each
+from tests.fakes.raw import ask, request
 from tests.fakes.running_proxy import BOB, Edge, eventually
 from tests.proxy.blocks.conftest import KEY, block, command, guarded, key_file
 from tests.proxy.conftest import StartEdge
@@ -48,6 +49,13 @@ async def test_another_key(admin: Edge, method: str, path: str, authorization: s
     status, answer = await command(admin, method, path, body, authorization)
     assert (status, answer) == (401, {"error": "not the key in this proxy's admin.key_file"})
     assert (await command(admin, "GET", "/blocks"))[1]["blocks"] == []
+
+
+async def test_bytes_that_are_no_text(admin: Edge) -> None:
+    """Are another key, and no fault of the server."""
+    for name in (f"\xff{KEY}", f"{KEY}\xff", "\x80"):
+        asked = request("GET", "/blocks", [("Authorization", f"Bearer {name}")])
+        assert (await ask(admin.proxy.admin_port, asked)).status == 401
 
 
 async def test_two_keys(admin: Edge) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubgate.proxy.auth.blocklist import MAX_BLOCKS, Block, Blocklist
+from hubgate.proxy.auth.block import MAX_BLOCKS, Block
+from hubgate.proxy.auth.blocklist import Blocklist
 from hubgate.proxy.blocks.block_file import BlockFile, BlockFileError, Kept
 from hubgate.proxy.blocks.lock_outs import MARGIN, LockOuts
 from hubgate.proxy.blocks.shared import Snapshot, Version

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from hubgate.proxy.auth.blocklist import Block
+from hubgate.proxy.auth.block import Block
 from hubgate.proxy.blocks.redis_blocks import KEY, RedisBlocks, connected
 from hubgate.proxy.blocks.shared import AwayError, Version
 from hubgate.proxy.limits import redis_counters
@@ -211,7 +211,8 @@ async def test_rubbish_in_redis_lets_nobody_in(redis: Redis) -> None:
     """An entry whose details cannot be read counts for its name; a key of another kind is an outage."""
     async with listed(redis) as (blocks, client):
         await blocks.put([], after=0)
-        await client.hset(KEY, mapping={"bob": "{", "eve": '{"who":"carol"}', "dan": "[]"})
+        carols = b'{"who":"carol","since":1.0,"until":2.0,"by":"","reason":""}'
+        await client.hset(KEY, mapping={"bob": "{", "eve": carols, "dan": "[]"})
         found = (await blocks.read()).blocks
         assert {who: one.until for who, one in found.items()} == {"bob": None, "eve": None, "dan": None}
         await client.hset(KEY, "::number", "many")
