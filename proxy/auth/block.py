@@ -41,7 +41,7 @@ def parse_who(text: str) -> str:
         )
     if not _WHO.fullmatch(text):
         raise ValueError(
-            "must be the name or the id of a Hub user or organization, key:NAME for one of `keys`, or the 16 hex "
-            "digits of a fingerprint"
+            "must be the name or the id of a Hub user or organization, key:NAME for one of `keys`, or the "
+            "16 hex digits of a fingerprint"
         )
     return text.lower()

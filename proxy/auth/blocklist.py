@@ -3,6 +3,7 @@
 Every request looks at it. It is empty nearly always, and then that is all that is looked at.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
