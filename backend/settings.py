@@ -120,6 +120,7 @@ class Engines(Section):
     hang_timeout: Seconds = 120
     on_demand: tuple[OnDemand, ...] = ()
     vllm_args: Args = Field(default_factory=dict)
+    structured_outputs: Literal["guidance", "xgrammar", "auto"] = "guidance"
     remote_code: tuple[Annotated[str, AfterValidator(_repo)], ...] = ()
     preload: tuple[Preload, ...] = ()
 

@@ -17,7 +17,7 @@ RESERVED = frozenset(
         "trust-remote-code", "download-dir",
         "enable-lora", "lora-modules", "default-mm-loras", "max-loras", "max-cpu-loras", "max-lora-rank",
         "allowed-media-domains", "allowed-local-media-path", "disable-fastapi-docs",
-        "enable-sleep-mode",
+        "enable-sleep-mode", "structured-outputs-config",
         "ssl-keyfile", "ssl-certfile", "tool-server", "tool-parser-plugin", "reasoning-parser-plugin",
         "enable-tokenizer-info-endpoint", "enable-scale-out", "tokens-only",
     }

