@@ -237,7 +237,7 @@ class Request(Section):
     max_body_bytes: PositiveInt = 32 * 1024 * 1024
     max_buffered_bytes: PositiveInt = 512 * 1024 * 1024
     max_n: PositiveInt = 8
-    max_batch: PositiveInt = 256
+    max_batch: PositiveInt = 2048
     max_logprobs: Annotated[int, Field(ge=0)] = 20
     extra_fields: dict[str, frozenset[str]] = Field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from hubgate.proxy.fields.shapes import DataUrl, Json, Nothing, Shape, Tagged
+from hubgate.proxy.fields.shapes import Calls, DataUrl, Json, Nothing, Parts, Shape, Tagged
 
 
 class MediaUrl(Shape):
@@ -60,9 +60,9 @@ class Message(Shape):
     """A message of any role. The last three are empty in the engine's answers, which clients send back."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | Parts[Part] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Calls[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning: str | None = None
@@ -117,7 +117,7 @@ ResponseFormat = PlainText | JsonObject | JsonSchema
 
 class Prediction(Shape):
     type: Literal["content"]
-    content: str | list[Text]
+    content: str | Parts[Text]
 
 
 Prompts = str | list[str | int | list[int]]

@@ -4,7 +4,17 @@ from typing import Literal
 
 from hubgate.proxy.fields.content import Message, Prediction, Prompts, ResponseFormat, Tool, ToolChoice
 from hubgate.proxy.fields.sampling import GENERATION, PROMPT_LOGPROBS
-from hubgate.proxy.fields.shapes import GRAMMAR, TOOLS, Effort, Metadata, Natural, Positive, Tier
+from hubgate.proxy.fields.shapes import (
+    GRAMMAR,
+    TOOLS,
+    Effort,
+    Messages,
+    Metadata,
+    Natural,
+    Positive,
+    Tier,
+    Tools,
+)
 from hubgate.proxy.fields.table import MustBeFalse, MutuallyExclusive, Product, Table, field, refused
 from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
 
@@ -14,13 +24,13 @@ _FORMAT = field(
 
 CHAT = Table(
     *GENERATION,
-    field("messages", list[Message], "OpenAI; walked: known parts and keys, media inside", required=True),
+    field("messages", Messages[Message], "OpenAI; walked: known parts and keys, media inside", required=True),
     field("max_tokens", Positive, "OpenAI; the engine cuts it down to the context"),
     field("max_completion_tokens", Positive, "OpenAI; the newer name of `max_tokens`"),
     field("logprobs", bool, "OpenAI"),
     field("top_logprobs", Natural, "OpenAI; -1 would be the whole vocabulary", cap="max_logprobs"),
     _FORMAT,
-    field("tools", list[Tool], "OpenAI; functions only, which callers run themselves", max_bytes=TOOLS),
+    field("tools", Tools[Tool], "OpenAI; functions only, which callers run themselves", max_bytes=TOOLS),
     field("tool_choice", Literal["none", "auto", "required"] | ToolChoice, "OpenAI"),
     field("parallel_tool_calls", bool, "OpenAI"),
     field("reasoning_effort", Effort, "OpenAI; one word that the model's template may read"),

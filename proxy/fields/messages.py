@@ -2,7 +2,20 @@
 
 from typing import Literal
 
-from hubgate.proxy.fields.shapes import ASIDE, GRAMMAR, TOOLS, Json, Nothing, Positive, Shape, Stops, Tagged
+from hubgate.proxy.fields.shapes import (
+    ASIDE,
+    GRAMMAR,
+    TOOLS,
+    Json,
+    Messages,
+    Nothing,
+    Parts,
+    Positive,
+    Shape,
+    Stops,
+    Tagged,
+    Tools,
+)
 from hubgate.proxy.fields.table import Refused, Table, field, refused
 from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
 
@@ -42,7 +55,7 @@ class ToolUse(Tagged, tag="tool_use"):
 
 class ToolResult(Tagged, tag="tool_result"):
     tool_use_id: str
-    content: str | list[Text | Image] | None = None
+    content: str | Parts[Text | Image] | None = None
     is_error: bool | None = None
     cache_control: CacheControl | None = None
 
@@ -58,7 +71,7 @@ class RedactedThought(Tagged, tag="redacted_thinking"):
 
 class Message(Shape):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Text | Image | ToolUse | ToolResult | Thought | RedactedThought]
+    content: str | Parts[Text | Image | ToolUse | ToolResult | Thought | RedactedThought]
 
 
 class Tool(Shape):
@@ -102,9 +115,9 @@ class Metadata(Shape):
 
 _COMMON = (
     field("model", str, "what is authorized, and sent on under its pinned name", required=True),
-    field("messages", list[Message], "Anthropic; walked: known blocks, images inside", required=True),
-    field("system", str | list[Text], "Anthropic"),
-    field("tools", list[Tool], "Anthropic; the caller's own: server tools would fetch", max_bytes=TOOLS),
+    field("messages", Messages[Message], "Anthropic; walked: known blocks, images inside", required=True),
+    field("system", str | Parts[Text], "Anthropic"),
+    field("tools", Tools[Tool], "Anthropic; the caller's own: server tools would fetch", max_bytes=TOOLS),
     field("tool_choice", ToolChoice, "Anthropic"),
     field("thinking", Thinking, "Anthropic"),
     field(

@@ -14,13 +14,16 @@ from hubgate.proxy.fields.shapes import (
     DataUrl,
     Effort,
     Json,
+    Messages,
     Metadata,
     Natural,
     Nothing,
+    Parts,
     Positive,
     Shape,
     Tagged,
     Tier,
+    Tools,
 )
 from hubgate.proxy.fields.table import MustBeFalse, Table, field, refused
 from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
@@ -57,7 +60,7 @@ _Part = InputText | InputImage | InputAudio | OutputText | Refusal
 
 class Message(Tagged, tag="message"):
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[_Part]
+    content: str | Parts[_Part]
     id: str | None = None
     status: _Status = None
     phase: str | None = None
@@ -75,7 +78,7 @@ class FunctionCall(Tagged, tag="function_call"):
 
 class FunctionCallOutput(Tagged, tag="function_call_output"):
     call_id: str
-    output: str | list[InputText | InputImage]
+    output: str | Parts[InputText | InputImage]
     id: str | None = None
     status: _Status = None
     name: str | None = None
@@ -92,8 +95,8 @@ class ReasoningText(Shape):
 
 
 class Reasoned(Tagged, tag="reasoning"):
-    summary: list[SummaryText]
-    content: list[ReasoningText] | None = None
+    summary: Parts[SummaryText]
+    content: Parts[ReasoningText] | None = None
     encrypted_content: str | None = None
     id: str | None = None
     status: _Status = None
@@ -146,7 +149,7 @@ RESPONSES = Table(
     *BASIC,
     field(
         "input",
-        str | list[Item],
+        str | Messages[Item],
         "OpenAI; walked: known items and keys, media inside",
         required=True,
         normalize=_with_types,
@@ -160,7 +163,7 @@ RESPONSES = Table(
         "OpenAI; the others belong to server tools",
     ),
     field("top_logprobs", Natural, "OpenAI; -1 would be the whole vocabulary", cap="max_logprobs"),
-    field("tools", list[Function], "OpenAI; functions only: server tools would fetch", max_bytes=TOOLS),
+    field("tools", Tools[Function], "OpenAI; functions only: server tools would fetch", max_bytes=TOOLS),
     field("tool_choice", Literal["none", "auto", "required"] | FunctionChoice, "OpenAI"),
     field("parallel_tool_calls", bool, "OpenAI"),
     field("text", Text, "OpenAI; a schema is compiled, so it is bounded", max_bytes=GRAMMAR),

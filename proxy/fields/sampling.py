@@ -17,16 +17,16 @@ class StreamOptions(Shape):
 
 
 class StructuredOutputs(Shape):
-    """vllm/sampling_params.py, `StructuredOutputsParams`, but for structural tags."""
+    """vllm/sampling_params.py, `StructuredOutputsParams`, but for structural tags and how they are compiled.
+
+    The compiler and its options are the operator's: the engine reads its own and ignores the request's.
+    """
 
     json: str | Json | None = None
     regex: Annotated[str, Meta(max_length=4096)] | None = None
     choice: Annotated[list[str], Meta(max_length=1000)] | None = None
     grammar: Annotated[str, Meta(max_length=16384)] | None = None
     json_object: bool | None = None
-    disable_any_whitespace: bool = False
-    disable_additional_properties: bool = False
-    whitespace_pattern: Annotated[str, Meta(max_length=100)] | None = None
 
 
 STRUCTURED = field(

@@ -1,8 +1,10 @@
 """The shapes of values that several tables share: numbers, texts, and objects with known keys only."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct
+
+T = TypeVar("T")
 
 
 class Shape(Struct, forbid_unknown_fields=True):
@@ -35,6 +37,15 @@ DataUrl = Annotated[str, Meta(pattern=r"^data:")]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Tier = Literal["auto", "default", "flex", "scale", "priority"]
+
+# How many of them a request may carry. The engine's one API process makes objects of each, about a tenth of a
+# millisecond for a message, before any limit of its own counts. Long sessions of agents have some hundreds of
+# messages; agents with many MCP servers, two hundred tools.
+Messages = Annotated[list[T], Meta(max_length=4096)]
+Parts = Annotated[list[T], Meta(max_length=1024)]  # of one message
+Calls = Annotated[list[T], Meta(max_length=256)]  # of tools, in one message
+Tools = Annotated[list[T], Meta(max_length=512)]
+Ids = Annotated[list[Token], Meta(max_length=131072)]  # of tokens that become text again
 
 # Bytes of JSON, far above what people send, that keep what the engine compiles and renders in bounds.
 GRAMMAR = 64 * 1024  # schemas and grammars: compiled on the CPU, at a cost that grows faster than their size

@@ -1,7 +1,7 @@
 """`/tokenize` and `/detokenize`, vLLM's own: what a prompt becomes, and back. No GPU is asked."""
 
 from hubgate.proxy.fields.content import Message, Tool
-from hubgate.proxy.fields.shapes import TOOLS, Token
+from hubgate.proxy.fields.shapes import TOOLS, Ids, Messages, Tools
 from hubgate.proxy.fields.table import ExactlyOneOf, Table, field
 from hubgate.proxy.fields.unsupported import ENGINE
 
@@ -10,13 +10,13 @@ _MODEL = field("model", str, "what is authorized, and sent on under its pinned n
 TOKENIZE = Table(
     _MODEL,
     field("prompt", str, "vLLM"),
-    field("messages", list[Message], "vLLM; walked as chat's are"),
+    field("messages", Messages[Message], "vLLM; walked as chat's are"),
     field("add_special_tokens", bool, "vLLM"),
     field("add_generation_prompt", bool, "vLLM"),
     field("continue_final_message", bool, "vLLM"),
     field("return_token_strs", bool, "vLLM"),
-    field("tools", list[Tool], "vLLM; as chat's are", max_bytes=TOOLS),
+    field("tools", Tools[Tool], "vLLM; as chat's are", max_bytes=TOOLS),
     *ENGINE,
     one_of=ExactlyOneOf((frozenset({"prompt"}), frozenset({"messages"}))),
 )
-DETOKENIZE = Table(_MODEL, field("tokens", list[Token], "vLLM", required=True), *ENGINE)
+DETOKENIZE = Table(_MODEL, field("tokens", Ids, "vLLM; not without end", required=True), *ENGINE)

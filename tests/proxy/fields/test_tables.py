@@ -181,20 +181,26 @@ def test_numbers_are_whole_and_within_their_cap(path: str, name: str, most: int)
     [
         (PLAIN, "prompt", "x", 8),
         (PLAIN, "prompt", [1, 2], 8),
-        (EMBED, "input", "x", 256),
-        (EMBED, "input", [1, 2], 256),
-        (RERANK, "documents", "x", 256),
-        (SCORE, "text_2", "x", 256),
+        (EMBED, "input", "x", 2048),
+        (EMBED, "input", [1, 2], 2048),
+        (RERANK, "documents", "x", 2048),
+        (SCORE, "text_2", "x", 2048),
         (CHAT, "stop", "x", 4),
         (RESPONSES, "stop", "x", 4),
         (CLAUDE, "stop_sequences", "x", 4),
         (CHAT, "stop_token_ids", 1, 128),
         (CHAT, "allowed_token_ids", 1, 1024),
         (CHAT, "bad_words", "x", 64),
+        (CHAT, "messages", {"role": "user", "content": "x"}, 4096),
+        (CLAUDE, "messages", {"role": "user", "content": "x"}, 4096),
+        (RESPONSES, "input", {"role": "user", "content": "x"}, 4096),
+        (CHAT, "tools", {"type": "function", "function": {"name": "x"}}, 512),
+        (CLAUDE, "tools", {"name": "x", "input_schema": {}}, 512),
+        ("/detokenize", "tokens", 1, 131072),
     ],
 )
 def test_lists_are_of_bounded_length(path: str, name: str, item: Any, most: int) -> None:
-    """As many texts, stops or token ids as the cap says, and not one more."""
+    """As many texts, messages, tools or token ids as the cap says, and not one more."""
     assert isinstance(parse(path, **{name: [item] * most}), json_request.InferenceRequest)
     assert refusal(path, **{name: [item] * (most + 1)}).param == name
 
@@ -278,7 +284,10 @@ def test_free_json_is_bounded(path: str, name: str, wrap: Any) -> None:
         {"regex": "x" * 4097},
         {"grammar": "x" * 16385},
         {"choice": ["x"] * 1001},
-        {"whitespace_pattern": "x" * 101},
+        {"regex": "x", "whitespace_pattern": " "},
+        {"json": {}, "disable_any_whitespace": True},
+        {"json": {}, "disable_additional_properties": True},
+        {"json": {}, "backend": "xgrammar"},
         {"structural_tag": "{}"},
         {"_backend": "outlines"},
         {"json": 5},
