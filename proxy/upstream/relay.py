@@ -27,6 +27,11 @@ from hubgate.proxy.upstream.engine_connection import (
 from hubgate.proxy.upstream.response_head import ResponseHead
 from hubgate.proxy.upstream.schemas import Refusal
 from hubgate.proxy.upstream.usage import UsageEventFilter, UsageMeter
+from hubgate.wire.endpoints import COUNT_TOKENS, DETOKENIZE, TOKENIZE
+
+# Endpoints that only count or convert, at the cost of the engine's processor. Their answers tell how much it
+# was, but for texts that were made of ids, and for answers too long to be kept.
+_COUNTING: Final = frozenset({TOKENIZE, DETOKENIZE, COUNT_TOKENS})
 
 BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
@@ -97,6 +102,7 @@ class Relay:
         except CutShortError as error:
             return answer.broke_off(error.denied)
         except asyncio.CancelledError:
+            answer.left = True
             locked_out = context.interrupted()
             if locked_out is None:
                 raise
@@ -117,6 +123,9 @@ class Relay:
             # Cut short, by either side: who leaves before the count comes must not have it for nothing.
             context.estimated = True
             prompt, completion = context.bytes_in // BYTES_A_TOKEN, answer.meter.events
+        elif context.endpoint in _COUNTING and (answer.status == 200 or answer.left):
+            context.estimated = True
+            prompt, completion = context.bytes_in // BYTES_A_TOKEN, 0
         else:
             return
         context.prompt_tokens, context.completion_tokens = prompt, completion
@@ -135,6 +144,7 @@ class _Answer:
         withheld: UsageEventFilter | None,
     ) -> None:
         self.status = 0
+        self.left = False  # whether the caller did not wait for the end
         self.meter = UsageMeter(streaming=False)
         self._context = context
         self._request = request

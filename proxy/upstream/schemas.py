@@ -26,6 +26,8 @@ class Body(Metered):
     """A whole answer, or an event that is one."""
 
     response: Metered | None = None  # of `response.completed`
+    count: Tokens | None = None  # of a text that was tokenized (vllm/entrypoints/serve/tokenize/protocol.py)
+    input_tokens: Tokens | None = None  # of a conversation that was counted (Anthropic's `count_tokens`)
 
 
 class Chunk(Body):

@@ -171,6 +171,9 @@ def _whole(data: bytes) -> Usage | None:
         body = _read_body(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if body.usage is None and body.response is not None:
+    if body.usage is not None:
+        return body.usage
+    if body.response is not None:
         return body.response.usage
-    return body.usage
+    counted = body.count if body.count is not None else body.input_tokens
+    return None if counted is None else Usage(prompt_tokens=counted)

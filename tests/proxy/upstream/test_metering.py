@@ -1,10 +1,12 @@
 """Streams are always counted; who did not ask for the counts does not see them."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from hubgate.proxy.metrics.registry import MAX_USERS, Metrics
-from tests.fakes.answers import DONE, Stream, chunk, event, head, raw
+from tests.fakes.answers import DONE, Stream, chunk, event, head, raw, refusal, silent, whole
 from tests.fakes.raw import RawClient, request
 from tests.fakes.running_proxy import ALICE, BASE, BOB, CHAT, MESSAGES, Edge
 from tests.proxy.conftest import StartEdge
@@ -75,6 +77,45 @@ async def test_who_leaves_a_stream_is_charged(start_edge: StartEdge) -> None:
     assert (record["prompt_tokens"], record["completion_tokens"]) == (len(body) // 4, 5)
     assert record["tokens_estimated"]
     assert (await edge.chat()).code == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "told", "tokens"),
+    [
+        ("/tokenize", {"prompt": "x" * 400}, {"count": 300, "max_model_len": 512, "tokens": [1] * 300}, 300),
+        ("/v1/messages/count_tokens", {"messages": MESSAGES}, {"input_tokens": 300}, 300),
+        ("/detokenize", {"tokens": [100] * 300}, {"prompt": "x" * 300}, None),
+    ],
+)
+async def test_counting_tokens_is_charged(
+    start_edge: StartEdge, path: str, asked: dict[str, Any], told: dict[str, Any], tokens: int | None
+) -> None:
+    """It costs the engine's processor: by what the answer tells, or else by the length of what was asked."""
+    edge = await start_edge({"limits": {"tokens_per_minute": 299}})
+    edge.engine.then(raw(whole(200, msgspec.json.encode(told))))
+    assert (await edge.post(path, {"model": BASE, **asked})).status == 200
+    (record,) = await edge.records(1)
+    assert record["prompt_tokens"] == tokens or (tokens is None and record["prompt_tokens"] >= 299)
+    assert (await edge.post(path, {"model": BASE, **asked})).code == "rate_limit_exceeded"
+
+
+async def test_a_refused_count_is_not_charged(edge: Edge) -> None:
+    """Only what the engine did is."""
+    edge.engine.then(refusal(400))
+    assert (await edge.post("/tokenize", {"model": BASE, "prompt": "x"})).status == 400
+    (record,) = await edge.records(1)
+    assert record.get("prompt_tokens") is None
+
+
+async def test_who_leaves_a_count_is_charged(edge: Edge) -> None:
+    """The engine tokenizes to the end, whoever has left."""
+    edge.engine.then(silent())
+    body = msgspec.json.encode({"model": BASE, "prompt": "x" * 400})
+    async with RawClient.connect(edge.port) as client:
+        await client.send(request("POST", "/tokenize", [("Authorization", f"Bearer {ALICE}")], body))
+        await edge.engine.received(1)
+    (record,) = await edge.records(1)
+    assert (record["status"], record["prompt_tokens"]) == (499, len(body) // 4)
 
 
 async def test_a_whole_stream_is_no_estimate(edge: Edge) -> None:

@@ -169,6 +169,18 @@ def test_every_dialect_is_counted(told: dict[str, object], counts: tuple[int, in
     assert usage(STREAM, event(told), streaming=True) == counts
 
 
+@each(
+    "told",
+    [
+        {"count": 7, "max_model_len": 99, "tokens": [1] * 7, "token_strs": ["x"] * 7},
+        {"input_tokens": 7, "context_management": {"original_input_tokens": 7}},
+    ],
+)
+def test_what_was_only_counted_is_counted(told: dict[str, object]) -> None:
+    """Tokens of a text that went to no model, in vLLM's words and in Anthropic's."""
+    assert usage(msgspec.json.encode(told), streaming=False) == (7, 0)
+
+
 def test_a_large_last_event_is_found() -> None:
     """`response.completed` repeats the whole answer; its usage is found all the same."""
     told = {"response": {"output": "x" * 300_000, "usage": {"input_tokens": 7, "output_tokens": 5}}}
