@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
+from hubgate.backend.plugin import grammars, prompts
 from hubgate.backend.plugin.binding import bind
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire import endpoints
@@ -51,6 +52,8 @@ class AdapterRoutes:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:  # noqa: ARG002
         """Called once, when `state` has all that requests need, and before the first of them."""
         bind(state.openai_serving_models)
+        grammars.admit_in(engine_client)
+        prompts.bound_prompts(engine_client.renderer)
 
     async def _load(self, request: Request) -> Response:
         command = _read(await request.body(), LoadAdapter)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from hubgate.backend.plugin import vllm_48421
+from hubgate.backend.plugin import grammars, vllm_48421
 
 PR_SET_PDEATHSIG = 1
 
@@ -27,6 +27,7 @@ def register() -> None:
     _Forks.follow()
     if "vllm" in sys.modules:
         vllm_48421.apply_workaround()
+        grammars.bound_compilers()
 
 
 class _Forks:

@@ -16,6 +16,7 @@ import msgspec
 from hubgate.backend.plugin.binding import Binding, bound
 from hubgate.backend.plugin.engine_identity import VARIABLE, read
 from hubgate.backend.plugin.grant_verifier import GrantVerifier
+from hubgate.backend.plugin.preparation import Prepared, preparing
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire.control_api import GRANT_HEADER
 from hubgate.wire.endpoints import FORWARDED
@@ -47,7 +48,7 @@ class GrantMiddleware:
     """
 
     def __init__(self, app: App, verifier: GrantVerifier | None = None) -> None:
-        self._app = app
+        self._app = Prepared(app)
         self._verifier = verifier or verifier_of_environment()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +72,8 @@ class GrantMiddleware:
         elif scope["path"] not in FORWARDED or scope["method"] != "POST":
             await _refuse(send, 404, "unknown_endpoint", "no such endpoint")
         else:
-            await self._use(grant.model, scope, receive, send)
+            with preparing(grant.sub):
+                await self._use(grant.model, scope, receive, send)
 
     def _grant(self, scope: Scope) -> Grant | None:
         values = [value for name, value in scope["headers"] if name == _HEADER]

@@ -13,8 +13,8 @@ from hubgate.proxy.fields.shapes import (
     TOOLS,
     DataUrl,
     Effort,
+    Items,
     Json,
-    Messages,
     Metadata,
     Natural,
     Nothing,
@@ -149,7 +149,7 @@ RESPONSES = Table(
     *BASIC,
     field(
         "input",
-        str | Messages[Item],
+        str | Items[Item],
         "OpenAI; walked: known items and keys, media inside",
         required=True,
         normalize=_with_types,

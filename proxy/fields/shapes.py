@@ -42,6 +42,7 @@ Tier = Literal["auto", "default", "flex", "scale", "priority"]
 # millisecond for a message, before any limit of its own counts. Long sessions of agents have some hundreds of
 # messages; agents with many MCP servers, two hundred tools.
 Messages = Annotated[list[T], Meta(max_length=4096)]
+Items = Annotated[list[T], Meta(max_length=2048)]  # of /v1/responses, which take twice as long
 Parts = Annotated[list[T], Meta(max_length=1024)]  # of one message
 Calls = Annotated[list[T], Meta(max_length=256)]  # of tools, in one message
 Tools = Annotated[list[T], Meta(max_length=512)]

@@ -193,7 +193,7 @@ def test_numbers_are_whole_and_within_their_cap(path: str, name: str, most: int)
         (CHAT, "bad_words", "x", 64),
         (CHAT, "messages", {"role": "user", "content": "x"}, 4096),
         (CLAUDE, "messages", {"role": "user", "content": "x"}, 4096),
-        (RESPONSES, "input", {"role": "user", "content": "x"}, 4096),
+        (RESPONSES, "input", {"role": "user", "content": "x"}, 2048),
         (CHAT, "tools", {"type": "function", "function": {"name": "x"}}, 512),
         (CLAUDE, "tools", {"name": "x", "input_schema": {}}, 512),
         ("/detokenize", "tokens", 1, 131072),
