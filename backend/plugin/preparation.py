@@ -24,7 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGE: Final = 64 * 1024  # bytes of a body; smaller ones take milliseconds
 AT_ONCE: Final = 2  # large requests that are prepared: one renders while another is tokenized
-PAUSE: Final = 1.0  # seconds between two of them at most
+PAUSE: Final = 0.25  # seconds between two of them, at most
 CHARACTERS: Final = 16  # for each token of the context: far above what any language or program text has
 LEAST: Final = 64 * 1024  # characters that any model may be sent; vLLM tells exactly whether they fit
 
@@ -121,7 +121,7 @@ class Prepared:
         began = loop.time()
 
         def leave() -> None:
-            # As long as it may have held the loop, so that small requests get half of it.
+            # It may have held the loop for all that time: those who waited for that go first.
             pause = min(loop.time() - began, PAUSE)
             loop.call_later(pause, self._turns.leave)
 
