@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from hubgate.backend.plugin import grammars, prompts
 from hubgate.backend.plugin.binding import NotGrantedError, bound
 from tests.backend.plugin.engine_identity import ADAPTER, BASE
 
@@ -119,9 +120,15 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     monkeypatch.delitem(sys.modules, "hubgate.backend.plugin.adapter_routes")
 
 
-async def test_the_registry_of_models_is_bound_before_the_first_request(server: Server) -> None:
+async def test_the_registry_of_models_is_bound_before_the_first_request(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The supervisor loads into it as before; a request sees its own model alone."""
     state = server.app.state
+    # What else is set up then is vLLM's own, see test_bounds_in_vllm.py.
+    monkeypatch.setattr(grammars, "admit_in", lambda _: None)
+    monkeypatch.setattr(prompts, "bound_prompts", lambda _: None)
+    state.engine_client.renderer = None
     await server.routes.init_state(state.engine_client, state, Namespace())
     with bound(None):
         assert await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a") == (

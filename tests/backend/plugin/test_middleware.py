@@ -231,7 +231,7 @@ async def test_an_answer_that_turns_to_another_model_is_cut(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    gated.gate._app = turning
+    gate = GrantMiddleware(turning, engine.verifier())
     headers = [(HEADER, engine.grant().encode())]
     scope = {
         "type": "http",
@@ -241,7 +241,7 @@ async def test_an_answer_that_turns_to_another_model_is_cut(
         "app": gated.vllm,
     }
     with nullcontext() if hides else pytest.raises(NotGrantedError):
-        await gated.gate(scope, turning, send)  # type: ignore[arg-type]
+        await gate(scope, turning, send)  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 
@@ -251,7 +251,7 @@ async def test_a_fault_of_vllms_own_stays_one(gated: Gated, engine: Engine) -> N
     async def fail(*_: Any) -> None:
         raise RuntimeError("the core is gone")
 
-    gated.gate._app = fail
+    gated.gate = GrantMiddleware(fail, engine.verifier())
     with pytest.raises(RuntimeError, match="the core is gone"):
         await gated.ask("/v1/completions", engine.grant())
 
