@@ -247,7 +247,7 @@ REFUSED: dict[str, tuple[str, Any]] = {
     "metadata": (CHAT, {**user(), "metadata": {"x": LONG}}),
     "metadata, not so long": (CHAT, {**user(), "metadata": {"x": LONG[:20_000]}, "user": LONG}),
     "a word": (CHAT, {**user(), "bad_words": [LONG]}),
-    "too many texts": ("/v1/embeddings", {"model": "a/b", "input": [LONG] * 257}),
+    "too many texts": ("/v1/embeddings", {"model": "a/b", "input": [*["x"] * 2048, LONG]}),
     "too many prompts": (PLAIN, {"model": "a/b", "prompt": [LONG] * 9}),
     "a number in words": (CHAT, {**user(), "temperature": LONG}),
 }
