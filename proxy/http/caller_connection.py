@@ -19,6 +19,7 @@ from typing import Final, Protocol, cast
 import structlog
 
 from hubgate.proxy.errors import Code
+from hubgate.proxy.frozen_struct import FrozenStruct
 from hubgate.proxy.http.parser import RequestParser
 from hubgate.proxy.http.request import WINDOW, Flow, RawHead, Response, ServerRequest
 from hubgate.proxy.http.slow_reader import ReaderPace
@@ -49,6 +50,13 @@ class Server(Protocol):
     def refuse(self, code: Code) -> Response: ...
 
 
+class ParseFault(FrozenStruct):
+    """What came is no request; `method` is its own, as far as that could be read."""
+
+    code: Code
+    method: str
+
+
 class CallerConnection:
     """A buffered protocol (asyncio's), by its methods: at most one request is with the handler.
 
@@ -64,7 +72,7 @@ class CallerConnection:
         self.port = 0  # the caller's
         self._reader: RequestParser
         # What is being answered.
-        self._waiting: deque[ServerRequest | Code] = deque()
+        self._waiting: deque[ServerRequest | ParseFault] = deque()
         self._current: ServerRequest | None = None
         self._task: asyncio.Task[None] | None = None  # from the first request on, one for all of them
         self._turn: asyncio.Future[None] | None = None  # what it waits for between two
@@ -222,9 +230,9 @@ class CallerConnection:
             self._await_reader()  # its answer would only wait with those that are not taken
         self._waiting.append(request)
 
-    def on_error(self, code: Code) -> None:
+    def on_error(self, code: Code, method: str) -> None:
         """Tell the caller, after the answers that are due before."""
-        self._waiting.append(code)
+        self._waiting.append(ParseFault(code, method))
         if self._current is None and len(self._waiting) == 1:
             self._next()
 
@@ -236,10 +244,12 @@ class CallerConnection:
             self._start(following)
             self.resume()
             return
-        none = RawHead(method="", target="", version="1.1", headers=(), peer=self._peer, keep_alive=False)
+        none = RawHead(
+            method=following.method, target="", version="1.1", headers=(), peer=self._peer, keep_alive=False
+        )
         last = ServerRequest(self, none)
         self._current = last
-        last.respond(self._server.refuse(following))
+        last.respond(self._server.refuse(following.code))
 
     def _start(self, request: ServerRequest) -> None:
         self._current = request

@@ -37,7 +37,7 @@ class ParserOwner(Link, Protocol):
     """The connection that is read: what comes of it."""
 
     def on_request(self, request: ServerRequest) -> None: ...
-    def on_error(self, code: Code) -> None: ...
+    def on_error(self, code: Code, method: str) -> None: ...
 
 
 class RequestParser:
@@ -53,6 +53,7 @@ class RequestParser:
         self.ignoring_input = False  # what comes is thrown away
         self.in_head = False  # a head has begun, and not ended
         # The request that is being read.
+        self._method_read = False  # what the parser holds is this one's, and not the last one's
         self._target = b""
         self._headers: list[tuple[str, str]] = []
         self._length = 0  # of the body, as the head tells it
@@ -90,7 +91,8 @@ class RequestParser:
             reading.keep_alive = False
             reading.feed_end(BodyError())  # whoever handles it tells
         else:
-            self._owner.on_error(code)
+            # An answer to HEAD has no body, whatever is wrong with its headers (RFC 9110, section 9.3.2).
+            self._owner.on_error(code, self._parser.get_method().decode() if self._method_read else "")
 
     def stop(self) -> bool:
         """Read nothing more. Gives whether the caller may still be sending what it began."""
@@ -103,6 +105,7 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         self.in_head = True
+        self._method_read = False
         self._head_pieces = 0
         self._target = b""
         self._headers = []
@@ -111,6 +114,7 @@ class RequestParser:
         self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
+        self._method_read = True
         self._target += url
         if len(self._target) > MAX_LINE:
             raise _Faulty("headers_too_large")
@@ -206,6 +210,7 @@ class RequestParser:
             return data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             fault = error.__context__
+            self._method_read = self._method_read or isinstance(error, httptools.HttpParserInvalidURLError)
             if isinstance(fault, _Faulty):
                 self.refuse(fault.code)
             else:

@@ -222,11 +222,15 @@ class ServerRequest:
     # The answer.
 
     def respond(self, response: Response) -> None:
-        """Send a whole answer."""
+        """Send a whole answer; to HEAD, its head alone.
+
+        One with status 204 or 304 has no body, and is not said to have one (RFC 9110, section 8.6).
+        """
         keep = self.keep_alive and self._complete and not (response.close or self._link.draining)
-        length = f"Content-Length: {len(response.body)}\r\n"
+        bodiless = response.status in (204, 304)
+        length = "" if bodiless else f"Content-Length: {len(response.body)}\r\n"
         head = self._head(response.status, response.lines, length, keep=keep)
-        self._write(head if self.head.method == "HEAD" else head + response.body)
+        self._write(head if bodiless or self.head.method == "HEAD" else head + response.body)
         self._link.finished(keep=keep)
 
     def begin(self, status: int, lines: str, *, length: int | None) -> bytes:

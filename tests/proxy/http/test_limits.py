@@ -38,6 +38,18 @@ async def test_row_39_a_slow_head(start_edge: StartEdge, part: bytes) -> None:
     assert edge.hub_calls() == []
 
 
+async def test_a_slow_head_of_head(start_edge: StartEdge) -> None:
+    """Its answer has no body either; before the method is read, nobody knows."""
+    edge = await start_edge(SLOW)
+    async with RawClient.connect(edge.port) as client, RawClient.connect(edge.port) as early:
+        await client.send(b"HEAD /health HTTP/1.1\r\nHost: a\r\n")
+        await early.send(head(b"HEAD /health HTTP/1.1", HOST) + b"GE")
+        assert (await early.answer("HEAD")).status == 200
+        assert (await client.answer("HEAD")).status == 408
+        assert await client.rest() == b""
+        told(await early.answer(), "request_timeout")
+
+
 async def test_row_39_a_dripping_head(start_edge: StartEdge) -> None:
     """The time is for the whole head: a byte now and then does not renew it."""
     edge = await start_edge(SLOW)

@@ -219,6 +219,54 @@ async def test_head_is_get_without_a_body(edge: Edge) -> None:
             assert (await client.answer("GET")).json() == {"status": "alive"}
 
 
+HEADS = {
+    "no HTTP": (400, b"HEAD /health HTTP/1.1\r\nHost: hubgate\r\nX: \x00\r\n\r\n"),
+    "no target": (400, b"HEAD \x01 HTTP/1.1\r\n\r\n"),
+    "bad target": (400, b"HEAD /a\x00 HTTP/1.1\r\n\r\n"),
+    "absolute": (400, b"HEAD http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "no Host": (400, b"HEAD /health HTTP/1.1\r\n\r\n"),
+    "lengths": (400, b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+    "version": (505, b"HEAD /health HTTP/3.7\r\nHost: a\r\n\r\n"),
+    "a long line": (431, b"HEAD /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "a long header": (431, b"HEAD /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 9000 + b"\r\n\r\n"),
+    "many headers": (431, b"HEAD /health HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 300 + b"\r\n"),
+    "upgrade": (400, b"HEAD / HTTP/1.1\r\nHost: a\r\nHost: b\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "data"), HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("before", [b"", HEALTH, b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n"])
+async def test_a_head_that_is_no_request(edge: Edge, status: int, data: bytes, before: bytes) -> None:
+    """Whatever is wrong with it, its answer has no body (RFC 9110, section 9.3.2), and is the last one."""
+    async with RawClient.connect(edge.port) as client:
+        await client.send(before + data)
+        if before:
+            assert (await client.answer(before.partition(b" ")[0].decode())).status == 200
+        answer = await client.answer("HEAD")
+        assert (answer.status, answer.header("Connection")) == (status, "close")
+        assert int(answer.header("Content-Length") or 0) > 0
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("data", [b"garbage\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", b"\x16\x03\x01\r\n"])
+async def test_garbage_after_a_head_is_no_head(edge: Edge, data: bytes) -> None:
+    """The method of the request before it says nothing about its answer, which has a body."""
+    async with RawClient.connect(edge.port) as client:
+        await client.send(head(b"HEAD /health HTTP/1.1", HOST) + data)
+        assert (await client.answer("HEAD")).status == 200
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "invalid_request")
+        assert await client.rest() == b""
+
+
+async def test_a_head_with_a_body_that_is_none(edge: Edge) -> None:
+    """Where the fault comes after the head, as where it comes in it."""
+    async with RawClient.connect(edge.port) as client:
+        await client.send(head(b"HEAD /health HTTP/1.1", HOST, b"Transfer-Encoding: chunked") + b"zz\r\n")
+        assert (await client.answer("HEAD")).status == 200
+        assert await client.rest() == b""
+
+
 async def test_a_query_goes_nowhere(edge: Edge) -> None:
     """A query does not matter to the table, and the engine never sees it."""
     await served(edge, at(CHAT.encode() + b"?x=/pause&y=%00"))

@@ -110,6 +110,16 @@ def test_whole_answers(body: bytes, method: str, keep: bool, close: bool) -> Non
         assert read(wire, method, version, keep=keep) == (404, seen, True, wire.kept)
 
 
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_answers_that_have_no_body(status: int, method: str) -> None:
+    """Some statuses have none by themselves; 204 must not even tell its length (RFC 9110, section 8.6)."""
+    wire = Wire()
+    asked(wire, method, "1.1", keep=True).respond(Response(status, b"never sent", "X-A: b\r\n"))
+    assert b"Content-Length" not in wire.sent
+    assert read(wire, method, "1.1", keep=True) == (status, b"", True, True)
+
+
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: x", "a\nb", "\r\n\r\n"])
 def test_no_header_splits_an_answer(value: str) -> None:
     """A line break in a header is an error of ours."""
