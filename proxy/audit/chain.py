@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,7 @@ _MAC_MARK: Final = b',"mac":"'
 _GENESIS: Final = b"\x00" * 32
 _BLOCK: Final = 64  # bytes that SHA-256 works on at once
 _TAIL: Final = 256 * 1024  # bytes; two records are about 2 KiB
+_HEAD_SIZE: Final = 256  # bytes of a head's file, padded: one write replaces it
 # Legal in a JSON string as they stand; but terminals obey C1 controls, and some tools split lines at
 # U+0085, U+2028 and U+2029.
 _CONTROL: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
@@ -159,8 +160,17 @@ def _read_line(line: bytes) -> tuple[int, bytes, bytes] | None:
     return (seq, payload, mac) if mac.hex().encode() == rest[:64] else None
 
 
-def open_to_append(path: Path, key: bytes) -> tuple[FileIO, ChainHead, int]:
-    """Open a trail to go on with it after its last whole record. Raises `AuditFileError`.
+class Trail(NamedTuple):
+    """An open trail. Both files stay open, so that writing takes no descriptor when there is none left."""
+
+    file: FileIO
+    head_file: FileIO
+    head: ChainHead  # what the file ends with
+    end: int  # the offset after it
+
+
+def open_to_append(path: Path, key: bytes) -> Trail:
+    """Open a trail to go on with it after its last whole record. Raises `AuditFileError`, `OSError`.
 
     Only half a line that a kill left behind is cut off; anything else that does not fit is
     evidence, and stops the start.
@@ -183,7 +193,7 @@ def open_to_append(path: Path, key: bytes) -> tuple[FileIO, ChainHead, int]:
             f"{path}: {error}. Look with `hubgate audit verify`, then move it and its .head away."
         ) from None
     cut(file, end)
-    return file, head, end
+    return Trail(file, _new_head(path, head, key), head, end)
 
 
 def _compare(head: ChainHead, exported: ChainHead | None) -> None:
@@ -231,20 +241,37 @@ def _vouch(key: bytes, seq: int, mac: str) -> str:
     return hmac.digest(key, f"head {seq} {mac}".encode(), "sha256").hex()
 
 
-def write_head(path: Path, head: ChainHead, key: bytes) -> None:
-    """Export the end of the chain, in one step."""
-    target = path.with_name(path.name + ".head")
+def _new_head(path: Path, head: ChainHead, key: bytes) -> FileIO:
+    """Put a head in the place of the one that is there, whole at any moment, and keep it open."""
     scratch = path.with_name(path.name + ".head.new")
+    # Unbuffered: a buffer asks the system more often, and each time the threads take turns.
+    file = scratch.open("wb", buffering=0)
+    try:
+        write_head(file, head, key)
+        scratch.replace(path.with_name(path.name + ".head"))
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def write_head(file: FileIO, head: ChainHead, key: bytes) -> None:
+    """Export the end of the chain: one write of always the same bytes of one block. Raises `OSError`."""
     mac = head.mac.hex()
     content = {"seq": head.seq, "mac": mac, "vouch": _vouch(key, head.seq, mac)}
-    # Unbuffered: a buffer asks the system more often, and each time the threads take turns.
-    with scratch.open("wb", buffering=0) as file:
-        write(file, msgspec.json.encode(content) + b"\n")
-    scratch.replace(target)
+    file.seek(0)
+    write(file, msgspec.json.encode(content).ljust(_HEAD_SIZE - 1) + b"\n")
 
 
 def _read_head(path: Path, key: bytes) -> ChainHead | None:
     """The exported head, `None` if there is none. Raises `AuditFileError` if it is not ours."""
+    try:
+        return _read_head_once(path, key)
+    except AuditFileError:
+        return _read_head_once(path, key)  # a proxy may have been in the middle of writing it
+
+
+def _read_head_once(path: Path, key: bytes) -> ChainHead | None:
     try:
         data = msgspec.json.decode(path.with_name(path.name + ".head").read_bytes())
         head = ChainHead(int(data["seq"]), bytes.fromhex(data["mac"]))

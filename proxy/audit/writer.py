@@ -5,7 +5,9 @@ take turns with it for each line, which costs more than the line. The thread wri
 loses at most one.
 """
 
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,13 +15,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from hubgate.proxy.audit import chain
 from hubgate.proxy.audit.chain import Chain, ChainHead
 from hubgate.proxy.metrics.registry import Metrics
 
 GROUP_SECONDS: Final = 0.05
 MAX_QUEUED: Final = 20_000  # lines; about 20 MB
+RESERVE: Final = 64 * 1024 * 1024  # bytes of the disk that are kept for those who are let in ...
+RESERVE_SHARE: Final = 10  # ... or of a small disk, the whole divided by this
+LOOK_SECONDS: Final = 1.0  # between two looks at what is free
 _FRACTIONS: Final = tuple(f".{number:03d}+00:00" for number in range(1000))  # milliseconds, and the zone
+
+log = structlog.get_logger("audit")
 
 
 class AuditWriter:
@@ -47,8 +56,12 @@ class AuditWriter:
         self._woken = False
         self._closing = False
         self._writing = False  # whether the thread is there to do it
-        self._file, head, self._end = chain.open_to_append(path, key)
-        self._chain = Chain(key, head)
+        trail = chain.open_to_append(path, key)
+        self._file, self._head_file, self._end = trail.file, trail.head_file, trail.end
+        self._chain = Chain(key, trail.head)
+        self.scarce = False  # whether the disk has so little room that lines about strangers are left out
+        self._looked = -LOOK_SECONDS  # when it was looked at, on `time.monotonic`
+        self._look()
         self._writer = threading.Thread(target=self._write_on, name="audit", daemon=True)
 
     def start(self) -> None:
@@ -92,6 +105,7 @@ class AuditWriter:
         self._wake.set()
         self._writer.join(timeout=5)
         self._file.close()
+        self._head_file.close()
 
     def _write_on(self) -> None:
         try:
@@ -102,13 +116,14 @@ class AuditWriter:
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self._wake.wait()
+            self._wake.wait(LOOK_SECONDS if self.scarce else None)
             if not self._closing:
                 pause.wait(GROUP_SECONDS)  # let a group gather
             # In this order: what is queued until then is drained, and what comes later wakes again.
             self._wake.clear()
             self._woken = False
             self._drain()
+            self._look()
             if self._closing and (not self._queue or not self._healthy):
                 return
             if not self._healthy:
@@ -124,7 +139,7 @@ class AuditWriter:
             if not self._healthy:
                 chain.cut(self._file, self._end)  # what the last failure may have left
             chain.write(self._file, group)
-            chain.write_head(self._path, ChainHead(*batch[-1][1:]), self._key)
+            chain.write_head(self._head_file, ChainHead(*batch[-1][1:]), self._key)
         except OSError:
             self._healthy = False
             with suppress(OSError):
@@ -134,3 +149,22 @@ class AuditWriter:
         self._end += len(group)
         for _ in batch:
             self._queue.popleft()
+
+    def _look(self) -> None:
+        """See how much room the disk has, once a second at most."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return  # writing tells
+        free = disk.f_bavail * disk.f_frsize
+        scarce = free < min(RESERVE, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
+        self._metrics.audit_free_bytes.set(free)
+        if scarce and not self.scarce:
+            log.warning("the disk of the audit is nearly full: refusals are only counted", free_bytes=free)
+        elif self.scarce and not scarce:
+            log.info("the disk of the audit has room again", free_bytes=free)
+        self.scarce = scarce

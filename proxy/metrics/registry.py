@@ -117,6 +117,11 @@ class Metrics:
         self._users: set[str] = set()
         self._times: dict[str, EndpointTimes] = {}
         self.audit_records = Counter("hubgate_audit_records", "Audit records", ["event"], registry=registry)
+        self.audit_free_bytes = PromGauge(
+            "hubgate_audit_free_bytes",
+            "Room on the audit's disk when it was last looked at",
+            registry=registry,
+        )
         self.upstream_up = PromGauge(
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
         )

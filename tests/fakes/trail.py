@@ -1,5 +1,6 @@
 """Audit trails for tests, and a disk that is full."""
 
+import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -52,3 +53,9 @@ def full_disk(path: Path, room: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def disk(free: int, size: int) -> os.statvfs_result:
+    """What the system says of a disk with so many bytes."""
+    block = 4096
+    return os.statvfs_result((block, block, size // block, free // block, free // block, 0, 0, 0, 0, 255))

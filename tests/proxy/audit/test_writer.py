@@ -2,19 +2,25 @@
 
 import hmac
 import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hubgate.proxy.audit import chain
+from hubgate.proxy.audit import writer as module
 from hubgate.proxy.audit.chain import AuditFileError
-from hubgate.proxy.audit.writer import MAX_QUEUED, AuditWriter
+from hubgate.proxy.audit.writer import MAX_QUEUED, RESERVE, AuditWriter
 from hubgate.proxy.metrics.registry import Metrics
 from tests.fakes.clock import Clock
-from tests.fakes.trail import KEY, full_disk, until, write, writing
+from tests.fakes.trail import KEY, disk, full_disk, until, write, writing
 
 
 def test_records_are_numbered_lines(tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     with writing(path) as written:
         written.record("request.done", {"user": "alice"})
-        until(lambda: path.stat().st_size > 0 and Path(f"{path}.head").exists())
+        until(lambda: _exported(path) == 1)
         with full_disk(path, room=50):
             for _ in range(3):
                 written.record("request.done", {"user": "bob", "pad": "x" * 1000})
@@ -149,7 +155,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     with writing(path) as written:
         written.record("request.done", {"user": "alice"})
-        until(lambda: Path(f"{path}.head").exists())
+        until(lambda: _exported(path) == 1)
         with full_disk(path, room=50):
             written.record("request.done", {"user": "bob", "pad": "x" * 1000})
             until(lambda: not written.admits())
@@ -176,7 +182,7 @@ def test_the_queue_is_bounded(tmp_path: Path, *, required: bool) -> None:
         written.record("request.done", {"number": number})
     assert written.admits() is (not required)
     assert len(written._queue) == MAX_QUEUED + (10 if required else 0)
-    written._file.close()
+    _close(written)
 
 
 def test_every_record_is_counted(tmp_path: Path) -> None:
@@ -184,7 +190,7 @@ def test_every_record_is_counted(tmp_path: Path) -> None:
     metrics = Metrics()
     written = AuditWriter(tmp_path / "audit.jsonl", KEY, metrics, required=True, now=Clock())
     written.record("auth.denied", {})
-    written._file.close()
+    _close(written)
     assert b'hubgate_audit_records_total{event="auth.denied"} 1.0' in metrics.expose()
 
 
@@ -200,3 +206,101 @@ def test_lines_are_plain_json(tmp_path: Path) -> None:
     write(path, "alice")
     (line,) = path.read_text().splitlines()
     assert list(json.loads(line)) == ["seq", "time", "event", "user", "mac"]
+
+
+def test_a_new_trail_has_a_head_at_once(tmp_path: Path) -> None:
+    """A trail that is cut to nothing before its first line shows as well."""
+    path = tmp_path / "audit.jsonl"
+    with writing(path):
+        assert _exported(path) == 0
+        assert chain.verify(path, KEY).faults == ()
+
+
+def test_writing_takes_no_descriptor(tmp_path: Path) -> None:
+    """Where connections have taken all of them, the trail and its head go on."""
+    path = tmp_path / "audit.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with writing(path) as written:
+        with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+            path.read_bytes()
+        with no_descriptor_left():
+            written.record("request.done", {"user": "alice"})
+            until(lambda: not written._queue)
+        assert written.admits()
+        assert _exported(path) == 1
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+
+
+def test_a_head_that_is_read_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that saw half of the old one and half of the new one looks once more before it accuses."""
+    path = tmp_path / "audit.jsonl"
+    write(path, "alice")
+    old = Path(f"{path}.head").read_bytes()
+    write(path, "bob")
+    whole = Path(f"{path}.head").read_bytes()
+    assert len(old) == len(whole)
+    answers = [whole[:100] + old[100:], whole]
+    monkeypatch.setattr(Path, "read_bytes", lambda _: answers.pop(0))
+    assert chain.verify(path, KEY).faults == ()
+    assert answers == []
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "scarce"),
+    [
+        (RESERVE, 100 * RESERVE, False),
+        (RESERVE - 4096, 100 * RESERVE, True),
+        (0, 100 * RESERVE, True),
+        (4096, 36864, False),  # a tenth of a small disk is enough
+        (0, 36864, True),
+    ],
+)
+def test_a_disk_with_little_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, size: int, *, scarce: bool
+) -> None:
+    """Below the reserve there is room for those who are known only; the log and the metric tell."""
+    metrics = Metrics()
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(free, size))
+    with structlog.testing.capture_logs() as logged:
+        written = AuditWriter(tmp_path / "audit.jsonl", KEY, metrics, required=True, now=Clock())
+    _close(written)
+    assert written.scarce is scarce
+    assert [entry["log_level"] for entry in logged] == ["warning"] * scarce
+    assert metrics.registry.get_sample_value("hubgate_audit_free_bytes") == free
+
+
+@pytest.mark.inside
+def test_a_disk_that_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at while it is short of room, also where nobody writes."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    room = [0]
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(room[0], 100 * RESERVE))
+    with writing(tmp_path / "audit.jsonl") as written:
+        assert written.scarce
+        assert written.admits()
+        room[0] = RESERVE
+        until(lambda: not written.scarce)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """The process has as many open as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _exported(path: Path) -> int:
+    """The number of the record that the head names."""
+    return int(json.loads(Path(f"{path}.head").read_bytes())["seq"])
+
+
+def _close(written: AuditWriter) -> None:
+    """End one that was never started."""
+    written._file.close()
+    written._head_file.close()
