@@ -43,6 +43,8 @@ COMPILED = (
     "src/hubgate/proxy/limits/allowances.py",
     "src/hubgate/proxy/limits/limiter.py",
     "src/hubgate/proxy/limits/memory_counters.py",
+    "src/hubgate/proxy/limits/refusals.py",
+    "src/hubgate/proxy/limits/shared_address.py",
     "src/hubgate/proxy/model_listing.py",
     "src/hubgate/proxy/metrics/instruments.py",
     "src/hubgate/proxy/metrics/registry.py",

@@ -16,6 +16,7 @@ from aiohttp import web
 from hubgate.proxy import admin
 from hubgate.proxy.audit.chain import AuditFileError
 from hubgate.proxy.audit.long_requests import LongRequests
+from hubgate.proxy.audit.refusal_report import RefusalReport
 from hubgate.proxy.audit.writer import AuditWriter
 from hubgate.proxy.auth import name_book
 from hubgate.proxy.auth.accounts import Accounts, SharedNames
@@ -44,6 +45,8 @@ from hubgate.proxy.hub.schemas import Allowed, Moved
 from hubgate.proxy.hub.transport import HubTransport
 from hubgate.proxy.limits.limiter import Limiter
 from hubgate.proxy.limits.memory_counters import Counters, MemoryCounters
+from hubgate.proxy.limits.refusals import Refusals
+from hubgate.proxy.limits.shared_address import SharedAddress
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.model_listing import ModelListing
 from hubgate.proxy.preflight import Checked
@@ -105,24 +108,24 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     stack.callback(audit.close)
     accounts = await _accounts(stack, settings, checked.limits_storage, metrics)
 
-    refusals = HubErrors(settings.hub.url)
+    errors = HubErrors(settings.hub.url)
     digest_key = secrets.token_bytes(32)
     session = await _hub_session(stack, settings)
     transport = HubTransport(session, settings.hub.url, metrics, clocks.monotonic, digest_key, now=clocks.now)
-    hub = HubClient(transport, refusals)
+    hub = HubClient(transport, errors)
     identities = Identities(
         hub,
         checked.keys.current(),
         checked.local,
         UnknownTokenLimiter(settings.hub.refused_tokens_per_minute, clocks.monotonic),
-        refusals,
+        errors,
         accounts=accounts,
         cache=_cache(settings, settings.hub.identity_ttl, clocks),
         digest_key=digest_key,
     )
     grants = GrantSigner(checked.keys.current, clocks.now)
     accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl, clocks)
-    callers = CallerPolicy(settings.callers, settings.tokens, refusals.advice)
+    callers = CallerPolicy(settings.callers, settings.tokens, errors.advice)
     pool = await _pool(stack, settings, checked, grants, metrics, clocks=clocks)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
@@ -136,15 +139,21 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     counters = await _counters(stack, checked.limits_storage, metrics, clocks)
     limits = Limiter(settings.limits, settings.keys, counters)
     long_requests = LongRequests(audit, clocks.now)
+    refusals = Refusals(settings.limits.refusals_per_minute, clocks.monotonic)
+    report = RefusalReport(refusals, audit)
+    stack.callback(report.write)
+    clients = ClientAddresses(settings.listen.trusted_proxies)
     gateway = Gateway(
         request_settings=settings.request,
         cold_start=settings.cold_start,
         per_user=settings.metrics.per_user,
-        clients=ClientAddresses(settings.listen.trusted_proxies),
+        clients=clients,
         identities=identities,
         caller_policy=callers,
-        advice=refusals.advice,
+        advice=errors.advice,
         old_tokens=old_tokens,
+        refusals=refusals,
+        shared_address=None if settings.listen.trusted_proxies else SharedAddress(clocks.monotonic),
         limits=limits,
         bodies=BodyReader(settings.request, settings.timeouts.body_idle, settings.timeouts.least_rate),
         authorizer=authorizer,
@@ -176,7 +185,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     )
     await _start(lock_outs)
     stack.push_async_callback(lock_outs.close)
-    work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run)
+    work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run, report.run)
     background = await _background(stack, work)
     unread = lock_outs if checked.admin_key is not None else None
     unready = partial(_unready, pool, audit, drain, unread)
@@ -187,7 +196,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         identities.forget_all()
         authorizer.forget_all()
 
-    reloader = Reloader(settings, accounts, callers, policy, limits, forget)
+    reloader = Reloader(settings, accounts, callers, policy, limits, refusals, forget)
     port = await _listen(stack, settings, server, gateway.drain, checked.certificate)
     return Proxy(port, admin_port, background, reloader)
 

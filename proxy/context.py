@@ -44,6 +44,8 @@ class RequestContext:
         self.identity: Identity | None = None
         self.model: str | None = None  # as asked for, once it is known to be a repo's name
         self.access: Access | None = None
+        self.admitted = False  # whether it is a caller's who may call
+        self.spent = False  # whether its client was refused too often, which ends the connection
         self.audited = False  # whether anything was decided that the audit must tell
         self.permit: Permit | None = None
         self.notice: str | None = None  # what the caller should know of their token

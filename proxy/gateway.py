@@ -27,6 +27,8 @@ from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.limits.refusals import Refusals
+from hubgate.proxy.limits.shared_address import SharedAddress
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.model_listing import ModelListing, model_card
 from hubgate.proxy.request_head import RequestHead
@@ -63,6 +65,8 @@ class Gateway:
     caller_policy: CallerPolicy
     advice: str  # to those who come without a token
     old_tokens: OldTokenGauge
+    refusals: Refusals
+    shared_address: SharedAddress | None  # `None` where a load balancer tells the clients' own
     limits: Limiter
     bodies: BodyReader
     authorizer: Authorizer
@@ -92,6 +96,8 @@ class Gateway:
                 answer = context.interrupted()
                 if answer is None:
                     raise
+            if isinstance(answer, Denied) and not context.admitted:
+                answer = self._turn_away(context, head, answer)
             if isinstance(answer, Denied) and request.begun:  # heartbeats went before
                 break_off(context, request, answer, streaming=True)
                 return
@@ -125,8 +131,13 @@ class Gateway:
         context.locked_out = self.caller_policy.blocklist.refusal(context.identity, self.now())
         return context.locked_out is not None
 
-    def refuse(self, code: Code) -> Response:
-        """The answer to bytes that are no request. Nothing of them is repeated."""
+    def refuse(self, code: Code, stranger: str | None) -> Response:
+        """The answer to bytes that are no request. Nothing of them is repeated.
+
+        `stranger` is the peer's address, unless a request of this connection was let in before.
+        """
+        if stranger is not None:
+            self.refusals.count(self.clients.address(stranger, ()))
         return _refuse(RequestContext(new_id(), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
 
     # The path of a request is one list, and each step may end it.
@@ -150,6 +161,12 @@ class Gateway:
         caller = await self._authenticate(context, head.credential)
         if isinstance(caller, Denied):
             return caller
+        context.admitted = True
+        if not head.admitted:
+            head.admitted = True
+            request.admit()
+        if self.shared_address is not None:
+            self.shared_address.seen(context.client, caller.identity.sub)
 
         # 3. Limits.
         permit = self.limits.try_acquire(caller.identity)
@@ -224,6 +241,10 @@ class Gateway:
         caller: Caller | Denied | None = self.identities.known(credential)
         source: Known = "cache"
         if caller is None:
+            wait = self.refusals.wait(context.client)
+            if wait and not self.identities.accepted(credential, context.client):
+                self.metrics.authentications.labels("rate_limit_exceeded", "none").inc()
+                return _spent(wait)
             context.enter("auth")
             caller, source = await self.identities.resolve(credential.secret, context.client)
             context.leave(source)
@@ -240,6 +261,24 @@ class Gateway:
         if context.notice is not None:
             self.old_tokens.seen(identity.fingerprint)
         return refused or caller
+
+    def _turn_away(self, context: RequestContext, head: RequestHead, denied: Denied) -> Denied:
+        """Count a refusal of who is not let in; past its client's budget, tell only that.
+
+        It is not counted where the fault is ours, or the path is wrong of somebody who is known.
+        """
+        client, credential = context.client, head.credential
+        if denied.status >= 500:
+            return denied
+        known = isinstance(credential, Credential) and self.identities.accepted(credential, client)
+        if known and isinstance(head.route, Denied):
+            return denied
+        wait = self.refusals.wait(client)
+        self.refusals.count(client)
+        if not wait:
+            return denied
+        context.audited = context.spent = True
+        return _spent(wait)
 
     async def _read(
         self, context: RequestContext, request: ServerRequest, endpoint: endpoints.Endpoint, sub: str
@@ -369,9 +408,24 @@ class Gateway:
         times.overhead.observe(context.overhead)
         if context.first_byte is not None:
             times.first_byte.observe(context.first_byte)
-        if context.audited:
+        if context.audited and (context.admitted or self._takes_line(context)):
             event = "auth.denied" if context.turned_away else "request.done"
             self.audit.append(event, record.of(context, self.now()))
+
+    def _takes_line(self, context: RequestContext) -> bool:
+        """Whether what became of a request that was not let in has a line of its own; else it is counted."""
+        reason = "budget"
+        if self.audit.scarce:
+            reason = "disk"
+            self.refusals.leave_out()
+        elif self.refusals.takes_line(context.client):
+            return True
+        self.metrics.unwritten_refusals.labels(reason).inc()
+        return False
+
+
+def _spent(wait: float) -> Denied:
+    return Denied("rate_limit_exceeded", "Too many requests of your address were refused.", retry_after=wait)
 
 
 def _refuse(context: RequestContext, denied: Denied) -> Response:
@@ -384,5 +438,5 @@ def _refuse(context: RequestContext, denied: Denied) -> Response:
         denied.status,
         errors.body(denied, context.dialect, context.request_id),
         own + rates + errors.lines(denied),
-        close=denied.code in ("request_timeout", "request_too_large", "draining"),
+        close=denied.code in ("request_timeout", "request_too_large", "draining") or context.spent,
     )

@@ -12,6 +12,7 @@ import structlog
 from hubgate.proxy.auth.accounts import Accounts
 from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
 from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.limits.refusals import Refusals
 from hubgate.proxy.settings import ProxySettings
 from hubgate.runtime.config import ConfigError
 
@@ -29,6 +30,7 @@ class Reloader:
     caller_policy: CallerPolicy
     model_policy: ModelPolicy
     limits: Limiter
+    refusals: Refusals
     forget: Callable[[], None]
     _read: ProxySettings = field(init=False)  # the last good ones
 
@@ -47,6 +49,7 @@ class Reloader:
         self.caller_policy.replace(new.callers, new.tokens)
         self.model_policy.replace(new.models)
         self.limits.replace(new.limits)
+        self.refusals.replace(new.limits.refusals_per_minute)
         self.forget()
         waiting = [name for name in _different(self.started, new) if name not in LIVE]
         if _storage(new) != _storage(self.started):

@@ -24,6 +24,7 @@ class RequestHead:
     presented: Headers  # what can carry a credential, in plain: only to see whether it is the same
     credential: Credential | Denied
     passed: str  # the lines of the headers that go to the engine as they came
+    admitted: bool  # whether a request with it was let in
 
     def __init__(
         self, head: RawHead, before: "RequestHead | None", clients: ClientAddresses, advice: str
@@ -39,6 +40,7 @@ class RequestHead:
         else:
             self.credential = bearer.parse(presented, self.dialect, advice)
         self.passed = header_filter.passed(head.headers)
+        self.admitted = False
 
 
 def parse_head(head: RawHead, clients: ClientAddresses, advice: str) -> RequestHead:

@@ -222,6 +222,7 @@ class Limits(Section):
     tokens_per_minute: PositiveInt = 1_000_000
     concurrent_requests: PositiveInt = 64
     cold_loads_per_hour: PositiveInt = 30
+    refusals_per_minute: PositiveInt = 120  # of one client (an IPv4 address, an IPv6 /64)
     overrides: Overrides = Overrides()
     storage: Annotated[Secret, PlainValidator(parse_storage)] = Field(default_factory=lambda: Secret(MEMORY))
     storage_file: Path | None = None

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from hubgate.proxy.auth import accounts, bearer
 from hubgate.proxy.auth.accounts import Account, Accounts, Standing
@@ -12,16 +12,19 @@ from hubgate.proxy.auth.bearer import Credential
 from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.frozen_struct import FrozenStruct
+from hubgate.proxy.http.client_address import group
 from hubgate.proxy.hub.cache import Cache, Source
 from hubgate.proxy.hub.client import HubClient
 from hubgate.proxy.hub.errors import HubErrors
 from hubgate.proxy.hub.schemas import WhoAmI
+from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.keys import ProxyKeys
 from hubgate.wire.secret import Secret
 
 TokenKind = Literal["access_token", "oauth", "other", "key"]
 Known = Source | Literal["key", "none"]  # where an identity is known from
 
+ACCEPTED: Final = 100_000  # tokens and keys that are remembered for having been accepted
 UNKNOWN = "unknown"  # stands for permissions that whoami does not name where it should
 
 
@@ -97,6 +100,8 @@ class Identities:
         self._accounts = accounts
         self._cache = cache
         self._digest_key = digest_key
+        # What is still asked about when its client's budget is spent; not whose it is, which may change.
+        self._accepted: BoundedMap[tuple[str, bytes], None] = BoundedMap(ACCEPTED)
         self._sub_key = keys.derive("sub")
         self._salt_key = keys.derive("salt")
         self._keys = keys
@@ -110,11 +115,22 @@ class Identities:
         identity = self._cache.fresh(digest)
         return Caller(identity, secret, digest) if isinstance(identity, Identity) else None
 
+    def accepted(self, credential: Credential, client: str) -> bool:
+        """Whether this one was accepted when we last asked: a local key, by a request of this client.
+
+        Somebody who guesses local keys is so not told of one that others use, past the budget of guesses.
+        """
+        whose = group(client) if credential.unsuitable == "other" else ""
+        return (whose, credential.secret.digest(self._digest_key)) in self._accepted
+
     async def resolve(self, secret: Secret, client: str) -> tuple[Caller | Denied, Known]:
         """Who holds this credential, and where we know it from."""
         unsuitable = bearer.unsuitable(secret)
         if unsuitable == "other":
-            return self._local(secret), "key"
+            found = self._local(secret)
+            if isinstance(found, Caller):
+                self._accepted.put((group(client), secret.digest(self._digest_key)), None)
+            return found, "key"
         if unsuitable is not None:
             return self._errors.of_kind(unsuitable), "none"
         digest = secret.digest(self._digest_key)
@@ -138,6 +154,7 @@ class Identities:
     def forget(self, caller: Caller) -> None:
         """Drop a cached identity, because the Hub just said that its token is no longer good."""
         self._cache.forget(caller.digest)
+        self._accepted.pop(("", caller.digest), None)
 
     def _local(self, secret: Secret) -> Caller | Denied:
         # Looking up a sha256 leaks nothing useful through time: to come near a stored hash, one
@@ -168,18 +185,25 @@ class Identities:
         return Caller(identity, token, token.digest(self._digest_key))
 
     async def _ask(self, secret: Secret, client: str) -> Identity | Denied:
-        slot = await self._limiter.begin(client)
-        if isinstance(slot, float):
-            message = "Too many unknown tokens came from your address; the Hub is not asked about more."
-            return Denied("rate_limit_exceeded", message, retry_after=slot)
-        refused = False
-        try:
+        token = ("", secret.digest(self._digest_key))
+        if token in self._accepted:  # what its neighbours try is nothing to it
             facts = await self._hub.whoami(secret)
-            refused = isinstance(facts, Denied) and facts.status == 401
-        finally:
-            self._limiter.end(slot, refused=refused)
+        else:
+            slot = await self._limiter.begin(client)
+            if isinstance(slot, float):
+                message = "Too many unknown tokens came from your address; the Hub is not asked about more."
+                return Denied("rate_limit_exceeded", message, retry_after=slot)
+            refused = False
+            try:
+                facts = await self._hub.whoami(secret)
+                refused = isinstance(facts, Denied) and facts.status == 401
+            finally:
+                self._limiter.end(slot, refused=refused)
         if isinstance(facts, Denied):
+            if facts.status == 401:
+                self._accepted.pop(token, None)
             return facts
+        self._accepted.put(token, None)
         standing = await self._accounts.meet(_accounts(facts))
         return standing if isinstance(standing, Denied) else self._identity(facts, secret, standing)
 

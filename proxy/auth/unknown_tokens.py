@@ -8,9 +8,9 @@ of good callers behind one address is never held up.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
+from hubgate.proxy.http.client_address import group
 from hubgate.wire.bounded_map import BoundedMap
 
 WINDOW: Final = 60.0  # seconds
@@ -19,7 +19,6 @@ REPEATERS_FACTOR: Final = (
     10  # clients that were refused already may together cause this many times what one may
 )
 NEWCOMERS_FACTOR: Final = 40  # and the first refusals of all clients come to this many times that
-PREFIX: Final = 64  # bits; who has one IPv6 address has all of its /64 (RFC 4291, section 2.5.4)
 
 
 @dataclass(slots=True)
@@ -91,16 +90,3 @@ class UnknownTokenLimiter:
         count = self._counts.get(client) or _Count(self._clock())
         self._counts.put(client, count)
         return count
-
-
-def group(client: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        address = ip_address(client)
-    except ValueError:
-        return client
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((int(address), PREFIX), strict=False))

@@ -47,7 +47,7 @@ class Server(Protocol):
     def opened(self, connection: "CallerConnection") -> None: ...
     def closed(self, connection: "CallerConnection") -> None: ...
     def handle(self, request: ServerRequest) -> Awaitable[None]: ...
-    def refuse(self, code: Code) -> Response: ...
+    def refuse(self, code: Code, stranger: str | None) -> Response: ...
 
 
 class ParseFault(FrozenStruct):
@@ -69,6 +69,7 @@ class CallerConnection:
         self._transport: asyncio.Transport
         self.write: Callable[[bytes], None]  # the transport's
         self._peer = ""
+        self.admitted = False  # whether a request of it was let in
         self.port = 0  # the caller's
         self._reader: RequestParser
         # What is being answered.
@@ -183,6 +184,9 @@ class CallerConnection:
     def draining(self) -> bool:
         return self._server.draining
 
+    def admit(self) -> None:
+        self.admitted = True
+
     def set_source(self, source: Flow | None) -> None:
         self._source = source
         if source is not None and self._write_paused:
@@ -249,7 +253,7 @@ class CallerConnection:
         )
         last = ServerRequest(self, none)
         self._current = last
-        last.respond(self._server.refuse(following.code))
+        last.respond(self._server.refuse(following.code, None if self.admitted else self._peer))
 
     def _start(self, request: ServerRequest) -> None:
         self._current = request
@@ -286,8 +290,10 @@ class CallerConnection:
 
     def _leave(self) -> None:
         """Close after a last answer; not before the caller could read it (RFC 9112, section 9.6)."""
+        unread = self._reader.stop() or bool(self._waiting)
         self._waiting.clear()
-        if not self._reader.stop():
+        self.resume()
+        if not unread:
             self._close()
             return
         # Closing with bytes unread resets the connection, and the answer might be lost with it.

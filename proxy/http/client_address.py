@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+PREFIX: Final = 64  # bits; who has one IPv6 address has all of its /64 (RFC 4291, section 2.5.4)
 
 Network = IPv4Network | IPv6Network
 
@@ -39,8 +42,24 @@ class ClientAddresses:
                     break
         return _shown(address)
 
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer is a load balancer of ours, which stands for many clients."""
+        address = _parse(peer) if self._trusted else None
+        return address is not None and self._trusts(address)
+
     def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+@lru_cache(maxsize=4096)
+def group(client: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    address = _parse(client.partition("%")[0])
+    if address is None:
+        return client
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address), PREFIX), strict=False))
+    return str(address)
 
 
 @lru_cache(maxsize=4096)

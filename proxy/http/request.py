@@ -56,6 +56,7 @@ class Link(Flow, Protocol):
     def draining(self) -> bool: ...  # whether this answer is the connection's last
     @property
     def write(self) -> Callable[[bytes], None]: ...  # the transport's own: each piece of a stream goes there
+    def admit(self) -> None: ...
     def set_source(self, source: Flow | None) -> None: ...
     def finished(self, *, keep: bool) -> None: ...
     def cut(self) -> None: ...
@@ -269,6 +270,10 @@ class ServerRequest:
         if before or last:
             self._write(before + last)
         self._link.finished(keep=self.keep_alive)
+
+    def admit(self) -> None:
+        """Say that the caller may call: where there are too many connections, this one stays."""
+        self._link.admit()
 
     def set_source(self, source: Flow | None) -> None:
         """Hold this source while the caller does not read what was sent already."""

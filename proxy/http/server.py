@@ -24,12 +24,12 @@ class Server:
     def __init__(
         self,
         handle: Callable[[ServerRequest], Awaitable[None]],
-        refuse: Callable[[Code], Response],
+        refuse: Callable[[Code, str | None], Response],
         *,
         header_timeout: float,
         least_rate: float,
     ) -> None:
-        """`refuse` renders the answer to bytes that are no request.
+        """`refuse` renders the answer to bytes that are no request, and to a stranger of that address.
 
         `header_timeout` in seconds, `least_rate` at which answers are to be taken in bytes a second.
         """

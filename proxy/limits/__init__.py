@@ -1,1 +1,1 @@
-"""Rate limits: what each caller may use, and the counters in memory or in Redis."""
+"""Rate limits: what each caller may use, and what somebody may who is none."""

@@ -122,6 +122,12 @@ class Metrics:
             "Room on the audit's disk when it was last looked at",
             registry=registry,
         )
+        self.unwritten_refusals = Counter(
+            "hubgate_unwritten_refusals",
+            "Refusals that the audit only counts: the client's budget is spent, or the disk nearly full",
+            ["reason"],
+            registry=registry,
+        )
         self.upstream_up = PromGauge(
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
         )

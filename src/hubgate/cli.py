@@ -240,8 +240,9 @@ def report(file: Path) -> None:
 
     tallies: dict[str, Counter[tuple[Any, ...]]] = {"user": Counter(), "model": Counter()}
     for record in outcomes(chain.records(file)):
+        count = record.get("count")  # of a record that stands for many
         for key, tally in tallies.items():
-            tally[record.get(key, "-"), record.get("reason", "-")] += 1
+            tally[record.get(key, "-"), record.get("reason", "-")] += count if isinstance(count, int) else 1
     for key, tally in tallies.items():
         table = Table(key, "outcome", "requests")
         for (name, outcome), count in sorted(tally.items()):

@@ -310,6 +310,20 @@ def test_report_counts_a_request_once(tmp_path: Path) -> None:
     assert counts["alice", "ok"] == counts["alice", "unfinished"] == "1"
 
 
+def test_report_counts_what_has_no_line(tmp_path: Path) -> None:
+    """A record of refusals stands for as many as it says."""
+    path = trail(tmp_path, "alice")
+    key = Keyring.make(tmp_path / "keys").proxy.derive("audit")
+    written = AuditWriter(path, key, Metrics(), required=True, now=time)
+    written.start()
+    for count in (7, 90):
+        written.record("auth.refused", {"client": "192.0.2.1", "count": count})
+    written.close()
+    found = run("audit", "report", path)
+    rows = [line.split() for line in found.output.splitlines()]
+    assert sum("auth.refused" in row and "97" in row for row in rows) == 2  # of no user, of no model
+
+
 @pytest.mark.parametrize("user", ["[/red]x", "[bold]x", "\x1b[2Jx"])
 def test_report_of_hostile_names(tmp_path: Path, user: str) -> None:
     """A name can neither break the report nor command the terminal."""

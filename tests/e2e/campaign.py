@@ -266,7 +266,10 @@ def _settings(product: Product, folder: Path) -> ProxySettings:
         "listen": {"host": "127.0.0.1", "port": 0},
         "admin": {"port": 0},
         "audit": {"path": str(folder / "audit.jsonl")},
-        "limits": {"requests_per_minute": plenty, "concurrent_requests": 100, "cold_loads_per_hour": plenty},
+        "limits": {
+            **dict.fromkeys(("requests_per_minute", "cold_loads_per_hour", "refusals_per_minute"), plenty),
+            "concurrent_requests": 100,
+        },
     }
     text["hub"] |= {
         "timeout": 30,

@@ -61,6 +61,7 @@ def settings(folder: Path, hub: DemoHub, backend: FakeBackend, bounds: Bounds) -
         },
         "limits": {
             **dict.fromkeys(("requests_per_minute", "tokens_per_minute", "cold_loads_per_hour"), plenty),
+            "refusals_per_minute": plenty,
             "concurrent_requests": 1000,
         },
         "upstreams": [

@@ -117,6 +117,7 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ({"timeouts": {"least_rate": float("inf")}}, "timeouts.least_rate"),
         ({"timeouts": {"answer": 0}}, "timeouts.answer"),
         ({"timeouts": {"answer": float("inf")}}, "timeouts.answer"),
+        ({"limits": {"refusals_per_minute": 0}}, "limits.refusals_per_minute"),
         ({"upstreams": []}, "upstreams"),
         ({"upstreams": MINIMAL["upstreams"] * 2}, "configuration"),
         ({"upstreams": [{**MINIMAL["upstreams"][0], "url": f"https://{CANARY}"}]}, "upstreams.0.url"),

@@ -14,7 +14,6 @@ from tests.cases import each
         (unknown_tokens.MAX_CLIENTS, 10_000),
         (unknown_tokens.REPEATERS_FACTOR, 10),
         (unknown_tokens.NEWCOMERS_FACTOR, 40),
-        (unknown_tokens.PREFIX, 64),  # bits, RFC 4291, section 2.5.4
     ],
 )
 def test_what_is_promised(number: float, promised: float) -> None:

@@ -252,6 +252,57 @@ async def test_ten_thousand_random_tokens_hurt_nobody(
     await resolved(identities, ALICE)
 
 
+async def test_what_was_accepted_is_asked_about_whatever_neighbours_try(
+    make: Make, hub: DemoHub, clock: Clock
+) -> None:
+    """The budget of unknown tokens is not that of one which the Hub knew, however long ago."""
+    identities = make()
+    await resolved(identities, ALICE)
+    clock.advance(300)
+    for number in range(101):
+        code = await refused(identities, Secret(f"hf_junk{number}"))
+        assert code == ("invalid_api_key" if number < 100 else "rate_limit_exceeded")
+    await resolved(identities, ALICE)
+    assert await refused(identities, BOB) == "rate_limit_exceeded"
+
+
+async def test_what_was_accepted_stays_so_until_the_hub_says_no(make: Make, hub: DemoHub) -> None:
+    """Neither an outage nor a reload ends it; a refusal does, whichever question it answers."""
+    identities, credential = make(), Credential(ALICE)
+    assert not identities.accepted(credential, "192.0.2.1")
+    caller = await resolved(identities, ALICE)
+    assert identities.accepted(credential, "192.0.2.99")
+    identities.forget_all()
+    hub.state.set_down("503")
+    assert await refused(identities, ALICE) == "hub_unavailable"
+    assert identities.accepted(credential, "192.0.2.1")
+    hub.state.set_down(None)
+    identities.forget(caller)  # its token was refused elsewhere
+    assert not identities.accepted(credential, "192.0.2.1")
+
+
+async def test_a_revoked_token_is_accepted_no_more(make: Make, hub: DemoHub) -> None:
+    """The next whoami says so."""
+    identities, credential = make(), Credential(ALICE)
+    await resolved(identities, ALICE)
+    hub.state.revoke(user="alice")
+    identities.forget_all()
+    assert identities.accepted(credential, "192.0.2.1")
+    assert await refused(identities, ALICE) == "invalid_api_key"
+    assert not identities.accepted(credential, "192.0.2.1")
+
+
+async def test_a_local_key_is_accepted_of_who_used_it(make: Make) -> None:
+    """Who guesses one that others use is not told so past the budget."""
+    identities = make(LocalKey(name="ci", models=(), read_token=lambda: ALICE))
+    credential = Credential(Secret(KEY))
+    await resolved(identities, credential.secret)
+    assert await refused(identities, Secret("another")) == "invalid_api_key"
+    assert identities.accepted(credential, "192.0.2.1")
+    assert not identities.accepted(credential, "192.0.2.2")
+    assert not identities.accepted(Credential(Secret("another")), "192.0.2.1")
+
+
 async def test_a_burst_with_one_good_token_is_one_question(make: Make, hub: DemoHub) -> None:
     """Whoever comes while the Hub is asked about their token waits for that answer."""
     identities = make()

@@ -13,7 +13,6 @@ from hubgate.proxy.auth.unknown_tokens import (
     WINDOW,
     Slot,
     UnknownTokenLimiter,
-    group,
 )
 from tests.fakes.clock import Clock
 
@@ -146,23 +145,6 @@ async def test_who_is_forgotten_meanwhile_leaves_nothing_behind() -> None:
     strangers.end(leave, refused=True)
     assert not strangers._counts
     assert strangers._newcomers.asking == 0
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
-        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
-        ("203.0.113.7", "::ffff:203.0.113.7", True),
-        ("203.0.113.7", "::ffff:203.0.113.8", False),
-        ("203.0.113.7", "203.0.113.8", False),
-        ("fe80::1%eth0", "fe80::2%eth1", True),
-        ("", "junk", False),
-    ],
-)
-def test_who_has_one_ipv6_address_has_many(one: str, other: str, *, same: bool) -> None:
-    """A /64 counts as one client, and an IPv4 address is itself however it is written."""
-    assert (group(one) == group(other)) is same
 
 
 async def test_a_prefix_shares_one_budget() -> None:
