@@ -1,6 +1,7 @@
 """The composition root: builds every part of the proxy from its settings, and runs them."""
 
 import asyncio
+import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -36,6 +37,7 @@ from hubgate.proxy.drain import Drain
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.gateway import Gateway
 from hubgate.proxy.http.client_address import ClientAddresses
+from hubgate.proxy.http.connection_limit import RESERVE, ConnectionLimit, most_connections
 from hubgate.proxy.http.server import Server
 from hubgate.proxy.http.tls import Certificate
 from hubgate.proxy.hub.cache import Cache
@@ -174,6 +176,8 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         gateway.refuse,
         header_timeout=timeouts.header,
         least_rate=timeouts.least_rate,
+        limit=_connection_limit(clients),
+        dropped=lambda how: metrics.dropped_connections.labels(how).inc(),
     )
     lock_outs = LockOuts(
         callers.blocklist,
@@ -400,6 +404,19 @@ async def _listen(
 
     stack.push_async_callback(finish)
     return port
+
+
+def _connection_limit(clients: ClientAddresses) -> ConnectionLimit:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = ConnectionLimit(most_connections(descriptors), clients.trusts)
+    log.info(
+        "connections",
+        most=limit.most,
+        most_of_one_client=limit.share,
+        descriptors=descriptors,
+        reserve=RESERVE,
+    )
+    return limit
 
 
 async def _listen_admin(stack: AsyncExitStack, settings: ProxySettings, app: web.Application) -> int:

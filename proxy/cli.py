@@ -5,6 +5,7 @@ import gc
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import uvloop
@@ -23,10 +24,18 @@ def run(read: Callable[[], ProxySettings]) -> int:
     """
     # Callers' tokens pass through this process: it leaves no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _raise_descriptors()
     settings = read()
     log.configure(settings.log.level, settings.log.format)
     checked = preflight.check(settings)
     return uvloop.run(_serve(settings, checked, read))
+
+
+def _raise_descriptors() -> None:
+    """Have as many descriptors as the system lets us: each connection takes one, or two with its engine's."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # "unlimited" may be more than the kernel's own bound
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(

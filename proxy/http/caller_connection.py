@@ -45,6 +45,7 @@ class Server(Protocol):
     @property
     def date(self) -> str: ...
     def opened(self, connection: "CallerConnection") -> None: ...
+    def admitted(self, connection: "CallerConnection") -> None: ...
     def closed(self, connection: "CallerConnection") -> None: ...
     def handle(self, request: ServerRequest) -> Awaitable[None]: ...
     def refuse(self, code: Code, stranger: str | None) -> Response: ...
@@ -68,9 +69,10 @@ class CallerConnection:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self.write: Callable[[bytes], None]  # the transport's
-        self._peer = ""
+        self.peer = ""
         self.admitted = False  # whether a request of it was let in
         self.port = 0  # the caller's
+        self.handshake: asyncio.Task[None] | None = None  # of TLS, until it is done
         self._reader: RequestParser
         # What is being answered.
         self._waiting: deque[ServerRequest | ParseFault] = deque()
@@ -93,6 +95,9 @@ class CallerConnection:
 
     def end(self) -> asyncio.Task[None] | None:
         """Close now: what was answered is still sent. Gives the task of what is under way, which is cut."""
+        if self.handshake is not None:
+            self.handshake.cancel()
+            return None
         if self.idle and not self._lingering:
             self._close()
             return None
@@ -113,7 +118,10 @@ class CallerConnection:
 
     def abort(self) -> None:
         """Close now, whatever is unsent."""
-        self._transport.abort()
+        if self.handshake is not None:
+            self.handshake.cancel()
+        else:
+            self._transport.abort()
 
     # Called by the transport.
 
@@ -122,11 +130,13 @@ class CallerConnection:
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.write = transport.write
         peer = transport.get_extra_info("peername")
-        self._peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
+        self.peer, self.port = peer[:2] if isinstance(peer, tuple) else ("", 0)
         self._pace = ReaderPace(transport, self._server.least_rate, STALLED)
-        self._reader = RequestParser(self, self._peer)
-        self._server.opened(self)
+        self._reader = RequestParser(self, self.peer)
         self._deadline.expire_in(self._server.header_timeout)
+        if self.handshake is None:
+            self._server.opened(self)
+        self.handshake = None  # which was opened before
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -185,7 +195,9 @@ class CallerConnection:
         return self._server.draining
 
     def admit(self) -> None:
-        self.admitted = True
+        if not self.admitted and not self._transport.is_closing():  # else it had to go, and is not counted
+            self.admitted = True
+            self._server.admitted(self)
 
     def set_source(self, source: Flow | None) -> None:
         self._source = source
@@ -249,11 +261,11 @@ class CallerConnection:
             self.resume()
             return
         none = RawHead(
-            method=following.method, target="", version="1.1", headers=(), peer=self._peer, keep_alive=False
+            method=following.method, target="", version="1.1", headers=(), peer=self.peer, keep_alive=False
         )
         last = ServerRequest(self, none)
         self._current = last
-        last.respond(self._server.refuse(following.code, None if self.admitted else self._peer))
+        last.respond(self._server.refuse(following.code, None if self.admitted else self.peer))
 
     def _start(self, request: ServerRequest) -> None:
         self._current = request

@@ -128,6 +128,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.dropped_connections = Counter(
+            "hubgate_dropped_connections",
+            "Callers' connections closed because there were too many, in all or of one client",
+            ["reason"],
+            registry=registry,
+        )
         self.upstream_up = PromGauge(
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
         )

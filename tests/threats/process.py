@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +49,13 @@ class ProxyProcess:
 
 
 @asynccontextmanager
-async def proxy_process(edge: Edge, **sections: Any) -> AsyncIterator[ProxyProcess]:
-    """Start one with the configuration of an `Edge` and an audit of its own beside the other's."""
+async def proxy_process(
+    edge: Edge, *, limits: Sequence[str] = (), **sections: Any
+) -> AsyncIterator[ProxyProcess]:
+    """Start one with the configuration of an `Edge` and an audit of its own beside the other's.
+
+    `limits` are those of the process, as the shell's `ulimit` takes them.
+    """
     settings = yaml.safe_load(edge.config.read_text(encoding="utf-8"))
     folder = edge.config.parent / "process"
     folder.mkdir()
@@ -58,6 +63,10 @@ async def proxy_process(edge: Edge, **sections: Any) -> AsyncIterator[ProxyProce
     own = {"audit": {"path": str(folder / "audit.jsonl")}, **sections}
     path.write_text(yaml.safe_dump({**settings, **own}), encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        "".join([f"ulimit {limit} && " for limit in limits]) + 'exec "$@"',
+        "sh",
         *(*child_python.COMMAND, "-m", "hubgate.cli", "proxy", "--config", str(path)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
