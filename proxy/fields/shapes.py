@@ -46,7 +46,7 @@ Items = Annotated[list[T], Meta(max_length=2048)]  # of /v1/responses, which tak
 Parts = Annotated[list[T], Meta(max_length=1024)]  # of one message
 Calls = Annotated[list[T], Meta(max_length=256)]  # of tools, in one message
 Tools = Annotated[list[T], Meta(max_length=512)]
-Ids = Annotated[list[Token], Meta(max_length=131072)]  # of tokens that become text again
+Ids = Annotated[list[Token], Meta(max_length=49152)]  # of tokens that become text again; all are parsed
 
 # Bytes of JSON, far above what people send, that keep what the engine compiles and renders in bounds.
 GRAMMAR = 64 * 1024  # schemas and grammars: compiled on the CPU, at a cost that grows faster than their size

@@ -196,7 +196,7 @@ def test_numbers_are_whole_and_within_their_cap(path: str, name: str, most: int)
         (RESPONSES, "input", {"role": "user", "content": "x"}, 2048),
         (CHAT, "tools", {"type": "function", "function": {"name": "x"}}, 512),
         (CLAUDE, "tools", {"name": "x", "input_schema": {}}, 512),
-        ("/detokenize", "tokens", 1, 131072),
+        ("/detokenize", "tokens", 1, 49152),
     ],
 )
 def test_lists_are_of_bounded_length(path: str, name: str, item: Any, most: int) -> None:
