@@ -148,7 +148,7 @@ def test_a_token_is_not_repeated(tmp_path: Path, arguments: tuple[str, ...]) -> 
         (("block",), "Name whom to lock out"),
         (("block", "bob", "--list"), "Name whom to lock out"),
         (("unblock",), "Missing argument"),
-        (("block", "a b"), "must be the name of a Hub user"),
+        (("block", "a b"), "must be the name or the id of a Hub user"),
         (("block", "bob", "--for", "0s"), "a number and a unit"),
         (("block", "bob", "--for", "1"), "a number and a unit"),
         (("block", "bob", "--for", "-1h"), "a number and a unit"),

@@ -11,8 +11,16 @@ from hubgate import proxy
 
 HOME = Path(proxy.__file__).parent
 # What knows of no repo: hellos to the backends, connections that open and close when they will, counters,
-# and the audit's writer, which writes out each new second once.
-BACKGROUND = ("upstream/", "http/", "net/", "metrics/", "audit/writer.py")
+# the audit's writer, which writes out each new second once, and what looks around several times a second.
+BACKGROUND = (
+    "upstream/",
+    "http/",
+    "net/",
+    "metrics/",
+    "audit/writer.py",
+    "audit/long_requests.py",
+    "blocks/",
+)
 
 
 @contextmanager

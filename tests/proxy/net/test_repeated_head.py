@@ -134,7 +134,8 @@ class Caller:
             self.taken.append((*told, body))
         request.respond(Response(200, b""))
 
-    def refuse(self, code: str) -> Response:
+    def refuse(self, code: str, stranger: str | None) -> Response:
+        del stranger
         self.taken.append((code,))
         return Response(400, b"", close=True)
 
