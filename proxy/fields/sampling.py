@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from hubgate.proxy.fields.shapes import GRAMMAR, Json, Natural, Positive, Shape, Stops, Token, Truncation
-from hubgate.proxy.fields.table import Field, Refused, field, refused
+from hubgate.proxy.fields.table import Field, MustBeTrue, Refused, field, refused
 
 _Bias = dict[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}\Z")], Annotated[float, Meta(ge=-100, le=100)]]
 
@@ -22,11 +22,11 @@ class StructuredOutputs(Shape):
     The compiler and its options are the operator's: the engine reads its own and ignores the request's.
     """
 
-    json: str | Json | None = None
-    regex: Annotated[str, Meta(max_length=4096)] | None = None
-    choice: Annotated[list[str], Meta(max_length=1000)] | None = None
-    grammar: Annotated[str, Meta(max_length=16384)] | None = None
-    json_object: bool | None = None
+    json: Annotated[str, Meta(min_length=1)] | Json | None = None
+    regex: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    choice: Annotated[list[str], Meta(min_length=1, max_length=256)] | None = None
+    grammar: Annotated[str, Meta(min_length=1, max_length=16384)] | None = None
+    json_object: MustBeTrue | None = None
 
 
 STRUCTURED = field(

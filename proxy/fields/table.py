@@ -33,6 +33,10 @@ class MustBeFalse:
     """The type of a switch that may only be `false`."""
 
 
+class MustBeTrue:
+    """The type of a switch that may only be `true`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """What is known of one field; `reason` is for whoever reads the table, or is refused by it."""
@@ -193,7 +197,7 @@ class Table:
 
 
 def _schema(row: Field) -> dict[str, Any]:
-    return msgspec.json.schema(row.type, schema_hook=lambda _: {"const": False})
+    return msgspec.json.schema(row.type, schema_hook=lambda kind: {"const": kind is MustBeTrue})
 
 
 def _is_free_text(row: Field) -> bool:
@@ -228,10 +232,12 @@ def _member(row: Field) -> Any:
     return Required[row.type] if row.required else row.type | None
 
 
-def _switch(kind: type, value: object) -> MustBeFalse:
+def _switch(kind: type, value: object) -> MustBeFalse | MustBeTrue:
     if kind is MustBeFalse and value is False:
         return MustBeFalse()
-    raise ValueError("must be false or left out")
+    if kind is MustBeTrue and value is True:
+        return MustBeTrue()
+    raise ValueError(f"must be {'false' if kind is MustBeFalse else 'true'} or left out")
 
 
 def _mistyped(complaint: str) -> Denied:
