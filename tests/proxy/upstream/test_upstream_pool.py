@@ -9,6 +9,7 @@ from typing import Any, cast, get_args
 from unittest.mock import patch
 
 import pytest
+from structlog.testing import capture_logs
 
 from hubgate.proxy.audit.writer import AuditWriter
 from hubgate.proxy.auth.authorization import Access
@@ -232,7 +233,7 @@ async def test_no_hello_ends_the_proxy(edge: Edge, document: bytes) -> None:
     await edge.until_ready()
 
 
-async def test_a_fault_of_ours_in_one_hello_leaves_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_fault_of_ours_in_one_hello_leaves_the_others() -> None:
     """An exception that nobody foresaw is logged once, its backend is down, and the rest is polled on."""
     asked = asyncio.Event()
 
@@ -250,11 +251,11 @@ async def test_a_fault_of_ours_in_one_hello_leaves_the_others(capfd: pytest.Capt
             return await super().hello()
 
     broken, good = Upstream("broken", "http://a", Broken()), Upstream("good", "http://b", Asked(engine()))
-    with patch.object(upstream_pool, "POLL_SECONDS", 0.001):
+    with patch.object(upstream_pool, "POLL_SECONDS", 0.001), capture_logs() as logged:
         polling = asyncio.create_task(Pool([broken, good], Metrics()).poll())
         await asyncio.wait_for(asked.wait(), PATIENCE)
         assert (polling.done(), broken.up, good.up) == (False, False, True)
         polling.cancel()
         with suppress(asyncio.CancelledError):
             await polling
-    assert capfd.readouterr().out.count("hello failed") == 1
+    assert [entry["event"] for entry in logged].count("hello failed") == 1
