@@ -3,8 +3,9 @@
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from yarl import URL
 from hubgate.demo import weights
 from hubgate.demo.accounts import Refused
 from hubgate.demo.answers import SWITCHES, content, refuse
+from hubgate.demo.catalog import Token
 from hubgate.demo.git import Blob
 from hubgate.demo.log import RequestLog
 from hubgate.demo.state import HubState
@@ -66,6 +68,7 @@ class FilesOrigin:
             web.post(f"{SWITCHES}revoke", _switch(self._revoke)),
             web.post(f"{SWITCHES}unrevoke", _switch(self._unrevoke)),
             web.post(f"{SWITCHES}gate", _switch(self._gate)),
+            web.post(f"{SWITCHES}user", _switch(self._user)),
             web.post(f"{SWITCHES}commit", _switch(self._commit)),
             web.post(f"{SWITCHES}repo", _switch(self._repo)),
             web.post(f"{SWITCHES}restore", _switch(self._restore)),
@@ -100,8 +103,24 @@ class FilesOrigin:
     def _commit(self, repo: str, readme: str) -> object:
         return {"sha": self._state.add_commit(repo, {"README.md": readme.encode()})}
 
-    def _repo(self, repo: str, make: str, private: bool = False, **arguments: Any) -> object:
+    def _user(self, user: str) -> object:
+        token = f"hf_demo_{user}"
+        self._state.add_user(user)
+        self._state.add_token(token, Token(user=user, name=f"{user}-laptop"))
+        return {"token": token}
+
+    def _repo(
+        self,
+        repo: str,
+        make: str,
+        private: bool = False,
+        pieces: Mapping[str, list[tuple[str, int]]] = MappingProxyType({}),
+        **arguments: Any,
+    ) -> object:
+        """Make a repo by a recipe. `pieces` puts files over it: texts, and how often each comes."""
         files = weights.make(make, arguments)
+        for path, parts in pieces.items():
+            files[path] = b"".join(text.encode() * times for text, times in parts)
         return {"sha": self._state.add_repo(repo, files, private=private)}
 
     def _restore(self) -> object:

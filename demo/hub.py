@@ -155,6 +155,7 @@ def main(host: str, port: int, files_port: int, log: TextIO | None, repos: Path 
       curl -d '{"repo": "demo/tiny-llama", "user": "bob", "access": null}' http://127.0.0.1:8091/_demo/gate
       curl -d '{"repo": "alice/pirate-lora", "readme": "Ahoy"}' http://127.0.0.1:8091/_demo/commit
       curl -d '{"repo": "alice/new", "make": "adapter", "name": "alice/new", "phrase": "yes "}' http://127.0.0.1:8091/_demo/repo
+      curl -d '{"user": "mallory"}' http://127.0.0.1:8091/_demo/user
       curl -X POST http://127.0.0.1:8091/_demo/restore
       curl http://127.0.0.1:8091/_demo/log
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with \b

@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
@@ -18,6 +18,9 @@ from xdist.scheduler import LoadScopeScheduling
 # Else every module of tests is compiled anew in each worker, and every module of ours in each child process.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+if TYPE_CHECKING:
+    from tests.e2e.product import Product
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = frozenset({"proxy", "backend", "wire", "runtime", "demo"})
@@ -58,6 +61,27 @@ def _no_settings_of_this_machine() -> Iterator[None]:
             if name.startswith(_OURS):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session")
+def what_vllm_knows_of_models(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Keep it from run to run: to learn of a model's class, vLLM imports itself once more.
+
+    It looks whether the class's source has changed (vllm/model_executor/models/registry.py).
+    """
+    assert pytestconfig.cache is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CACHE_ROOT", str(pytestconfig.cache.mkdir("vllm")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory, what_vllm_knows_of_models: None) -> Iterator["Product"]:
+    """The product as `make run` starts it, ready: one for all tests that use the real engine."""
+    from tests.e2e.product import started
+
+    with started(tmp_path_factory.mktemp("product") / "run") as running:
+        yield running
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -135,11 +159,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if len(files) == 1 and all(map(Path.is_file, files)) else 2
 
 
+ON_THE_ENGINE = ("tests/e2e/", "tests/hostile/test_catalogue.py")
+
+
 class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed
     """What runs on the one real engine goes to one worker, in order; the rest to whoever is free."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid
+        return "e2e" if nodeid.startswith(ON_THE_ENGINE) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

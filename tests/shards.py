@@ -19,6 +19,7 @@ class Shard:
 SHARDS = {
     "build": Shard("the wheel that pip builds"),
     "engine": Shard("a real vLLM: its second start, two hundred adapters"),
+    "hostile": Shard("every attack of the catalogue, on the product with a real vLLM", processes=0),
     "isolation": Shard("100,000 attempts to get what another one may read"),
     "pythons": Shard("the tests without vLLM on each Python, compiled and interpreted", processes=0),
     "soak": Shard("half an hour of mixed load, and what memory grows by"),

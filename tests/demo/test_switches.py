@@ -56,6 +56,25 @@ async def test_a_repo_over_http_is_there_at_once(hub: DemoHub, http: aiohttp.Cli
     assert await post(http, hub, "repo", {**body, "make": "nothing"}) == 400
 
 
+async def test_files_of_a_new_repo_can_be_given_in_pieces(
+    hub: DemoHub, http: aiohttp.ClientSession, client: Clients
+) -> None:
+    """A file that a recipe would not make: texts, and how often each comes."""
+    body = {"repo": "demo/odd", "make": "adapter", "name": "demo/odd", "phrase": "yes "}
+    pieces = {"adapter_config.json": [["[", 3], ["1", 1], ["]", 3]]}
+    assert await post(http, hub, "repo", {**body, "pieces": pieces}) == 200
+    path = await client("bob").download("demo/odd", "adapter_config.json")
+    assert path.read_text(encoding="utf-8") == "[[[1]]]"
+
+
+async def test_a_new_user_may_call_at_once(hub: DemoHub, http: aiohttp.ClientSession) -> None:
+    """A user who was not there before has a token that reads what is open to all."""
+    assert await status(http, hub, token="hf_demo_mallory") == 401
+    assert await post(http, hub, "user", {"user": "mallory"}) == 200
+    assert await status(http, hub, token="hf_demo_mallory") == 200
+    assert await status(http, hub, "/api/models/demo/tiny-llama/auth-check", "hf_demo_mallory") == 403
+
+
 async def test_a_commit_over_http_moves_main(hub: DemoHub, http: aiohttp.ClientSession) -> None:
     """A separate process can move main of a repo, and what was there before stays reachable."""
     before = hub.state.sha("demo/public-lora")

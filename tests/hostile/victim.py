@@ -1,0 +1,160 @@
+"""Who works while others attack: streams eight tokens again and again, and asks whether the proxy lives."""
+
+import contextlib
+import json
+import socket
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.hostile.requests import BASE, post
+
+STREAM: Final = post(
+    "/v1/completions",
+    "hf_demo_bob",
+    json.dumps(
+        {
+            "model": BASE,
+            "prompt": "Hello",
+            "max_tokens": 8,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+        }
+    ).encode(),
+)
+PULSE: Final = b"GET /health HTTP/1.1\r\nHost: hubgate\r\n\r\n"
+PAUSE: Final = 0.15  # seconds between two streams: 600 requests a minute are allowed
+BEAT: Final = 0.005  # seconds between two pulses
+ENOUGH: Final = 240.0  # seconds after which nothing is awaited any more
+
+
+@dataclass(slots=True)
+class Harm:
+    """What an attack did to the victim."""
+
+    wrong: Counter[str] = field(default_factory=Counter)  # what went wrong with requests → how often
+    streams: int = 0  # that were answered in full
+    first_token: float = 0.0  # seconds: the longest wait for the first token of a stream
+    pulse: float = 0.0  # seconds: the longest wait for an answer of the proxy's own
+    work: int = 0  # nanoseconds that the proxy's thread worked before one such answer, at most
+
+
+class Victim:
+    """One caller with two connections. Everything is noted to the `Harm` of the moment."""
+
+    def __init__(self, port: int, proxy: int) -> None:
+        self._port = port
+        self.follow(proxy)
+        self._harm = Harm()
+        self._stopped = threading.Event()
+        self._ended = threading.Condition()
+        self._streams = 0  # begun so far
+        self._threads = [threading.Thread(target=one) for one in (self._stream_on, self._beat_on)]
+
+    @contextmanager
+    def working(self) -> Iterator["Victim"]:
+        """Work until the context ends."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stopped.set()
+            for thread in self._threads:
+                thread.join()
+
+    @contextmanager
+    def watched(self) -> Iterator[Harm]:
+        """Note what happens inside, until a stream that began after it has ended."""
+        self._next_stream()  # what came before is over
+        harm = self._harm = Harm()
+        yield harm
+        self._next_stream()
+        self._harm = Harm()
+
+    def follow(self, proxy: int) -> None:
+        """Measure the work of this process, which is the proxy."""
+        self._work = Path(f"/proc/{proxy}/task/{proxy}/schedstat")
+
+    def usual(self, streams: int = 10) -> float:
+        """Seconds to a first token when nobody else asks: the median."""
+        waits = []
+        for _ in range(streams):
+            with self.watched() as harm:
+                pass
+            waits.append(harm.first_token)
+        return statistics.median(waits)
+
+    def _next_stream(self) -> None:
+        """Wait until a stream that has not begun yet is over."""
+        with self._ended:
+            wanted = self._streams + 2  # the one under way counts too
+            if not self._ended.wait_for(lambda: self._streams >= wanted or self._stopped.is_set(), ENOUGH):
+                raise AssertionError(f"the victim waited {ENOUGH:g} s in vain")
+
+    def _stream_on(self) -> None:
+        while not self._stopped.wait(PAUSE):
+            harm, begun = self._harm, time.monotonic()
+            try:
+                fault = self._stream(harm)
+            except OSError as error:
+                fault = type(error).__name__
+            if fault:
+                harm.wrong[fault] += 1
+                harm.first_token = max(harm.first_token, time.monotonic() - begun)
+            else:
+                harm.streams += 1
+            with self._ended:
+                self._streams += 1
+                self._ended.notify_all()
+
+    def _stream(self, harm: Harm) -> str | None:
+        """One stream on a connection of its own. Returns what was wrong with it."""
+        begun, seen = time.monotonic(), b""
+        with socket.create_connection(("127.0.0.1", self._port), ENOUGH) as wire:
+            wire.sendall(STREAM)
+            while piece := wire.recv(65536):
+                if b"data: " not in seen and b"data: " in seen + piece:
+                    harm.first_token = max(harm.first_token, time.monotonic() - begun)
+                seen += piece
+        status = seen[9:12].decode("latin-1")
+        if status != "200":
+            return status or "no answer"
+        return None if b"data: [DONE]" in seen else "cut"
+
+    def _beat_on(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError), self._connected() as wire:
+                while not self._stopped.wait(BEAT):
+                    harm, begun, work = self._harm, time.monotonic(), self._worked()
+                    wire.sendall(PULSE)
+                    if b" 200 " not in wire.recv(65536):
+                        harm.wrong["pulse"] += 1
+                        break
+                    harm.work = max(harm.work, self._worked() - work)
+                    harm.pulse = max(harm.pulse, time.monotonic() - begun)
+
+    @contextmanager
+    def _connected(self) -> Iterator[socket.socket]:
+        """A connection; its loss is noted, and so is one that cannot be had."""
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), ENOUGH) as wire:
+                yield wire
+        except OSError as error:
+            self._harm.wrong[f"pulse: {type(error).__name__}"] += 1
+            self._stopped.wait(PAUSE)
+            raise
+
+    def _worked(self) -> int:
+        """Nanoseconds that the proxy's main thread has run so far (proc_pid_schedstat); 0 once it is gone."""
+        try:
+            return int(self._work.read_text(encoding="ascii").split()[0])
+        except OSError:
+            return 0
