@@ -218,11 +218,11 @@ def _memory() -> Iterator[Attack]:
     )  # fmt: skip
     yield Attack(
         id=f"{row}:dripped", make=_begun(1_000, 900), manner=dripped, count=32, at_once=32,
-        seconds=6, quick=True, **common,
+        seconds=3, quick=True, **common,
     )  # fmt: skip
     yield Attack(
         id=f"{row}:expecting", make=_begun(33_000_000, 0, "Expect: 100-continue"), manner=waiting,
-        count=32, at_once=32, seconds=4, quick=True, source=SEEN, statuses=GONE | {100, 417},
+        count=32, at_once=32, seconds=2, quick=True, source=SEEN, statuses=GONE | {100, 417},
     )  # fmt: skip
     yield Attack(
         id=f"{row}:left", make=_begun(33_000_000, 8_000_000), manner=left, count=40, at_once=4, seconds=6,

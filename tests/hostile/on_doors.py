@@ -41,12 +41,12 @@ def _heads() -> Iterator[Attack]:
     }  # fmt: skip
     for name, (source, make) in made.items():
         yield Attack(
-            id=f"{row}:{name}", source=source, make=make, manner=counted, count=4, at_once=2, seconds=6,
+            id=f"{row}:{name}", source=source, make=make, manner=counted, count=4, at_once=4, seconds=6,
             statuses=refused | {200}, quick=name in ("huge", "many", "upgrades", "both-lengths"),
         )  # fmt: skip
     yield Attack(
         id=f"{row}:dripped", source=SEEN, make=getting(MODELS, "X-Long: " + "x" * 2_000), manner=dripped,
-        count=64, at_once=64, seconds=6, statuses=refused, quick=True,
+        count=64, at_once=64, seconds=3, statuses=refused, quick=True,
     )  # fmt: skip
     yield Attack(
         id=f"{row}:unended", source=SEEN, make=lambda _: b"GET / HTTP/1.1\r\nHost: x\r\n", manner=waiting,
@@ -65,7 +65,7 @@ def _floods() -> Iterator[Attack]:
 
     yield Attack(
         id=f"{row}:pipelined", source="CVE-2026-54273",
-        make=getting(MODELS, times=10_000, token=False), seconds=5, quick=True, **flood,
+        make=getting(MODELS, times=10_000, token=False), seconds=3, quick=True, **flood,
     )  # fmt: skip
     yield Attack(id=f"{row}:bodies", source=SEEN, make=bodies, **flood)
     yield Attack(id=f"{row}:nowhere", source=SEEN, make=lambda _: body * 10_000, seconds=5, **flood)
@@ -77,13 +77,13 @@ def _floods() -> Iterator[Attack]:
         count=3_000, at_once=50, statuses=STRANGER, seconds=6,
     )  # fmt: skip
     yield Attack(
-        id=f"{row}:guesses", source=SEEN, make=_guess("sk-guess-{}"), count=2_000, at_once=20, seconds=5,
+        id=f"{row}:guesses", source=SEEN, make=_guess("sk-guess-{}"), count=2_000, at_once=20, seconds=3,
         statuses=STRANGER, quick=True,
     )  # fmt: skip
     row = "connections"
     yield Attack(
         id=f"{row}:nothing-sent", source=SEEN, make=lambda _: b"", manner=idle, count=300, at_once=300,
-        seconds=5, statuses=frozenset({SILENCE, 408, 503}), quick=True,
+        seconds=3, statuses=frozenset({SILENCE, 408, 503}), quick=True,
     )  # fmt: skip
     yield Attack(
         id=f"{row}:kept", source=SEEN, make=getting(MODELS), manner=idle, count=300, at_once=300, seconds=8,
@@ -102,7 +102,7 @@ def _old_commit(sender: Sender) -> bytes:
 def _hub() -> Iterator[Attack]:
     yield Attack(
         id="hub-junk-tokens:each-another", source=SEEN, make=_guess("hf_junk{:08}"), count=500, at_once=20,
-        statuses=STRANGER, quick=True, seconds=5,
+        statuses=STRANGER, quick=True, seconds=3,
     )  # fmt: skip
     yield Attack(
         id="hub-junk-tokens:unknown-repos", source=SEEN, count=300, at_once=20,

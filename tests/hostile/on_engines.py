@@ -230,12 +230,12 @@ def _readers() -> Iterator[Attack]:
     )
     yield Attack(
         id=f"{row}:sipped", source=SEEN, make=stream, manner=sipped, count=32, at_once=32, receives=2048,
-        seconds=5, quick=True,
+        seconds=3, quick=True,
     )  # fmt: skip
     row = "aborted-streams"
     yield Attack(id=f"{row}:begun", source=SEEN, make=stream, manner=aborted, count=500, at_once=20)
     yield Attack(
-        id=f"{row}:sent", source=SEEN, make=stream, manner=left, count=500, at_once=20, seconds=4, quick=True
+        id=f"{row}:sent", source=SEEN, make=stream, manner=left, count=500, at_once=20, seconds=3, quick=True
     )
     yield Attack(
         id=f"{row}:compiling", source=SEEN, manner=left, count=40, at_once=4,

@@ -30,7 +30,7 @@ STREAM: Final = post(
     ).encode(),
 )
 PULSE: Final = b"GET /health HTTP/1.1\r\nHost: hubgate\r\n\r\n"
-PAUSE: Final = 0.15  # seconds between two streams: 600 requests a minute are allowed
+PAUSE: Final = 0.1  # seconds between two streams: 600 requests a minute are allowed
 BEAT: Final = 0.005  # seconds between two pulses
 ENOUGH: Final = 240.0  # seconds after which nothing is awaited any more
 
@@ -55,7 +55,7 @@ class Victim:
         self._harm = Harm()
         self._stopped = threading.Event()
         self._ended = threading.Condition()
-        self._streams = 0  # begun so far
+        self._begun = self._over = 0  # streams so far
         self._threads = [threading.Thread(target=one) for one in (self._stream_on, self._beat_on)]
 
     @contextmanager
@@ -73,7 +73,6 @@ class Victim:
     @contextmanager
     def watched(self) -> Iterator[Harm]:
         """Note what happens inside, until a stream that began after it has ended."""
-        self._next_stream()  # what came before is over
         harm = self._harm = Harm()
         yield harm
         self._next_stream()
@@ -95,13 +94,15 @@ class Victim:
     def _next_stream(self) -> None:
         """Wait until a stream that has not begun yet is over."""
         with self._ended:
-            wanted = self._streams + 2  # the one under way counts too
-            if not self._ended.wait_for(lambda: self._streams >= wanted or self._stopped.is_set(), ENOUGH):
+            wanted = self._begun + 1
+            if not self._ended.wait_for(lambda: self._over >= wanted or self._stopped.is_set(), ENOUGH):
                 raise AssertionError(f"the victim waited {ENOUGH:g} s in vain")
 
     def _stream_on(self) -> None:
         while not self._stopped.wait(PAUSE):
-            harm, begun = self._harm, time.monotonic()
+            with self._ended:
+                self._begun += 1
+                harm, begun = self._harm, time.monotonic()
             try:
                 fault = self._stream(harm)
             except OSError as error:
@@ -112,7 +113,7 @@ class Victim:
             else:
                 harm.streams += 1
             with self._ended:
-                self._streams += 1
+                self._over += 1
                 self._ended.notify_all()
 
     def _stream(self, harm: Harm) -> str | None:
