@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.e2e.product import started
 from tests.hostile.catalogue import CATALOGUE
-from tests.hostile.stage import REPORT, staged, table
+from tests.hostile.stage import REPORT, by_row, staged, table
 
 
 def main() -> int:
@@ -24,7 +24,8 @@ def main() -> int:
             failures = stage.play(attack).failures(attack, stage.limit)
             failed += bool(failures)
             print(attack.id, *failures, sep="\n    ", flush=True)
-    print(table(json.loads(REPORT.read_text(encoding="utf-8"))))
+    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    print(table(report), by_row(report), sep="\n\n")
     return 1 if failed else 0
 
 

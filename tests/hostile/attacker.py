@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 from tests.hostile.attack import Attack
@@ -17,25 +18,36 @@ Answers = Counter[int]
 """Status → how many requests were answered with it; `SILENCE` where a connection ended without an answer."""
 
 
-def play(attack_id: str, port: int, token: str, shas: Sequence[str]) -> Answers:
+@dataclass(frozen=True, slots=True)
+class Attacker:
+    """Who plays, and where from: bounds for one address or one caller meet nobody else."""
+
+    address: str
+    token: str
+    port: int  # of the proxy
+    shas: Sequence[str]  # of what was made at the demo Hub for this
+
+
+def play(attack_id: str, who: Attacker) -> Answers:
     """Send all requests of an attack, so many at once, and leave when its time is over."""
-    return asyncio.run(_play(BY_ID[attack_id], port, token, shas))
+    return asyncio.run(_play(BY_ID[attack_id], who))
 
 
-async def _play(attack: Attack, port: int, token: str, shas: Sequence[str]) -> Answers:
-    senders, seen = (Sender(token, number, shas) for number in range(attack.count)), list[int]()
-    lanes = [_lane(attack, port, senders, seen) for _ in range(min(attack.at_once, attack.count))]
+async def _play(attack: Attack, who: Attacker) -> Answers:
+    seen: list[int] = []
+    senders = (Sender(who.token, number, who.shas) for number in range(attack.count))
+    lanes = [_lane(attack, who, senders, seen) for _ in range(min(attack.at_once, attack.count))]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(attack.seconds):
             await asyncio.gather(*lanes)
     return Counter(seen)
 
 
-async def _lane(attack: Attack, port: int, senders: Iterator[Sender], seen: list[int]) -> None:
+async def _lane(attack: Attack, who: Attacker, senders: Iterator[Sender], seen: list[int]) -> None:
     """Take the next request while there is one: a connection each."""
     for sender in senders:
         try:
-            wire = await Wire.to(port, receives=attack.receives)
+            wire = await Wire.to(who.port, who.address, attack.receives)
         except OSError:
             seen.append(SILENCE)
             continue

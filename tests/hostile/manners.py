@@ -7,8 +7,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-SOURCE: Final = "127.0.0.2"
-"""The attacker's address, so that bounds for one address do not meet the victim."""
 SILENCE: Final = 0
 """Stands for the status of a request that got no answer."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
@@ -22,14 +20,14 @@ class Wire:
         self._writer = writer
 
     @classmethod
-    async def to(cls, port: int, *, receives: int = 0) -> "Wire":
-        """Connect; `receives` is the size of the receive buffer in bytes, 0 the system's."""
+    async def to(cls, port: int, source: str, receives: int) -> "Wire":
+        """Connect from an address; `receives` is the size of the receive buffer in bytes, 0 the system's."""
         made = socket.socket()
         if receives:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
         made.setblocking(False)  # noqa: FBT003 - its name says it
         try:
-            made.bind((SOURCE, 0))
+            made.bind((source, 0))
             await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
             return cls(*await asyncio.open_connection(sock=made, limit=receives or 65536))
         except BaseException:

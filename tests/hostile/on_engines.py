@@ -24,8 +24,8 @@ def _sequences() -> Iterator[Attack]:
     row = "sequences"
     crowd: dict[str, Any] = {"count": 64, "at_once": 64, "seconds": 15}
     many = {
-        "n": (SEEN, completion(n=8, **ENDLESS)),
-        "n-of-chat": (SEEN, chat(n=8, **ENDLESS)),
+        "n": (SEEN, completion(n=8, temperature=1, **ENDLESS)),
+        "n-of-chat": (SEEN, chat(n=8, temperature=1, **ENDLESS)),
         "prompts": (SEEN, completion(prompt=["a"] * 8, **ENDLESS)),
     }
     for name, (source, make) in many.items():
@@ -103,7 +103,7 @@ def _rules(depth: int, count: int = 99) -> str:
 
 def _grammars() -> Iterator[Attack]:
     """What a compiler of grammars expands, or what it cannot read."""
-    nested_schema: dict[str, Any] = {"type": "string", "pattern": f"^{_counts('a', 5)}$"}
+    nested_schema: dict[str, Any] = {"type": "string", "pattern": f"^{_counts('a{0,99}', 4)}$"}
     nested_arrays: dict[str, Any] = {"type": "string", "maxLength": 99}
     for _ in range(5):
         nested_arrays = {"type": "array", "items": nested_arrays, "minItems": 9, "maxItems": 99}
@@ -113,7 +113,7 @@ def _grammars() -> Iterator[Attack]:
     tree = {"$defs": {"t": {"type": "object", "properties": dict.fromkeys("abcdefgh", either)}}, **either}
     long = {"type": "string", "minLength": 10, "maxLength": 65_000}
     repeated: dict[str, tuple[str, dict[str, Any]]] = {
-        "regex": (SEEN, {"regex": _counts("a", 5)}),
+        "regex": (SEEN, {"regex": _counts("a{0,99}", 4)}),
         "regex-many": (SEEN, {"regex": lambda n: _counts(f"[a-z]{{1,{n + 2}}}", 4)}),
         "grammar": (SEEN, {"grammar": _rules(6)}),
         "pattern": (SEEN, {"json": nested_schema}),
@@ -184,7 +184,7 @@ def _structured(
 
     return Attack(
         id=name, source=source, make=completion(structured_outputs=outputs, max_tokens=16),
-        count=count, at_once=at_once, seconds=6 if quick else 12, quick=quick,
+        count=count, at_once=at_once, seconds=25, quick=quick,
     )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def _readers() -> Iterator[Attack]:
     )
     yield Attack(
         id=f"{row}:compiling", source=SEEN, manner=left, count=40, at_once=4,
-        make=completion(structured_outputs={"regex": _counts("b", 4)}),
+        make=completion(structured_outputs={"regex": _counts("b{0,99}", 3)}),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import psutil
 
 from tests.e2e.product import Product, until
 from tests.hostile.attack import Attack
-from tests.hostile.attacker import Answers, elsewhere, play
+from tests.hostile.attacker import Answers, Attacker, elsewhere, play
 from tests.hostile.catalogue import CATALOGUE
 from tests.hostile.requests import BASE
 from tests.hostile.victim import Harm, Victim
@@ -54,18 +54,18 @@ class Stage:
         self._product = product
         self._victim = victim
         self._attackers = attackers
-        self._report: dict[str, Mapping[str, Any]] = {}
+        self._report: dict[str, dict[str, Any]] = {}
         self.usual = victim.usual()
         self.limit = 10 * (1 + 2 * self.usual)  # ten times what a first token may take
 
     def play(self, attack: Attack) -> Outcome:
         """Play an attack, and wait until the victim has had a stream after it."""
         shas = [self._switch(name, fields).get("sha", "") for name, fields in attack.switches]
-        token = self._caller(f"mallory_{CATALOGUE.index(attack)}")
+        attacker = self._attacker(CATALOGUE.index(attack), shas)
         before = alive(self._product)
         try:
             with self._victim.watched() as harm:
-                playing = self._attackers.submit(play, attack.id, self._product.ports.proxy, token, shas)
+                playing = self._attackers.submit(play, attack.id, attacker)
                 answers = playing.result(attack.seconds + GRACE)
         finally:
             if attack.switches:
@@ -87,11 +87,12 @@ class Stage:
             return self._product.complete(BASE, "hf_demo_bob").status_code == 200
         return False
 
-    def _caller(self, name: str) -> str:
-        """A new user who may read the base; gives their token."""
+    def _attacker(self, number: int, shas: list[str]) -> Attacker:
+        """A new user who may read the base, at an address of their own."""
+        name, address = f"mallory_{number}", f"127.1.{number // 250}.{number % 250 + 1}"
         token = str(self._switch("user", {"user": name})["token"])
         self._switch("gate", {"repo": BASE, "user": name, "access": "accepted"})
-        return token
+        return Attacker(address, token, self._product.ports.proxy, shas)
 
     def _switch(self, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         address = f"http://127.0.0.1:{self._product.ports.files}/_demo/{name}"
@@ -137,12 +138,30 @@ def staged(product: Product) -> Iterator[Stage]:
         yield Stage(product, victim, attackers)
 
 
-def table(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each attack: what it was answered, and what it did."""
-    shown = ("proxy_work_ms", "pulse_ms", "first_token_ms")
-    lines = [f"{'attack':40} {' '.join(f'{name:>14}' for name in shown)}  answers; failures"]
+Report = Mapping[str, Mapping[str, Any]]
+"""Attack → its figures, as in `REPORT`."""
+FIGURES: Final = ("proxy_work_ms", "pulse_ms", "first_token_ms")
+
+
+def table(report: Report) -> str:
+    """A line for each attack: what it did, what it was answered, and what should not have been."""
+    lines = [_line("attack", dict(zip(FIGURES, FIGURES, strict=True)), "answers; failures")]
     for name, one in report.items():
         answers = " ".join(f"{status}: {times}" for status, times in one["answers"].items())
-        figures = " ".join(f"{one[key]:14}" for key in shown)
-        lines.append(f"{name:40} {figures}  {'; '.join([answers, *one['failures']])}")
+        lines.append(_line(name, one, "; ".join([answers, *one["failures"]])))
     return "\n".join(lines)
+
+
+def by_row(report: Report) -> str:
+    """A line for each row of docs/isolation.md: the most of all its attacks."""
+    lines = []
+    for row in dict.fromkeys(name.partition(":")[0] for name in report):
+        ones = [one for name, one in report.items() if name.partition(":")[0] == row]
+        most = {figure: max(one[figure] for one in ones) for figure in FIGURES}
+        failed = sum(bool(one["failures"]) for one in ones)
+        lines.append(_line(row, most, f"{failed} of {len(ones)} failed"))
+    return "\n".join(lines)
+
+
+def _line(name: str, figures: Mapping[str, Any], more: str) -> str:
+    return f"{name:40} {' '.join(f'{figures[key]:>14}' for key in FIGURES)}  {more}"
