@@ -25,6 +25,7 @@ from tests.hostile.requests import (
 
 MEGABYTE: Final = 1_000_000
 LARGE: Final = 33 * MEGABYTE
+LARGEST: Final = 1 << 25  # `request.max_body_bytes`, a sixteenth of `request.max_buffered_bytes`
 SEEN: Final = "seen on this project"
 BAD: Final = frozenset({400, 413, 429})
 GONE: Final = REFUSED | {408, SILENCE}
@@ -209,7 +210,7 @@ def _memory() -> Iterator[Attack]:
     row = "body-memory"
     common: dict[str, Any] = {"source": SEEN, "statuses": GONE}
     yield Attack(
-        id=f"{row}:unfinished", make=_begun(33_000_000, 32_900_000), manner=waiting, count=17, at_once=17,
+        id=f"{row}:unfinished", make=_begun(LARGEST, LARGEST - 1), manner=waiting, count=17, at_once=17,
         seconds=20, **common,
     )  # fmt: skip
     yield Attack(
