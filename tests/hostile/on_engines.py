@@ -184,7 +184,7 @@ def _structured(
 
     return Attack(
         id=name, source=source, make=completion(structured_outputs=outputs, max_tokens=16),
-        count=count, at_once=at_once, seconds=25, quick=quick,
+        count=count, at_once=at_once, seconds=90, quick=quick,
     )  # fmt: skip
 
 
