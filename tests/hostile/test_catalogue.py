@@ -21,7 +21,7 @@ def stage(product: Product) -> Iterator[Stage]:
 
 
 def of(attacks: Iterator[Attack]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("attack", map(_case, attacks))
+    return pytest.mark.parametrize("attack", [_case(attack) for attack in attacks])
 
 
 def _case(attack: Attack) -> ParameterSet:
