@@ -51,7 +51,4 @@ KNOWN: Final[Mapping[str, str]] = {
     "sequences:n-of-chat": "the same",
     "sequences:prompts": "the same",
     "logprobs:chat": "the cost of log-probabilities is not counted yet: others wait 20 s for a first token",
-    "grammar-shapes:no-object": "502 instead of 400",
-    "grammar-shapes:empty-schema": "502 instead of 400",
-    "grammar-shapes:choices": "502: a thousand choices pass the proxy, three hundred the engine",
 }
