@@ -29,6 +29,8 @@ Pieces = tuple[bytes | memoryview, ...]  # of one text, in their order
 
 MAX_DEPTH: Final = 100  # levels; Python's own limit shows at 970, and no request comes near
 MAX_NUMBER: Final = 100  # characters of a number; 64 bits have 20, and no one writes more than 40
+LONG_NUMBER: Final = 25  # more than those of any double as Python and JavaScript write it
+MAX_LONG_NUMBERS: Final = 10_000  # each takes as long to convert as ten others
 # What is left for the parser. Until it is done nothing else is served: some 10 ms at most.
 MAX_VALUES: Final = 50_000
 MAX_LEFT: Final = 2 * 1024 * 1024  # bytes
@@ -53,6 +55,7 @@ _CUT: Final = re.compile(rb"[^\\]{5}(?![\x80-\xbf]|\\u[dD][c-fC-F])")
 _SPACE: Final = b" \t\r\n"
 _NUMERIC: Final = bytes(ord("0") if byte in b"0123456789+-.eE" else byte for byte in range(256))
 _TOO_LONG: Final = b"0" * (MAX_NUMBER + 1)
+_LONG: Final = b"0" * LONG_NUMBER
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 _text: Final = msgspec.json.Decoder(str).decode
@@ -88,6 +91,7 @@ class LargeBody:
         self._digits = 0  # characters of a number that the last block ended with
         self._values = 0
         self._strings = 0
+        self._long_numbers = 0
 
     def __len__(self) -> int:
         return self._size
@@ -186,6 +190,10 @@ class LargeBody:
         if _TOO_LONG in numeric:
             return _denied(f"A number in the body may have {MAX_NUMBER} characters at most")
         self._digits = len(numeric) - len(numeric.rstrip(b"0"))
+        self._long_numbers += numeric.count(_LONG)
+        if self._long_numbers > MAX_LONG_NUMBERS:
+            most = f"{MAX_LONG_NUMBERS} numbers of {LONG_NUMBER} characters or more"
+            return _denied(f"The body may hold {most} at most", large=True)
         self._values += opened + outside.count(b",")  # each value but the first follows one of these
         if self._values > MAX_VALUES or self._strings > 2 * MAX_VALUES:  # and may have a name
             most = f"The body may hold {MAX_VALUES} values at most, of a long list of token ids only a few"

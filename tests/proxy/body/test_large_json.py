@@ -472,3 +472,31 @@ def test_no_body_is_read_in_two_ways(
         what = data.draw(st.sampled_from(NASTY) | st.just(raw[place : place + 50]))
         raw = raw[:place] + what + raw[place + gone :]
     both(path, raw, sizes, SMALL)
+
+
+@each(
+    ("filler", "number", "told"),
+    [
+        (b"0.5,", b"0." + b"7" * 36, "10000 numbers"),
+        (b"", b"0." + b"7" * 36, "10000 numbers"),
+        (b"", b"-1.7976931348623157e+308", "50000 values"),
+        (b"", b"-17", "50000 values"),
+        (b"", b"9" * 101, "100 characters"),
+    ],
+)
+def test_numbers_are_bounded_as_they_come(filler: bytes, number: bytes, told: str) -> None:
+    """By how many there are, by how many are long, and by how long one is; before one is converted."""
+    raw = b'{"model":"a/b","messages":[' + filler + (number + b",") * 60_000
+    found = scanned(raw)
+    assert isinstance(found, Denied)
+    assert told in found.message
+
+
+def test_texts_may_hold_what_numbers_may_not() -> None:
+    """Inside of a string neither digits nor brackets nor commas count."""
+    text = "9" * 5_000 + "[" * 5_000 + "1.5," * 60_000 + "{" * 200
+    for path, body in (
+        (CHAT, user({"type": "text", "text": text})),
+        (PLAIN, {"model": "a/b", "prompt": text}),
+    ):
+        assert both(path, json.dumps(body).encode())[0] == "a/b"
