@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from hubgate.proxy.body import strict_json
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.fields.shapes import Token
 from hubgate.proxy.frozen_struct import FrozenStruct
@@ -30,7 +31,8 @@ Pieces = tuple[bytes | memoryview, ...]  # of one text, in their order
 MAX_DEPTH: Final = 100  # levels; Python's own limit shows at 970, and no request comes near
 MAX_NUMBER: Final = 100  # characters of a number; 64 bits have 20, and no one writes more than 40
 LONG_NUMBER: Final = 25  # more than those of any double as Python and JavaScript write it
-MAX_LONG_NUMBERS: Final = 10_000  # each takes as long to convert as ten others
+MAX_ODD_NUMBERS: Final = 10_000  # long ones, or with an exponent: each takes as long to convert as ten others
+FEW_EXPONENTS: Final = 100  # that any parser may convert
 # What is left for the parser. Until it is done nothing else is served: some 10 ms at most.
 MAX_VALUES: Final = 50_000
 MAX_LEFT: Final = 2 * 1024 * 1024  # bytes
@@ -56,11 +58,14 @@ _SPACE: Final = b" \t\r\n"
 _NUMERIC: Final = bytes(ord("0") if byte in b"0123456789+-.eE" else byte for byte in range(256))
 _TOO_LONG: Final = b"0" * (MAX_NUMBER + 1)
 _LONG: Final = b"0" * LONG_NUMBER
+SHAPES: Final = bytes(  # every digit to 0, and one letter for exponents
+    ord("0") if byte in b"0123456789" else ord("e") if byte == ord("E") else byte for byte in range(256)
+)
+EXPONENT: Final = b"0e"
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 _text: Final = msgspec.json.Decoder(str).decode
 _numbers: Final = msgspec.json.Decoder(list[Token]).decode
-_decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -91,7 +96,7 @@ class LargeBody:
         self._digits = 0  # characters of a number that the last block ended with
         self._values = 0
         self._strings = 0
-        self._long_numbers = 0
+        self._odd_numbers = 0
 
     def __len__(self) -> int:
         return self._size
@@ -99,16 +104,28 @@ class LargeBody:
     def add(self, part: bytes) -> Denied | None:
         """Take the next bytes of the body. What is returned is why nothing more is worth reading."""
         self._size += len(part)
+        room = self._block - self._fresh_size
+        while len(part) >= room:
+            self._fresh.append(part[:room])
+            part, room = part[room:], self._block
+            if refused := self._look():
+                self._fresh.append(part)
+                return refused
         if self._fresh and len(self._fresh[-1]) < PIECE:
             self._fresh[-1] += part
-        else:
+        elif part:
             self._fresh.append(part)
         self._fresh_size += len(part)
-        return self._look() if self._fresh_size >= self._block else None
+        return None
 
     def end(self) -> Denied | None:
         """Say that this was all; as `add`."""
         return self._look() if self.scanned and self._fresh else None
+
+    @property
+    def has_odd_numbers(self) -> bool:
+        """Whether many numbers take long to convert."""
+        return self._odd_numbers > FEW_EXPONENTS
 
     @property
     def parsable(self) -> bool:
@@ -167,7 +184,7 @@ class LargeBody:
             pieces = self.restored(json, spans)
             if size > MAX_LEFT or values > MAX_VALUES or pieces is None:
                 return None
-            body[name] = _decode(b"".join(pieces))
+            body[name] = strict_json.decode(b"".join(pieces).decode(), long_numbers=False)
         return rest
 
     def _between_marks(self, json: bytes) -> list[bytes]:
@@ -182,6 +199,8 @@ class LargeBody:
         self._fresh_size = 0
         self.scanned = True
         outside = self._walk(block)
+        if outside is None:
+            return not_json()
         opened = outside.count(b"[") + outside.count(b"{")
         if self._depth + opened > MAX_DEPTH and self._deepest(outside) > MAX_DEPTH:
             return _denied(f"The body may be nested {MAX_DEPTH} levels deep at most")
@@ -190,9 +209,9 @@ class LargeBody:
         if _TOO_LONG in numeric:
             return _denied(f"A number in the body may have {MAX_NUMBER} characters at most")
         self._digits = len(numeric) - len(numeric.rstrip(b"0"))
-        self._long_numbers += numeric.count(_LONG)
-        if self._long_numbers > MAX_LONG_NUMBERS:
-            most = f"{MAX_LONG_NUMBERS} numbers of {LONG_NUMBER} characters or more"
+        self._odd_numbers += numeric.count(_LONG) + outside.translate(SHAPES).count(EXPONENT)
+        if self._odd_numbers > MAX_ODD_NUMBERS:
+            most = f"{MAX_ODD_NUMBERS} numbers with an exponent, or of {LONG_NUMBER} characters or more"
             return _denied(f"The body may hold {most} at most", large=True)
         self._values += opened + outside.count(b",")  # each value but the first follows one of these
         if self._values > MAX_VALUES or self._strings > 2 * MAX_VALUES:  # and may have a name
@@ -203,8 +222,11 @@ class LargeBody:
             return _denied(most, large=True)
         return None
 
-    def _walk(self, block: bytes) -> bytes:
-        """Cut the block's spans out, and give what stands outside of strings, a quote for each of those."""
+    def _walk(self, block: bytes) -> bytes | None:
+        """Cut the block's spans out, and give what stands outside of strings, a quote for each of those.
+
+        `None` where nothing stands between two strings: that is no JSON, and would take longest.
+        """
         outside: list[bytes] = [b""] if self._in_string else []
         size = len(block)
         at = 1 if self._escaped else 0
@@ -223,6 +245,9 @@ class LargeBody:
                 end = block.find(b'"', at)
                 if end < 0:
                     end = size
+                if end == at and at > 0:
+                    self._leave(block[done:])
+                    return None
                 done = self._cut_numbers(block, at, end, done, outside)
                 self._in_string = end < size
             at = end + 1
@@ -314,13 +339,18 @@ class LargeBody:
         return deepest
 
 
-def refusal(raw: bytes, *, long_numbers: bool) -> Denied | None:
-    """Why a small body is not parsed, if so. `long_numbers`: nineteen digits stand in a row somewhere."""
-    if not long_numbers and raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+def refusal(raw: bytes, *, odd_numbers: bool) -> Denied | None:
+    """Why a small body is not parsed, if so. `odd_numbers`: some may be too long, or too many too odd."""
+    if not odd_numbers and raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return None
     body = LargeBody()
     body.scanned = True
     return body.add(raw) or body.end()
+
+
+def not_json() -> Denied:
+    """The refusal of bytes that no parser takes."""
+    return Denied("invalid_request", "The body is not JSON (RFC 8259, UTF-8).")
 
 
 def _denied(message: str, *, large: bool = False) -> Denied:

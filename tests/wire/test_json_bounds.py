@@ -110,3 +110,12 @@ def test_it_does_not_recurse(text: bytes) -> None:
         return deep(left - 1) if left else is_excessive(text)
 
     deep(sys.getrecursionlimit() - len(inspect.stack(0)) - 20)
+
+
+def test_many_numbers_that_take_long_to_convert() -> None:
+    """A thousand are enough for any configuration; a megabyte of them took a second and a half."""
+    few = b'{"base":"a/b","x":[' + b"1e308," * 999 + b"0]}"
+    assert not is_excessive(few)
+    assert not is_excessive(b'{"x":["' + b'0e1","' * 5_000 + b'"]}')
+    for number in (b"1e308,", b" -5.0E-324 ,", b"\n2.5e-300\n,"):
+        assert is_excessive(b'{"x":[' + number * 1_002 + b"0]}")
