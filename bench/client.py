@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Final, cast
 
+from bench.messages import LAST_CHUNK
+
 _LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
-_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
 
 class LoadError(Exception):
@@ -20,7 +21,7 @@ def complete(data: bytes) -> bool:
     if end < 0:
         return False
     length = _LENGTH.search(data, 0, end + 2)
-    return len(data) >= end + 4 + int(length[1]) if length else data.endswith(_LAST_CHUNK)
+    return len(data) >= end + 4 + int(length[1]) if length else data.endswith(LAST_CHUNK)
 
 
 class Client(asyncio.Protocol):
@@ -74,6 +75,10 @@ class Caller(Client):
         self._send()
         await self.ended
 
+    def stop(self) -> None:
+        """Let the request that is under way be the last."""
+        self._deadline = 0.0
+
     def data_received(self, data: bytes) -> None:
         self._buffer = buffer = self._buffer + data if self._buffer else data
         if not complete(buffer):
@@ -108,6 +113,15 @@ class Listener(Client):
         self._tail = b""
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reads: list[tuple[int, bytes]] = []
+        self._more: asyncio.Future[None] | None = None
+
+    async def more(self) -> None:
+        """Wait for the next read of a stream that goes on. Raises `LoadError` if it does not."""
+        self._more = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._more, self.ended), return_when=asyncio.FIRST_COMPLETED)
+        if self.ended.done():
+            self.ended.result()
+            raise LoadError("a stream that should have gone on has ended")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -115,14 +129,16 @@ class Listener(Client):
 
     def data_received(self, data: bytes) -> None:
         self.reads.append((time.monotonic_ns(), data))
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
         if not self.started.done():
             seen = b"".join(read for _, read in self.reads)
             if len(seen) > 12 and seen[9:12] != b"200":
                 self._fail(f"the answer was {seen[:600]!r}")
             elif b"data: " in seen:
                 self.started.set_result(None)
-        self._tail = (self._tail + data)[-len(_LAST_CHUNK) :]
-        if self._tail == _LAST_CHUNK and not self.ended.done():
+        self._tail = (self._tail + data)[-len(LAST_CHUNK) :]
+        if self._tail == LAST_CHUNK and not self.ended.done():
             self.ended.set_result(None)
 
     def _fail(self, why: str) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from bench.messages import LOCAL
 from bench.process import Child, StartError, free_port, running, until_listening
-from bench.surroundings import ALICE, Address
+from bench.surroundings import ALICE, BOB, Address
 from hubgate.runtime import child_python
 
 CONFIGS: Final = Path(__file__).with_name("configs")
@@ -34,11 +34,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contender that listens. `token` is what its callers send."""
+    """A contender that listens. `token` is what its callers send, `other_token` another caller."""
 
     port: int
     child: Child
     token: str | None = None
+    other_token: str | None = None
 
 
 Start = Callable[[Place], AbstractAsyncContextManager[Running]]
@@ -110,7 +111,7 @@ async def _hubgate(place: Place) -> AsyncIterator[Running]:
         async with running("hubgate", *command, folder=place.folder) as child:
             await until_listening(child, port)
             await _until_ready(child, admin)
-            yield Running(port, child, ALICE)
+            yield Running(port, child, ALICE, BOB)
 
 
 def _settings(folder: Path, address: Address, port: int, admin: int) -> dict[str, object]:

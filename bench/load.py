@@ -5,19 +5,22 @@ Exit code 1 and a line on stderr if any answer was not what it had to be.
 
 import asyncio
 import itertools
+import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import uvloop
 
 from bench import stream
+from bench.attacker import AttackOrder, attacker
+from bench.attacks import SECONDS as ATTACK_SECONDS
 from bench.client import Caller, Client, Listener, LoadError
 from bench.gauge import cpu_seconds, rss_bytes
 from bench.messages import LOCAL, MODEL, chat, post
@@ -26,9 +29,10 @@ from hubgate.runtime import child_python
 ROOT = Path(__file__).parents[1]
 BURST = 100  # connections that are opened at once; listen backlogs are short
 PATIENCE = 120.0  # seconds that the last answers may take after the time that was planned
+STALLED = 10.0  # seconds after an attack; whoever still waits then has waited long enough to say so
+ENDLESS = 10_000  # events of a stream that goes on beside an attack, 50 a second
 
-
-Kind = Literal["call", "stream", "hold"]
+Kind = Literal["call", "stream", "hold", "attacked"]
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -52,6 +56,8 @@ class Order(msgspec.Struct, kw_only=True):
     timed: bool = False  # whether to look how long events were under way
     marker: str = "finish_reason"  # what stands in every good answer
     core: int | None = None  # to stay on
+    attack: str = ""  # the name of what another caller does
+    attacker: str | None = None  # that one's token
 
 
 class Seen(msgspec.Struct, kw_only=True):
@@ -99,7 +105,8 @@ async def generate(order: Order) -> Seen:
 
 async def run(order: Order) -> Seen:
     """Follow one order. Raises `LoadError`, `OSError`."""
-    return await {"call": _call, "stream": _stream, "hold": _hold}[order.kind](order)
+    kinds = {"call": _call, "stream": _stream, "hold": _hold, "attacked": _attacked}
+    return await kinds[order.kind](order)
 
 
 async def _call(order: Order) -> Seen:
@@ -180,6 +187,47 @@ async def _hold(order: Order) -> Seen:
         if any(listener.ended.done() for listener in listeners):
             raise LoadError("a stream that should have idled has ended")
     return seen
+
+
+async def _attacked(order: Order) -> Seen:
+    """One caller's requests and stream while another caller attacks.
+
+    `p50` is of the requests before; `worst` is the longest that an answer or an event took since.
+    """
+    caller = Caller(itertools.repeat(post(chat(), order.tokens[0])), order.marker.encode())
+    listener = Listener(post(chat(events=ENDLESS), order.tokens[0]))
+    attack = AttackOrder(attack=order.attack, port=order.port, token=order.attacker)
+    async with (
+        asyncio.timeout(PATIENCE),
+        attacker(attack) as other,
+        _connected(order, [listener, caller], wait=True),
+    ):
+        await _until([caller], order.warm)
+        await _until([caller], order.seconds)
+        seen = Seen(requests=len(caller.times), p50=percentile(caller.times, 0.5))
+        caller.times.clear()
+        before, begun = len(stream.delays(listener.reads)), time.monotonic()
+        try:
+            async with asyncio.timeout(ATTACK_SECONDS + STALLED):
+                await _meanwhile(caller, listener, other.attack())
+        except TimeoutError:
+            seen.worst = time.monotonic() - begun
+            return seen
+    delays = stream.delays(listener.reads)[before:]
+    seen.events, seen.worst = len(delays), max(*caller.times, *delays)
+    return seen
+
+
+async def _meanwhile(caller: Caller, listener: Listener, attack: Coroutine[Any, Any, None]) -> None:
+    """Go on until the attack is over, and what was under way then has come."""
+    attacking = asyncio.ensure_future(attack)
+    attacking.add_done_callback(lambda _: caller.stop())
+    try:
+        await caller.go(math.inf)
+        await attacking
+        await listener.more()
+    finally:
+        attacking.cancel()
 
 
 @asynccontextmanager

@@ -1,8 +1,11 @@
 """What is measured, and how: each measure gives the values of one or more rows of the table."""
 
 import asyncio
+import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from bench import cold
+from bench.attacks import ATTACKS, Attack
+from bench.client import LoadError
 from bench.contenders import DIRECT, Contender, Running
 from bench.gauge import pin
 from bench.load import Kind, Order, Seen, generate
+from bench.process import Child
 from bench.rows import Row
 from bench.surroundings import stranger
 
@@ -20,6 +26,7 @@ MB: Final = 1_000_000
 BODY: Final = 20 * MB
 IDLE_STREAMS: Final = 5000
 COLD: Final = 100  # new tokens in each round
+CATALOGUE: Final = 110.0  # seconds after which no further attack is begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,57 @@ async def _cold_adapter(_: Subject) -> Mapping[str, float]:
             return cold.summary(await cold.measure(site))
 
 
+async def _attacks(subject: Subject) -> Mapping[str, float]:
+    """The catalogue, until the contender dies of it: whoever is dead keeps others waiting for ever."""
+    found: dict[str, float] = {}
+    usual: list[float] = []
+    deadline = time.monotonic() + CATALOGUE
+    for attack in ATTACKS:
+        if time.monotonic() > deadline:
+            break
+        pids = subject.running.child.pids()
+        try:
+            seen = await subject.load(
+                "attacked", attack=attack.name, attacker=subject.running.other_token, seconds=0.5
+            )
+        except LoadError as error:
+            if not await _died(subject.running.child, pids):
+                raise LoadError(f"{attack.name}: {error}") from None
+            found[_attack_key(attack)] = math.inf
+            break
+        found[_attack_key(attack)] = seen.worst * 1e3
+        usual.append(seen.p50 * 1e3)
+    if usual:
+        found["attack_usual"] = statistics.median(usual)
+    return found
+
+
+async def _died(child: Child, pids: Collection[int]) -> bool:
+    """Whether it, or a process that it had, ends within a second."""
+    for _ in range(20):
+        if child.process.returncode is not None or not set(pids) <= set(child.pids()):
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+def _attack_key(attack: Attack) -> str:
+    return f"attack_{attack.name.replace(' ', '_')}"
+
+
+_BY_ATTACK: Final = tuple(
+    (
+        attack.name,
+        Row(
+            _attack_key(attack),
+            f"while it {attack.does}",
+            "ms",
+            "the longest that an answer or an event of another caller's took",
+        ),
+    )
+    for attack in ATTACKS
+)
+
 MEASURES: Final = (
     Measure(
         "json",
@@ -253,6 +311,23 @@ MEASURES: Final = (
         _body,
         slow=False,
         direct=True,
+    ),
+    Measure(
+        "attacks",
+        (
+            Row(
+                "attacked",
+                "longest wait of others while one caller attacks",
+                "ms",
+                "the largest of the rows below, and the name of that attack; each three times, 5 s at most; "
+                "`died` if a process of the contender ended",
+                worst_of=_BY_ATTACK,
+            ),
+            Row("attack_usual", "their usual wait, p50", "ms", "of the same requests before each attack"),
+            *(row for _, row in _BY_ATTACK),
+        ),
+        _attacks,
+        once=True,
     ),
     Measure(
         "cold",

@@ -35,10 +35,12 @@ def chat(
     return json.dumps(body, separators=(",", ":")).encode()  # as the SDKs write
 
 
-def post(body: bytes, token: str | None = None, headers: Mapping[str, str] = NOTHING) -> bytes:
+def post(
+    body: bytes, token: str | None = None, headers: Mapping[str, str] = NOTHING, path: str = PATH
+) -> bytes:
     """The whole request."""
     lines = [
-        f"POST {PATH} HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         f"Host: {LOCAL}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
@@ -90,4 +92,6 @@ def event(sent: int) -> bytes:
     return _chunk(f'data: {{{kind},"choices":[{delta}]}}\n\n'.encode())
 
 
+LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+"""How every chunked body ends, here: without trailers."""
 STREAM_END: Final = _chunk(b"data: [DONE]\n\n") + _chunk(b"")

@@ -13,3 +13,5 @@ class Row:
     about: str
     added: bool = False
     """Whether what the same round measured without any proxy is taken off."""
+    worst_of: tuple[tuple[str, "Row"], ...] = ()
+    """Rows of which it is the largest, whose name is shown with it; they are measured, and it is not."""

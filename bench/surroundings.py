@@ -19,6 +19,7 @@ from tests.fakes.engine import RawEngine
 from tests.fakes.keyring import Keyring
 
 ALICE = "hf_demo_alice"
+BOB = "hf_demo_bob"
 STRANGERS = 5000  # tokens of alice's that the proxy has not seen
 
 

@@ -12,10 +12,11 @@ from typing import Final, cast
 import click
 import uvloop
 
-from bench.messages import ANSWER, LOCAL, MODELS, STREAM_END, STREAM_HEAD, event
+from bench.messages import ANSWER, LAST_CHUNK, LOCAL, MODELS, STREAM_END, STREAM_HEAD, event
 
 LARGE: Final = 256 * 1024  # bytes; of a larger body only the length is kept
 _LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
+_CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _EVENTS: Final = re.compile(rb'"max_tokens": ?(\d+)')
 _STREAM: Final = re.compile(rb'"stream": ?true')
 _HOLD: Final = re.compile(rb'"user": ?"hold"')
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._ticker = ticker
         self._buffer = b""
         self._skip = 0
+        self._tail: bytes | None = None  # of a chunked body under way, of which nothing else is kept
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
@@ -75,12 +77,21 @@ class Connection(asyncio.Protocol):
             self._skip -= len(data)
             if self._skip == 0:
                 self._transport.write(ANSWER)
-            return
-        self._buffer = buffer = self._buffer + data
-        end = buffer.find(b"\r\n\r\n") + 4
-        if end < 4:
-            return
+        elif self._tail is not None:
+            self._skip_chunks(data)
+        else:
+            self._buffer = buffer = self._buffer + data
+            end = buffer.find(b"\r\n\r\n") + 4
+            if end >= 4:
+                self._take(buffer, end)
+
+    def _take(self, buffer: bytes, end: int) -> None:
+        """Answer the request whose head ends there, if all of it is there."""
         length = _LENGTH.search(buffer, 0, end)
+        if length is None and _CHUNKED.search(buffer, 0, end):
+            self._tail, self._buffer = b"", b""
+            self._skip_chunks(buffer[end - 2 :])
+            return
         missing = end + int(length[1] if length else 0) - len(buffer)
         if missing > 0:
             if missing > LARGE:
@@ -88,6 +99,12 @@ class Connection(asyncio.Protocol):
             return
         self._buffer = b""
         self._respond(buffer, end)
+
+    def _skip_chunks(self, data: bytes) -> None:
+        self._tail = (self._tail or b"")[-len(LAST_CHUNK) :] + data
+        if self._tail.endswith(LAST_CHUNK):
+            self._tail = None
+            self._transport.write(ANSWER)
 
     def _respond(self, request: bytes, body: int) -> None:
         if request.startswith(b"GET"):
