@@ -29,7 +29,7 @@ from hubgate.runtime import child_python
 ROOT = Path(__file__).parents[1]
 BURST = 100  # connections that are opened at once; listen backlogs are short
 PATIENCE = 120.0  # seconds that the last answers may take after the time that was planned
-STALLED = 10.0  # seconds after an attack; whoever still waits then has waited long enough to say so
+STALLED = 10.0  # seconds after an attack in which others are given up
 ENDLESS = 10_000  # events of a stream that goes on beside an attack, 50 a second
 
 Kind = Literal["call", "stream", "hold", "attacked"]
@@ -72,6 +72,7 @@ class Seen(msgspec.Struct, kw_only=True):
     p50: float = 0.0
     p99: float = 0.0
     worst: float = 0.0
+    stalled: bool = False  # whether `worst` had not come to its end when it was given up
     rss_before: int = 0
     rss: int = 0
 
@@ -211,7 +212,7 @@ async def _attacked(order: Order) -> Seen:
             async with asyncio.timeout(ATTACK_SECONDS + STALLED):
                 await _meanwhile(caller, listener, other.attack())
         except TimeoutError:
-            seen.worst = time.monotonic() - begun
+            seen.worst, seen.stalled = time.monotonic() - begun, True
             return seen
     delays = stream.delays(listener.reads)[before:]
     seen.events, seen.worst = len(delays), max(*caller.times, *delays)

@@ -18,7 +18,7 @@ from bench.client import LoadError
 from bench.contenders import DIRECT, Contender, Running
 from bench.gauge import pin
 from bench.load import Kind, Order, Seen, generate
-from bench.process import Child
+from bench.process import Child, StartError
 from bench.rows import Row
 from bench.surroundings import stranger
 
@@ -153,7 +153,7 @@ async def _cold_adapter(_: Subject) -> Mapping[str, float]:
 
 
 async def _attacks(subject: Subject) -> Mapping[str, float]:
-    """The catalogue, until the contender dies of it: whoever is dead keeps others waiting for ever."""
+    """The catalogue, until the contender dies of it or keeps others waiting for longer than is waited."""
     found: dict[str, float] = {}
     usual: list[float] = []
     deadline = time.monotonic() + CATALOGUE
@@ -172,15 +172,18 @@ async def _attacks(subject: Subject) -> Mapping[str, float]:
             break
         found[_attack_key(attack)] = seen.worst * 1e3
         usual.append(seen.p50 * 1e3)
-    if usual:
-        found["attack_usual"] = statistics.median(usual)
-    return found
+        if seen.stalled:
+            break
+    return found | ({"attack_usual": statistics.median(usual)} if usual else {})
 
 
 async def _died(child: Child, pids: Collection[int]) -> bool:
     """Whether it, or a process that it had, ends within a second."""
     for _ in range(20):
-        if child.process.returncode is not None or not set(pids) <= set(child.pids()):
+        try:
+            if child.process.returncode is not None or not set(pids) <= set(child.pids()):
+                return True
+        except StartError:
             return True
         await asyncio.sleep(0.05)
     return False
@@ -319,8 +322,8 @@ MEASURES: Final = (
                 "attacked",
                 "longest wait of others while one caller attacks",
                 "ms",
-                "the largest of the rows below, and the name of that attack; each three times, 5 s at most; "
-                "`died` if a process of the contender ended",
+                "the largest of the rows below, and the name of that attack; `died`: a process of the "
+                "contender ended; 15 s or more: the others were given up; no attack came after either",
                 worst_of=_BY_ATTACK,
             ),
             Row("attack_usual", "their usual wait, p50", "ms", "of the same requests before each attack"),

@@ -15,7 +15,7 @@ import pytest
 from bench.client import Caller, LoadError
 from bench.gauge import cpu_seconds, pin, rss_bytes
 from bench.load import Order, percentile, run
-from bench.messages import COMPLETION, LOCAL, chat, post
+from bench.messages import ANSWER, COMPLETION, LOCAL, MODELS, chat, post
 from bench.upstream import Connection, Ticker
 from tests.fakes.answers import completion, dies, raw, refusal, silent, whole
 from tests.fakes.engine import RawEngine
@@ -79,7 +79,21 @@ async def test_idle_streams_stay_open() -> None:
     assert seen.rss > 0
 
 
-@pytest.mark.parametrize("kind", ["call", "stream", "hold"])
+async def test_a_body_in_chunks_is_answered_once() -> None:
+    """Whatever the reads cut; and the next request on the connection is one of its own."""
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with _upstream() as port:
+        reader, writer = await asyncio.open_connection(LOCAL, port)
+        for piece in (head + b"1\r\nx\r\n1\r\n", b"y\r\n0\r", b"\n\r\n"):
+            writer.write(piece)
+            await writer.drain()
+        assert await reader.readexactly(len(ANSWER)) == ANSWER
+        writer.write(b"GET /v1/models HTTP/1.1\r\n\r\n")
+        assert await reader.readexactly(len(MODELS)) == MODELS
+        writer.close()
+
+
+@pytest.mark.parametrize("kind", ["call", "stream", "hold", "attacked"])
 @pytest.mark.parametrize(
     "answer", [refusal(500), raw(whole(503, COMPLETION)), dies()], ids=["500", "503 with an answer", "dies"]
 )
@@ -87,8 +101,9 @@ async def test_no_fault_is_silent(kind: str, answer: object) -> None:
     """An error status or a closed connection ends the round, whatever it was to measure."""
     async with RawEngine.start() as engine:
         engine.always(answer)  # type: ignore[arg-type]  # one of the answers above
+        order = Order(kind=kind, port=engine.port, pids=(), connections=2, attack="brackets")  # type: ignore[arg-type]
         with pytest.raises(LoadError):
-            await run(Order(kind=kind, port=engine.port, pids=(), connections=2))  # type: ignore[arg-type]
+            await run(order)
 
 
 async def test_an_answer_of_another_kind_is_a_fault() -> None:

@@ -1,5 +1,6 @@
 """Medians, ratios and the table."""
 
+import math
 import sys
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ from bench.rows import Row
 
 PLAIN = Row("json", "CPU per JSON request", "µs", "…")
 ADDED = Row("p50", "added latency, p50", "ms", "…", added=True)
+FIRST, SECOND = Row("first", "first", "ms", "…"), Row("second", "second", "ms", "…")
+WORST = Row("worst", "longest", "ms", "…", worst_of=(("one", FIRST), ("two", SECOND)))
 SHARE = Row("joined", "joined", "%", "…")
 
 
@@ -89,6 +92,34 @@ def test_a_failure_takes_back_every_round() -> None:
 def test_three_figures_are_enough(value: float | None, ratio: float | None, text: str) -> None:
     """A cell shows a value to about three figures, and its ratio."""
     assert cell(value, ratio) == text
+
+
+def _waits(**contenders: tuple[float, float]) -> Results:
+    results = Results()
+    for name, (first, second) in contenders.items():
+        results.add(name, 0, {"first": first, "second": second})
+    return results
+
+
+def test_the_largest_of_rows_says_which_it_is() -> None:
+    """It is taken from the rows it stands for, each contender's from its own, and compares the figures."""
+    results = _waits(nginx=(10, 4), hubgate=(20, 30))
+    assert table(results, [WORST], ["nginx", "hubgate", "envoy"])[1] == [
+        "longest, ms",
+        "10.0 (1.00x): one",
+        "30.0 (3.00x): two",
+        "-",
+    ]
+
+
+def test_whoever_died_has_no_ratio() -> None:
+    """A death is larger than any wait, and nothing is a multiple of it."""
+    results = _waits(nginx=(10, 4), hubgate=(20, math.inf))
+    assert table(results, [WORST, SECOND], ["nginx", "hubgate"])[1:] == [
+        ["longest, ms", "10.0 (1.00x): one", "died: two"],
+        ["second, ms", "4.00 (1.00x)", "died"],
+    ]
+    assert _waits(nginx=(10, math.inf), hubgate=(20, 30)).ratio(WORST, "hubgate") is None
 
 
 def test_the_table_leaves_out_what_was_not_measured() -> None:
