@@ -54,9 +54,11 @@ mutants: setup ## break the code that decides who gets what, and see whether tes
 bench: compiled bench/.venv/.ready ## measure against nginx, Envoy and others: ARGS="--quick", see bench/README.md
 	@$(BIN)/python -m bench $(ARGS)
 
+# smg and vllm-router are taken younger, by name: bench/requirements.in says why, and pins them.
 bench-lock: setup ## resolve bench/requirements.in anew, without releases younger than two months
 	@$(UV) pip compile bench/requirements.in --python-version 3.11 --no-build --generate-hashes --upgrade \
 	    --exclude-newer "$$(date -u -d '2 months ago' +%F)" \
+	    --exclude-newer-package smg=2026-10-15 --exclude-newer-package vllm-router=2026-11-05 \
 	    --custom-compile-command "make bench-lock" -o bench/requirements.txt >/dev/null
 
 check: $(LIGHT)/.ready ## linters and types
