@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._ticker = ticker
         self._buffer = b""
         self._skip = 0
-        self._tail: bytes | None = None  # of a chunked body under way, of which nothing else is kept
+        self._chunks_from = 0  # where in the buffer the chunks of the body under way begin, if it has any
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
@@ -77,20 +77,18 @@ class Connection(asyncio.Protocol):
             self._skip -= len(data)
             if self._skip == 0:
                 self._transport.write(ANSWER)
-        elif self._tail is not None:
-            self._skip_chunks(data)
-        else:
-            self._buffer = buffer = self._buffer + data
-            end = buffer.find(b"\r\n\r\n") + 4
-            if end >= 4:
-                self._take(buffer, end)
-
-    def _take(self, buffer: bytes, end: int) -> None:
-        """Answer the request whose head ends there, if all of it is there."""
+            return
+        self._buffer = buffer = self._buffer + data
+        if self._chunks_from:
+            self._take_chunks(buffer)
+            return
+        end = buffer.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return
         length = _LENGTH.search(buffer, 0, end)
         if length is None and _CHUNKED.search(buffer, 0, end):
-            self._tail, self._buffer = b"", b""
-            self._skip_chunks(buffer[end - 2 :])
+            self._chunks_from = end
+            self._take_chunks(buffer)
             return
         missing = end + int(length[1] if length else 0) - len(buffer)
         if missing > 0:
@@ -100,11 +98,13 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._respond(buffer, end)
 
-    def _skip_chunks(self, data: bytes) -> None:
-        self._tail = (self._tail or b"")[-len(LAST_CHUNK) :] + data
-        if self._tail.endswith(LAST_CHUNK):
-            self._tail = None
-            self._transport.write(ANSWER)
+    def _take_chunks(self, buffer: bytes) -> None:
+        """Answer if the last chunk is here. What is asked for is read between chunks: a small body is one."""
+        if buffer.endswith(LAST_CHUNK):
+            start, self._chunks_from, self._buffer = self._chunks_from, 0, b""
+            self._respond(buffer, start)
+        elif len(buffer) > LARGE:
+            self._buffer = buffer[-len(LAST_CHUNK) :]
 
     def _respond(self, request: bytes, body: int) -> None:
         if request.startswith(b"GET"):

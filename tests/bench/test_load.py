@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import stream
 from bench.client import Caller, LoadError
 from bench.gauge import cpu_seconds, pin, rss_bytes
 from bench.load import Order, percentile, run
-from bench.messages import ANSWER, COMPLETION, LOCAL, MODELS, chat, post
+from bench.messages import ANSWER, COMPLETION, LOCAL, MODELS, STREAM_END, chat, post
 from bench.upstream import Connection, Ticker
 from tests.fakes.answers import completion, dies, raw, refusal, silent, whole
 from tests.fakes.engine import RawEngine
@@ -79,17 +80,29 @@ async def test_idle_streams_stay_open() -> None:
     assert seen.rss > 0
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 async def test_a_body_in_chunks_is_answered_once() -> None:
-    """Whatever the reads cut; and the next request on the connection is one of its own."""
-    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    """However large and wherever it is cut; and the next request on the connection is one of its own."""
     async with _upstream() as port:
         reader, writer = await asyncio.open_connection(LOCAL, port)
-        for piece in (head + b"1\r\nx\r\n1\r\n", b"y\r\n0\r", b"\n\r\n"):
+        for piece in (CHUNKED + b"1\r\nx\r\n" * 100_000, b"0\r", b"\n\r\n"):
             writer.write(piece)
             await writer.drain()
         assert await reader.readexactly(len(ANSWER)) == ANSWER
         writer.write(b"GET /v1/models HTTP/1.1\r\n\r\n")
         assert await reader.readexactly(len(MODELS)) == MODELS
+        writer.close()
+
+
+async def test_a_stream_is_asked_for_in_chunks_too() -> None:
+    """A proxy that does not know the length of what it sends on gets what its caller wanted."""
+    body = chat(events=3)
+    async with _upstream() as port:
+        reader, writer = await asyncio.open_connection(LOCAL, port)
+        writer.write(CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        stream.check([(0, await reader.readuntil(STREAM_END))], 3)
         writer.close()
 
 
