@@ -35,17 +35,19 @@ class FairQueue:
 
     def leave(self) -> None:
         """Give the place to the next one: of the caller who has waited for a turn for longest."""
-        if not self._waiting:
-            self._free += 1
-            return
-        caller, turns = self._waiting.popitem(last=False)
-        turn = turns.popleft()
-        if turns:
-            self._waiting[caller] = turns  # behind all others
-        turn.set_result(None)
+        while self._waiting:
+            caller, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[caller] = turns  # behind all others
+            if not turn.cancelled():  # else its task has not run yet, and will find itself forgotten
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def _forget(self, caller: str, turn: "asyncio.Future[None]") -> None:
-        turns = self._waiting[caller]
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[caller]
+        turns = self._waiting.get(caller)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            if not turns:
+                del self._waiting[caller]

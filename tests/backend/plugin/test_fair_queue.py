@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from hubgate.backend.plugin.fair_queue import FairQueue
 
 
@@ -51,3 +53,22 @@ async def test_who_gives_up_takes_no_turn() -> None:
     assert not queue.try_enter()
     queue.leave()
     assert queue.try_enter()
+
+
+async def test_who_is_cancelled_as_a_place_comes_does_not_get_it() -> None:
+    """Between the cancellation and the next step of its task the place goes to the next one."""
+    for others in ("", "a", "b"):
+        queue = FairQueue(1)
+        await queue.enter("a")
+        cancelled = asyncio.create_task(queue.enter("a"))
+        waiting = [asyncio.create_task(queue.enter(caller)) for caller in others]
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        queue.leave()
+        await asyncio.gather(*waiting)
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        if waiting:
+            queue.leave()
+        assert queue.try_enter()
+        assert not queue.try_enter()
