@@ -126,10 +126,11 @@ class GrammarGate:
             wrong = await self._check(key, caller, digest)
         if wrong:
             raise GrammarError(wrong)
-        if preparation is not None and not preparation.holds_dear and is_dear(*key):
-            preparation.holds_dear = True
-            await self._enter(caller)
-            preparation.until_end(partial(self._leave, caller))
+        if preparation is not None and is_dear(*key):
+            if preparation.dear is None:
+                preparation.dear = asyncio.create_task(self._enter(caller))
+                preparation.until_end(partial(self._leave, caller, preparation.dear))
+            await asyncio.shield(preparation.dear)  # the request's other prompts wait for it too
 
     async def _check(self, key: Key, caller: str, digest: bytes) -> str:
         await self._turns.enter(caller)
@@ -164,7 +165,9 @@ class GrammarGate:
             self._forget(caller)
             raise
 
-    def _leave(self, caller: str) -> None:
+    def _leave(self, caller: str, entering: asyncio.Task[None]) -> None:
+        if entering.cancel():  # it has not got in yet
+            return
         queue, _ = self._dear[caller]
         queue.leave()
         self._forget(caller)

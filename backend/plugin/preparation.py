@@ -53,7 +53,8 @@ class Preparation:
 
     def __init__(self, caller: str) -> None:
         self.caller = caller
-        self.holds_dear = False  # a place among the caller's requests with dear grammars
+        # Waits for a place among the caller's requests with dear grammars, which all of its prompts share.
+        self.dear: asyncio.Task[None] | None = None
         self._on_submitted: list[Callable[[], None]] = []
         self._on_end: list[Callable[[], None]] = []
 

@@ -172,4 +172,41 @@ async def test_of_one_caller_a_few_dear_ones_run_at_a_time(compiler: Compiler) -
     ended.set()
     await asyncio.gather(*requests, return_exceptions=True)
     assert running.count("aREGEX") == DEAR_AT_ONCE + 2
-    assert gate._dear == {}
+    await _until(lambda: gate._dear == {})
+
+
+async def test_the_prompts_of_one_request_share_its_place(compiler: Compiler) -> None:
+    """None of them goes on before there is one, and none that is cancelled takes it from the others."""
+    gate = GrammarGate(compiler, clock=lambda: 0.0)
+    ended = asyncio.Event()
+    running: list[str] = []
+
+    async def prompt(name: str) -> None:
+        await gate.admit(("REGEX", "a"))
+        running.append(name)
+        await ended.wait()
+
+    async def request(name: str, prompts: int) -> None:
+        with preparing("a"):
+            tasks = [asyncio.create_task(prompt(name)) for _ in range(prompts)]
+            try:
+                tasks[0].cancel()
+                await asyncio.gather(*tasks[1:])
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    first = [asyncio.create_task(request("first", 2)) for _ in range(DEAR_AT_ONCE)]
+    await _until(lambda: len(running) == DEAR_AT_ONCE)
+    second = asyncio.create_task(request("second", 8))
+    gone = asyncio.create_task(request("gone", 8))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(running) == DEAR_AT_ONCE
+    gone.cancel()
+    first[0].cancel()
+    await _until(lambda: running.count("second") == 7)
+    ended.set()
+    await asyncio.gather(*first, second, gone, return_exceptions=True)
+    assert "gone" not in running
+    await _until(lambda: gate._dear == {})
