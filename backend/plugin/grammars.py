@@ -116,9 +116,15 @@ class GrammarGate:
         self._dear: dict[str, tuple[FairQueue, int]] = {}
 
     async def admit(self, key: Key) -> None:
-        """Wait until this may go to the engine core. Raises `GrammarError`."""
+        """Wait until this may go to the engine core. Raises `GrammarError`.
+
+        The request's turn among large ones is given back first: others wait for that, and this may take long.
+        """
         preparation = current()
-        caller = preparation.caller if preparation is not None else ""
+        caller = ""
+        if preparation is not None:
+            caller = preparation.caller
+            preparation.submitted()
         # By caller, so that nobody can tell by the time what others send.
         digest = blake2b("\0".join((caller, *key)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         wrong = self._known.get(digest)
@@ -166,7 +172,7 @@ class GrammarGate:
             raise
 
     def _leave(self, caller: str, entering: asyncio.Task[None]) -> None:
-        if entering.cancel():  # it has not got in yet
+        if entering.cancel() or entering.cancelled():  # it has not got in
             return
         queue, _ = self._dear[caller]
         queue.leave()

@@ -49,7 +49,7 @@ def longest(context: int) -> int:
 
 
 class Preparation:
-    """One request of a caller's, until the engine core has it."""
+    """One request of a caller's, and what it holds."""
 
     def __init__(self, caller: str) -> None:
         self.caller = caller
@@ -59,7 +59,7 @@ class Preparation:
         self._on_end: list[Callable[[], None]] = []
 
     def until_submitted(self, release: Callable[[], None]) -> None:
-        """Call `release` once: when the engine core has the prompt, or the request has ended."""
+        """Call `release` once: when the prompt is ready for the engine core, or the request has ended."""
         self._on_submitted.append(release)
 
     def until_end(self, release: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class Preparation:
         self._on_end.append(release)
 
     def submitted(self) -> None:
-        """The API process has no more to do than to pass the answer on."""
+        """The prompt is ready: there is no more to do than to hand it on, and to pass the answer on."""
         while self._on_submitted:
             self._on_submitted.pop()()
 

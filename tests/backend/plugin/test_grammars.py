@@ -17,7 +17,7 @@ from hubgate.backend.plugin.grammars import (
     fault,
     is_dear,
 )
-from hubgate.backend.plugin.preparation import preparing
+from hubgate.backend.plugin.preparation import current, preparing
 from tests.cases import each
 
 
@@ -172,6 +172,31 @@ async def test_of_one_caller_a_few_dear_ones_run_at_a_time(compiler: Compiler) -
     ended.set()
     await asyncio.gather(*requests, return_exceptions=True)
     assert running.count("aREGEX") == DEAR_AT_ONCE + 2
+    await _until(lambda: gate._dear == {})
+
+
+async def test_who_waits_for_their_own_holds_up_no_large_requests(compiler: Compiler) -> None:
+    """The turn that others wait for is given back first, before a place and before compiling."""
+    gate = GrammarGate(compiler, clock=lambda: 0.0)
+    released: list[str] = []
+
+    async def request(pattern: str) -> None:
+        with preparing("a"):
+            preparation = current()
+            assert preparation is not None
+            preparation.until_submitted(lambda: released.append(pattern))
+            await gate.admit(("REGEX", pattern))
+            await asyncio.Event().wait()
+
+    requests = [asyncio.create_task(request("a")) for _ in range(DEAR_AT_ONCE + 2)]
+    await _until(lambda: released.count("a") == DEAR_AT_ONCE + 2)
+    compiler.may.clear()
+    requests += [asyncio.create_task(request(pattern)) for pattern in ("b", "c")]
+    await _until(lambda: {"b", "c"} <= set(released))
+    compiler.may.set()
+    for task in requests:
+        task.cancel()
+    await asyncio.gather(*requests, return_exceptions=True)
     await _until(lambda: gate._dear == {})
 
 
