@@ -6,6 +6,7 @@ vLLM has handed its prompt to the engine core. One that cannot fit the model is 
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,9 @@ LARGE: Final = 64 * 1024  # bytes of a body; smaller ones take milliseconds
 AT_ONCE: Final = 2  # large requests that are prepared: one renders while another is tokenized
 PAUSE: Final = 0.25  # seconds between two of them, at most
 CHARACTERS: Final = 16  # for each token of the context: far above what any language or program text has
+MAX_VALUES: Final = (
+    1024 * 1024
+)  # of a body, a tenth of a second to parse; or as many as the context has tokens
 LEAST: Final = 64 * 1024  # characters that any model may be sent; vLLM tells exactly whether they fit
 
 # Endpoints whose body is one conversation, so that all text in it must fit the context.
@@ -39,7 +43,9 @@ _CONVERSATIONS: Final = frozenset(
     }
 )
 _ANTHROPIC: Final = frozenset({endpoints.MESSAGES, endpoints.COUNT_TOKENS})
-_MEDIA: Final = (b'"data:', b'"data":"')  # how media begin in a body, which msgspec or an SDK wrote
+# The keys whose values may be media, and how those begin. Within a string their quotes would be escaped.
+_MEDIA: Final = ((b'"url"', b"data:"), (b'"image_url"', b"data:"), (b'"data"', b""))
+_MEDIA_BEGINS: Final = re.compile(rb'\s*:\s*"')
 _BYTES_A_CHARACTER: Final = 4  # of UTF-8, at most
 
 
@@ -112,9 +118,11 @@ class Prepared:
         body = await _whole(receive)
         if body is None:
             return
-        most = longest(scope["app"].state.vllm_config.model_config.max_model_len)
+        context: int = scope["app"].state.vllm_config.model_config.max_model_len
+        most = longest(context)
         if scope["path"] in _CONVERSATIONS and text_bytes(body) > most * _BYTES_A_CHARACTER:
-            await _refuse(send, scope["path"], most)
+            text = f"The text is too long for this model: it may be {most} characters long at most here."
+            await _refuse(send, scope["path"], text)
             return
         if not self._turns.try_enter() and not await self._wait(preparation.caller, receive):
             return
@@ -127,6 +135,11 @@ class Prepared:
             loop.call_later(pause, self._turns.leave)
 
         preparation.until_submitted(leave)
+        most = max(MAX_VALUES, context)
+        if body.count(b",") >= most and values(body) > most:
+            text = f"The lists are too long: all in a request may hold {most} token ids at most here."
+            await _refuse(send, scope["path"], text)
+            return
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -153,16 +166,24 @@ class Prepared:
 def text_bytes(body: bytes) -> int:
     """The bytes of a JSON body without those of the media in it."""
     total = len(body)
-    for beginning in _MEDIA:
-        start = body.find(beginning)
-        while start >= 0:
-            start += len(beginning)
-            end = body.find(b'"', start)
-            if end < 0:
-                break
-            total -= end - start
-            start = body.find(beginning, end)
+    for key, beginning in _MEDIA:
+        at = body.find(key)
+        while at >= 0:
+            at += len(key)
+            begins = _MEDIA_BEGINS.match(body, at)
+            if begins is not None and body.startswith(beginning, begins.end()):
+                at = body.find(b'"', begins.end())
+                if at < 0:
+                    break
+                total -= at - begins.end()
+            at = body.find(key, at)
     return total
+
+
+def values(body: bytes) -> int:
+    """How many values a JSON body holds at most: one more than it has commas outside of strings."""
+    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')  # every second is a string
+    return 1 + sum([piece.count(b",") for piece in pieces[::2]])
 
 
 def _is_large(scope: Scope) -> bool:
@@ -199,8 +220,7 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _refuse(send: Send, path: str, most: int) -> None:
-    text = f"The text is too long for this model: it may be {most} characters long at most here."
+async def _refuse(send: Send, path: str, text: str) -> None:
     error = {"type": "invalid_request_error", "message": text}
     if path in _ANTHROPIC:
         content: dict[str, Any] = {"type": "error", "error": error}

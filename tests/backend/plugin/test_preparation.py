@@ -11,12 +11,14 @@ from hubgate.backend.plugin.preparation import (
     AT_ONCE,
     LARGE,
     LEAST,
+    MAX_VALUES,
     Message,
     Prepared,
     current,
     longest,
     preparing,
     text_bytes,
+    values,
 )
 from hubgate.wire import endpoints
 from tests.cases import each
@@ -174,6 +176,64 @@ def test_media_are_no_text() -> None:
         body = json.dumps({"messages": [{"content": [image, sound, image]}]}, separators=spaces).encode()
         assert text_bytes(body) < (6000 if spaces is None else 600)
     assert text_bytes(b'{"a":"data:') == 11
+
+
+@each(
+    "message",
+    [
+        {"content": "data:" + "x" * 5000},
+        {"content": [{"text": "data:" + "x" * 5000}]},
+        {"content": [{"image_url": {"url": "x" * 5000}}]},
+        {"content": [{"image_url": "x" * 5000}]},
+        {"content": '"url":"data:' + "x" * 5000},
+        {"content": '{"data": "' + "x" * 5000},
+    ],
+)
+def test_what_looks_like_media_is_text(message: Any) -> None:
+    """Only what stands behind a key of theirs is none."""
+    body = json.dumps({"messages": [message]}).encode()
+    assert text_bytes(body) == len(body)
+
+
+def test_media_are_left_out_once() -> None:
+    """Also those that are a URL where a recording is due, and those of `/v1/responses`."""
+    for key in ("data", "image_url", "url"):
+        body = json.dumps({key: "data:" + "A" * 5000}).encode()
+        assert text_bytes(body + b"x" * 5000) == len(body) - 5005 + 5000
+
+
+@each("path", [endpoints.COMPLETIONS, endpoints.EMBEDDINGS, endpoints.RERANK])
+async def test_more_token_ids_than_take_a_moment_are_refused_unread(
+    app: Prepared, vllm: Vllm, path: str
+) -> None:
+    """With the number; what comes next has its turn, and commas in a text are no ids."""
+    ids = b'{"input":[[' + b"1," * MAX_VALUES + b"1]]}"
+    refused = [Caller(app, vllm, ids, path) for _ in range(AT_ONCE + 1)]
+    await asyncio.wait_for(asyncio.gather(*(one.task for one in refused)), 20)
+    assert {one.sent[0]["status"] for one in refused} == {400}
+    assert str(MAX_VALUES) in json.loads(refused[0].sent[1]["body"])["error"]["message"]
+    assert vllm.bodies == []
+    texts = json.dumps({"input": ['\\",' * MAX_VALUES]}).encode()
+    most = b'{"input":[' + b"1," * (MAX_VALUES - 1) + b"1]}"
+    for body in (texts, most):
+        Caller(app, vllm, body, path)
+    await _settle()
+    assert vllm.bodies == [texts, most]
+    vllm.bodies.clear()
+
+
+@each(
+    ("body", "held"),
+    [
+        (b"[1,2,3]", 3),
+        (b'["a,b","c"]', 2),
+        (rb'["\",\\",1,"\\\",",2]', 4),
+        (rb'["\\","\\\\",",\u005c",1]', 4),
+    ],
+)
+def test_values_are_counted_outside_of_strings(body: bytes, held: int) -> None:
+    """Whatever is escaped in those."""
+    assert len(json.loads(body)) == values(body) == held
 
 
 def test_small_models_are_sent_something_too() -> None:
