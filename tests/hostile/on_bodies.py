@@ -170,7 +170,7 @@ def _shapes() -> Iterator[Attack]:
     yield Attack(
         id=f"{row}:one-byte-chunks",
         source="CVE-2025-69229",
-        make=_chunked(b"1\r\nx\r\n" * 400_000),
+        make=_chunked(b"1\r\nx\r\n" * 400_000 + b"0\r\n\r\n"),
         count=3,
         seconds=15,
         statuses=REFUSED | {SILENCE},
@@ -179,7 +179,7 @@ def _shapes() -> Iterator[Attack]:
     yield Attack(
         id=f"{row}:chunk-extensions",
         source="CVE-2024-22019",
-        make=_chunked(b"1;%b\r\n{\r\n" % (b"e" * 8 * MEGABYTE)),
+        make=_chunked(b"1;%b\r\n{\r\n0\r\n\r\n" % (b"e" * 8 * MEGABYTE)),
         count=3,
         statuses=REFUSED | {431, SILENCE},
         quick=True,

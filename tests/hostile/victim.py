@@ -125,15 +125,17 @@ class Victim:
         return None if b"data: [DONE]" in seen else "cut"
 
     def _beat_on(self) -> None:
+        own = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         while not self._stopped.is_set():
             with contextlib.suppress(OSError), self._connected() as wire:
                 while not self._stopped.wait(BEAT):
-                    harm, begun, work = self._harm, time.monotonic(), self._worked()
+                    harm, begun, work, waited = self._harm, time.monotonic(), self._worked(), _times(own)[1]
                     wire.sendall(PULSE)
                     if b" 200 " not in wire.recv(65536):
                         harm.wrong["pulse"] += 1
                         break
-                    harm.work = max(harm.work, self._worked() - work)
+                    # While this thread waited for a processor, the proxy went on to work for others.
+                    harm.work = max(harm.work, self._worked() - work - (_times(own)[1] - waited))
                     harm.pulse = max(harm.pulse, time.monotonic() - begun)
 
     @contextmanager
@@ -148,8 +150,14 @@ class Victim:
             raise
 
     def _worked(self) -> int:
-        """Nanoseconds that the proxy's main thread has run so far (proc_pid_schedstat); 0 once it is gone."""
+        """Nanoseconds that the proxy's main thread has run so far; 0 once it is gone."""
         try:
-            return int(self._work.read_text(encoding="ascii").split()[0])
+            return _times(self._work)[0]
         except OSError:
             return 0
+
+
+def _times(schedstat: Path) -> tuple[int, int]:
+    """Nanoseconds that a thread has run, and waited for a processor (Documentation/scheduler/sched-stats)."""
+    run, waited, _ = schedstat.read_text(encoding="ascii").split()
+    return int(run), int(waited)
