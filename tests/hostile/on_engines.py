@@ -59,7 +59,7 @@ def _texts() -> Iterator[Attack]:
     text = "the quick brown fox " * 800_000
     made: dict[str, tuple[str, Make, int]] = {
         "tokenize:prose": (SEEN, asking(TOKENIZE, prompt=text), 4),
-        "tokenize:one-word": (SEEN, asking(TOKENIZE, prompt="a" * 8_000_000), 4),
+        "tokenize:one-word": (SEEN, asking(TOKENIZE, prompt="a" * 16_000_000), 4),
         "tokenize:messages": (SEEN, asking(TOKENIZE, prompt=None, messages=_small(100_000)), 2),
         "detokenize:many": (SEEN, asking("/detokenize", tokens=[70] * 300_000), 10),
         "detokenize:beyond": ("CVE-2026-71486", asking("/detokenize", tokens=[2**62, 2**63 - 1, 400]), 10),
