@@ -242,7 +242,10 @@ class Gateway:
         source: Known = "cache"
         if caller is None:
             wait = self.refusals.wait(context.client)
-            if wait and not self.identities.accepted(credential, context.client):
+            # A token that the Hub may know is asked about all the same: the junk of a neighbour behind the
+            # same address says nothing of it, and what questions cost is bounded where they are asked.
+            heard = credential.unsuitable is None or self.identities.accepted(credential, context.client)
+            if wait and not heard:
                 self.metrics.authentications.labels("rate_limit_exceeded", "none").inc()
                 return _spent(wait)
             context.enter("auth")

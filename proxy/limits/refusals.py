@@ -2,9 +2,9 @@
 
 Who has no token that is accepted costs a request all the same, and a line that stays. So each client (an
 IPv4 address, an IPv6 /64) has a budget of refusals. Past it the client is told to come back later, without a
-question to the Hub and without a line of its own: those are counted, and the count is a record. The budget
-is never asked about a token that was accepted lately, so that a noisy neighbour behind one address hurts
-nobody who is known.
+line of its own: those are counted, and the count is a record. A noisy neighbour behind one address hurts
+nobody with a good token: past the budget a local key is looked up only for a client that used it before, but
+a token that the Hub may know is asked about, as often as `unknown_tokens` lets a client ask.
 
 Counted per process: two proxies refuse twice as much, and each writes of its own.
 """
