@@ -20,7 +20,7 @@ from hubgate.proxy.audit.long_requests import LongRequests
 from hubgate.proxy.audit.refusal_report import RefusalReport
 from hubgate.proxy.audit.writer import AuditWriter
 from hubgate.proxy.auth import name_book
-from hubgate.proxy.auth.accounts import Accounts, SharedNames
+from hubgate.proxy.auth.accounts import UNRECORDED, Accounts, SharedNames
 from hubgate.proxy.auth.authorization import AccessKey, Authorizer
 from hubgate.proxy.auth.identity import Identities
 from hubgate.proxy.auth.name_book import NameBook, NameBookError
@@ -267,11 +267,17 @@ async def _start(lock_outs: LockOuts) -> None:
 
 
 def _cache(settings: ProxySettings, ttl: float, clocks: Clocks) -> "Cache[Any, Any]":
-    """A cache of answers: refusals live shorter, an outage is never kept."""
+    """A cache of answers: refusals live shorter, an outage of the Hub is never kept.
+
+    Where it is the account that cannot be recorded, the Hub is there and would be asked by each request:
+    that is kept for the seconds after which the caller is to come back.
+    """
 
     def life(value: object) -> float:
         if not isinstance(value, Denied):
             return ttl
+        if value is UNRECORDED:
+            return min(ttl, UNRECORDED.retry_after or 0)
         kept = value.code not in ("hub_unavailable", "rate_limit_exceeded")
         return min(ttl, settings.hub.denial_ttl) if kept else 0
 

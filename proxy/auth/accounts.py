@@ -26,6 +26,13 @@ log = structlog.get_logger("callers")
 
 _REPORTED: Final = 10_000  # conflicts that are remembered as logged
 
+# The fault is ours and nobody's token is refused, so that no budget of refusals bounds how often it is met.
+UNRECORDED: Final = Denied(
+    "hub_unavailable",
+    "Your account cannot be recorded right now, so access cannot be checked.",
+    retry_after=5,
+)
+
 
 class Account(FrozenStruct):
     """A user or an organization as whoami tells of it; `id` is "" where it gives none."""
@@ -152,13 +159,13 @@ class Accounts:
     async def meet(self, accounts: Sequence[Account]) -> Standing | Denied:
         """Say what a caller with these accounts is listed as, and remember it before anybody is let in.
 
-        Refuses whose name has yet to be kept, where that cannot be done.
+        Gives `UNRECORDED` to whose name has yet to be kept, where that cannot be done.
         """
         agreed = await self._exchange([account for account in accounts if account.id])
         for account in accounts:
             if account.id and self._unowned(account):
                 if not agreed:
-                    return _unrecorded()
+                    return UNRECORDED
                 self._book.keep(account.kind, account.name, account.id)
         standing = self._standing(accounts)
         for account in accounts:
@@ -173,7 +180,7 @@ class Accounts:
         except OSError as error:
             log.error("names cannot be saved", error=error.strerror)  # noqa: TRY400 - it says all
             if not all(self._book.saved(account.kind, account.name) for account in accounts):
-                return _unrecorded()
+                return UNRECORDED
         return standing
 
     async def _exchange(self, accounts: Sequence[Account]) -> bool:
@@ -244,11 +251,3 @@ class Accounts:
                 seen_with=account.id,
                 hint="the account seen with it inherits nothing; if you mean that one, write name=ID",
             )
-
-
-def _unrecorded() -> Denied:
-    return Denied(
-        "hub_unavailable",
-        "Your account cannot be recorded right now, so access cannot be checked.",
-        retry_after=5,
-    )
