@@ -1,6 +1,7 @@
 """Turns a credential into an identity: who is calling, and with what kind of token."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ TokenKind = Literal["access_token", "oauth", "other", "key"]
 Known = Source | Literal["key", "none"]  # where an identity is known from
 
 ACCEPTED: Final = 100_000  # tokens and keys that are remembered for having been accepted
+_AFTER_KIND: Final = re.compile(r"^[a-z]+[:=]")
 UNKNOWN = "unknown"  # stands for permissions that whoami does not name where it should
 
 
@@ -35,7 +37,8 @@ class Identity:
     sub: str  # pseudonym: HMAC of `user:<Hub id>` or `key:<name>`
     user: str  # the name that the Hub gives now
     holds: frozenset[str]  # what lists and overrides may mean the caller by, see `Standing`
-    known_as: frozenset[str]  # what a block may mean the caller by
+    known_as: frozenset[str]  # what a block in the configuration may mean the caller by
+    called: frozenset[str]  # what a lock-out may, see `called`
     kind: TokenKind
     token_name: str
     role: str  # read, write, god, fineGrained; "" where the Hub gives none
@@ -71,6 +74,14 @@ class LocalKey(FrozenStruct):
     name: str
     models: tuple[str, ...]
     read_token: Callable[[], Secret | None]
+
+
+def called(known_as: frozenset[str], fingerprint: str) -> frozenset[str]:
+    """Names and ids without the word that says whose they are, and the fingerprint, all in lower case.
+
+    Each request is compared with the list of lock-outs, so that this is made once for an identity.
+    """
+    return frozenset((fingerprint.lower(), *(_AFTER_KIND.sub("", known).lower() for known in known_as)))
 
 
 def fingerprint(keys: ProxyKeys, secret: Secret) -> str:
@@ -167,18 +178,20 @@ class Identities:
             return Denied("hub_unavailable", "The token behind this key is not in place.", retry_after=10)
         subject = f"key:{key.name}"
         standing = accounts.of_local_key(subject)
+        mark = fingerprint(self._keys, secret)
         identity = Identity(
             sub=self._hmac(self._sub_key, subject),
             user=subject,
             holds=standing.holds,
             known_as=standing.known_as,
+            called=called(standing.known_as, mark),
             kind="key",
             token_name=key.name,
             role="",
             permissions=frozenset(),
             created_at=None,
             expires_at=None,
-            fingerprint=fingerprint(self._keys, secret),
+            fingerprint=mark,
             salt=self._hmac(self._salt_key, subject),
             models=key.models,
         )
@@ -213,18 +226,20 @@ class Identities:
         # An organization or an app is nobody: least privilege and the audit are about people.
         kind = kinds.get(facts.auth.type, "other") if facts.type == "user" else "other"
         subject = f"{facts.type}:{facts.id}"
+        mark = fingerprint(self._keys, secret)
         return Identity(
             sub=self._hmac(self._sub_key, subject),
             user=facts.name,
             holds=standing.holds,
             known_as=standing.known_as,
+            called=called(standing.known_as, mark),
             kind=kind,
             token_name=token.display_name if token else "",
             role=token.role if token else "",
             permissions=_permissions(facts),
             created_at=_timestamp(token.created_at) if token else None,
             expires_at=_timestamp(facts.auth.expires_at),
-            fingerprint=fingerprint(self._keys, secret),
+            fingerprint=mark,
             salt=self._hmac(self._salt_key, subject),
         )
 

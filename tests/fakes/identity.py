@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from hubgate.proxy.auth.identity import Caller, Identity
+from hubgate.proxy.auth.identity import Caller, Identity, called
 from hubgate.wire.secret import Secret
 from tests.fakes.clock import START
 
@@ -21,6 +21,7 @@ ALICE = Identity(
     user="alice",
     holds=names("alice", ["acme"]),
     known_as=names("alice", ["acme"]),
+    called=called(names("alice", ["acme"]), "f" * 16),
     kind="access_token",
     token_name="alice-ci",
     role="read",
@@ -35,7 +36,8 @@ ALICE = Identity(
 def identity(*, user: str = "alice", orgs: Iterable[str] = ("acme",), **changes: Any) -> Identity:
     """Alice of acme with a good read token, but for what is given."""
     standing = {"holds": names(user, orgs), "known_as": names(user, orgs)}
-    return dataclasses.replace(ALICE, user=user, **{**standing, **changes})
+    made = dataclasses.replace(ALICE, user=user, **{**standing, **changes})
+    return dataclasses.replace(made, called=called(made.known_as, made.fingerprint))
 
 
 def caller(token: str = "hf_alice", **changes: Any) -> Caller:

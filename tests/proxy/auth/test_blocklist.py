@@ -1,5 +1,6 @@
 """The list of lock-outs: whom an entry names, and for how long."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -43,6 +44,14 @@ def listed(who: str, until: float | None = None) -> Blocklist:
 def test_whom_an_entry_names(who: str, caller: dict[str, Any], locked_out: bool) -> None:
     """A user by name, old name or id, members of an organization, one token, a local key; nobody else."""
     assert (listed(who).refusal(identity(**caller), START) is LOCKED_OUT) is locked_out
+
+
+def test_names_are_made_ready_once() -> None:
+    """However many names a caller has, a request only compares what was made with the identity."""
+    one = identity(user="Mallory", fingerprint="ABCDEF", known_as=frozenset({"user:Mallory", "user=5F0C"}))
+    assert one.called == {"mallory", "5f0c", "abcdef"}
+    unready = dataclasses.replace(one, known_as=frozenset(), fingerprint="")
+    assert listed("mallory").refusal(unready, START) is LOCKED_OUT
 
 
 @each(
