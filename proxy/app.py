@@ -142,7 +142,8 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     limits = Limiter(settings.limits, settings.keys, counters)
     long_requests = LongRequests(audit, clocks.now)
     refusals = Refusals(settings.limits.refusals_per_minute, clocks.monotonic)
-    report = RefusalReport(refusals, audit)
+    throttled = Refusals(settings.limits.refusals_per_minute, clocks.monotonic)
+    report = RefusalReport(refusals, throttled, audit)
     stack.callback(report.write)
     clients = ClientAddresses(settings.listen.trusted_proxies)
     gateway = Gateway(
@@ -155,6 +156,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         advice=errors.advice,
         old_tokens=old_tokens,
         refusals=refusals,
+        throttled=throttled,
         shared_address=None if settings.listen.trusted_proxies else SharedAddress(clocks.monotonic),
         limits=limits,
         bodies=BodyReader(settings.request, settings.timeouts.body_idle, settings.timeouts.least_rate),
@@ -200,7 +202,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         identities.forget_all()
         authorizer.forget_all()
 
-    reloader = Reloader(settings, accounts, callers, policy, limits, refusals, forget)
+    reloader = Reloader(settings, accounts, callers, policy, limits, (refusals, throttled), forget)
     port = await _listen(stack, settings, server, gateway.drain, checked.certificate)
     return Proxy(port, admin_port, background, reloader)
 

@@ -27,7 +27,7 @@ from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.limits.limiter import Limiter
-from hubgate.proxy.limits.refusals import Refusals
+from hubgate.proxy.limits.refusals import Refusals, caller_name
 from hubgate.proxy.limits.shared_address import SharedAddress
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.model_listing import ModelListing, model_card
@@ -66,6 +66,7 @@ class Gateway:
     advice: str  # to those who come without a token
     old_tokens: OldTokenGauge
     refusals: Refusals
+    throttled: Refusals  # the same of callers whom the limits do not let in
     shared_address: SharedAddress | None  # `None` where a load balancer tells the clients' own
     limits: Limiter
     bodies: BodyReader
@@ -411,17 +412,19 @@ class Gateway:
         times.overhead.observe(context.overhead)
         if context.first_byte is not None:
             times.first_byte.observe(context.first_byte)
-        if context.audited and (context.admitted or self._takes_line(context)):
+        if context.audited and (context.permit is not None or self._takes_line(context)):
             event = "auth.denied" if context.turned_away else "request.done"
             self.audit.append(event, record.of(context, self.now()))
 
     def _takes_line(self, context: RequestContext) -> bool:
-        """Whether what became of a request that was not let in has a line of its own; else it is counted."""
+        """Whether a request that was not let in, here or by the limits, has a line; else it is counted."""
+        caller = context.identity if context.admitted else None
+        counts = self.refusals if caller is None else self.throttled
         reason = "budget"
         if self.audit.scarce:
             reason = "disk"
-            self.refusals.leave_out()
-        elif self.refusals.takes_line(context.client):
+            counts.leave_out()
+        elif counts.takes_line(context.client if caller is None else caller_name(caller.sub, caller.user)):
             return True
         self.metrics.unwritten_refusals.labels(reason).inc()
         return False

@@ -30,7 +30,7 @@ class Reloader:
     caller_policy: CallerPolicy
     model_policy: ModelPolicy
     limits: Limiter
-    refusals: Refusals
+    refusals: tuple[Refusals, ...]
     forget: Callable[[], None]
     _read: ProxySettings = field(init=False)  # the last good ones
 
@@ -49,7 +49,8 @@ class Reloader:
         self.caller_policy.replace(new.callers, new.tokens)
         self.model_policy.replace(new.models)
         self.limits.replace(new.limits)
-        self.refusals.replace(new.limits.refusals_per_minute)
+        for refusals in self.refusals:
+            refusals.replace(new.limits.refusals_per_minute)
         self.forget()
         waiting = [name for name in _different(self.started, new) if name not in LIVE]
         if _storage(new) != _storage(self.started):

@@ -9,7 +9,7 @@ UNFINISHED = "unfinished"  # the reason told of a request that was granted and h
 def outcomes(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """One record for each request: its last line, or `request.granted` where no other line followed.
 
-    `auth.refused` stands for as many requests as its `count` says.
+    `auth.refused` and `limits.refused` stand for as many requests as their `count` says.
 
     Such a request is still in flight, or its proxy was killed. A caller may choose ids, and use one again:
     they are told apart by caller, and each end counts for one beginning.
@@ -26,8 +26,8 @@ def outcomes(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                     if not granted[key]:
                         del granted[key]
                 yield record
-            case "auth.refused":
-                yield {**record, "reason": "auth.refused"}
+            case "auth.refused" | "limits.refused" as event:
+                yield {**record, "reason": event}
             case _:
                 pass
     for begun in granted.values():

@@ -6,6 +6,9 @@ line of its own: those are counted, and the count is a record. A noisy neighbour
 nobody with a good token: past the budget a local key is looked up only for a client that used it before, but
 a token that the Hub may know is asked about, as often as `unknown_tokens` lets a client ask.
 
+A caller who is known, and whom the limits turn away, has the same budget of lines: those are counted by
+`caller_name` instead of a client's address.
+
 Counted per process: two proxies refuse twice as much, and each writes of its own.
 """
 
@@ -20,6 +23,17 @@ MAX_CLIENTS: Final = 100_000  # that are remembered; some 30 MB
 SHARED_FACTOR: Final = 40  # all clients together write at most this many times the lines that one may
 MAX_NAMED: Final = 1000  # clients of which one report tells apart; the rest are one sum
 OTHERS: Final = "(others)"
+
+
+def caller_name(sub: str, user: str) -> str:
+    """What a caller is counted by; no address looks like it."""
+    return f"{sub} {user}"
+
+
+def read_caller(name: str) -> tuple[str, str]:
+    """`sub` and user of a `caller_name`."""
+    sub, _, user = name.partition(" ")
+    return sub, user
 
 
 class _Window:

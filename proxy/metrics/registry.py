@@ -124,7 +124,7 @@ class Metrics:
         )
         self.unwritten_refusals = Counter(
             "hubgate_unwritten_refusals",
-            "Refusals that the audit only counts: the client's budget is spent, or the disk nearly full",
+            "Refusals that the audit only counts: the budget is spent, or the disk nearly full",
             ["reason"],
             registry=registry,
         )

@@ -318,10 +318,12 @@ def test_report_counts_what_has_no_line(tmp_path: Path) -> None:
     written.start()
     for count in (7, 90):
         written.record("auth.refused", {"client": "192.0.2.1", "count": count})
+    written.record("limits.refused", {"user": "alice", "sub": "a", "count": 31})
     written.close()
     found = run("audit", "report", path)
     rows = [line.split() for line in found.output.splitlines()]
     assert sum("auth.refused" in row and "97" in row for row in rows) == 2  # of no user, of no model
+    assert any("alice" in row and "limits.refused" in row and "31" in row for row in rows)
 
 
 @pytest.mark.parametrize("user", ["[/red]x", "[bold]x", "\x1b[2Jx"])

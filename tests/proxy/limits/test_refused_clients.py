@@ -22,6 +22,7 @@ from tests.proxy.conftest import StartEdge
 BUDGET = 20
 BUDGETED = {"limits": {"refusals_per_minute": BUDGET}}
 BEHIND = {**BUDGETED, "listen": {"trusted_proxies": ["127.0.0.0/8"]}}
+COUNTS = ("auth.refused", "limits.refused")
 KEY = "local-key-of-ci-0123456789"
 NOBODY = request("GET", "/v1/models")
 
@@ -51,8 +52,8 @@ def short(answer: RawAnswer) -> bool:
 def decisions(edge: Edge) -> tuple[int, int]:
     """How many lines there are about who was not let in, and how many the reports count."""
     records = list(chain.records(edge.settings.audit.path))
-    counts = [record["count"] for record in records if record["event"] == "auth.refused"]
-    return sum(record["event"] != "auth.refused" for record in records), sum(counts)
+    counts = [record["count"] for record in records if record["event"] in COUNTS]
+    return sum(record["event"] not in COUNTS for record in records), sum(counts)
 
 
 async def test_ten_thousand_pipelined_requests_without_a_token(start_edge: StartEdge) -> None:
@@ -358,3 +359,42 @@ async def test_a_reload_changes_the_number(start_edge: StartEdge) -> None:
     more = edge.settings.limits.model_copy(update={"refusals_per_minute": BUDGET + 100})
     edge.proxy.reloader.reload(lambda: edge.settings.model_copy(update={"limits": more}))
     assert (await edge.chat(token=KEY)).status == 200
+
+
+THROTTLED = {"limits": {"requests_per_minute": 2, "refusals_per_minute": 5}}
+
+
+async def test_a_caller_beyond_the_limits_writes_few_lines(start_edge: StartEdge) -> None:
+    """A budget of them; the rest is one record with the caller's name, and nobody else's budget."""
+    edge = await start_edge(THROTTLED)
+    answers = [await edge.ask("GET", "/v1/models") for _ in range(20)]
+    assert [answer.status for answer in answers] == [200] * 2 + [429] * 18
+    assert {answer.header("x-ratelimit-limit-requests") for answer in answers} == {"2"}
+    answers = [await edge.ask("GET", "/v1/models", BOB) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200] * 2 + [429] * 2
+    assert (await edge.ask("GET", "/v1/models", None)).status == 401
+    assert await edge.metric("hubgate_unwritten_refusals_total", reason="budget") == 13
+    await edge.stop()
+    assert decisions(edge) == (2 + 5 + 4 + 1, 13)
+    records = list(chain.records(edge.settings.audit.path))
+    (counted,) = [one for one in records if one["event"] == "limits.refused"]
+    assert (counted["user"], counted["count"]) == ("alice", 13)
+    assert counted["sub"] in {one.get("sub") for one in records if one.get("status") == 429}
+    assert edge.verify().faults == ()
+
+
+async def test_a_caller_beyond_the_limits_on_a_disk_that_is_nearly_full(
+    start_edge: StartEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is let in has a line as ever; what the limits refuse is only counted, in one sum."""
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(4096, 10**12))
+    edge = await start_edge(THROTTLED)
+    for token in (ALICE, BOB):
+        statuses = [(await edge.ask("GET", "/v1/models", token)).status for _ in range(4)]
+        assert statuses == [200, 200, 429, 429]
+    assert await edge.metric("hubgate_unwritten_refusals_total", reason="disk") == 4
+    await edge.stop()
+    assert decisions(edge) == (4, 4)
+    records = chain.records(edge.settings.audit.path)
+    (counted,) = [one for one in records if one["event"] == "limits.refused"]
+    assert (counted["user"], "sub" in counted) == ("(others)", False)
