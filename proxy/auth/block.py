@@ -1,11 +1,14 @@
 """One lock-out, and whom it can name. Not compiled: msgspec reads no compiled class from JSON."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 from hubgate.proxy.frozen_struct import FrozenStruct
 
 MAX_BLOCKS: Final = 10_000
+LAST_TIME: Final = 253_402_300_799  # seconds: the end of the year 9999, the last that a trail can name
 
 # Names as the Hub gives them to users and organizations, which share one namespace; fingerprints and, after
 # `key:`, the names of local keys are of this shape too.
@@ -13,13 +16,16 @@ _WHO: Final = re.compile(r"(?:key:)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}", re.ASCII
 # What a secret looks like: a token of the Hub (see `hubgate.proxy.auth.bearer`), the head of a JWT.
 _SECRET: Final = re.compile(r"(?:key:)?(?:hf_|api_org_|eyJ[A-Za-z0-9_-]{12})", re.ASCII)
 
+# What is read from a file or from Redis lies within; msgspec checks it there, and not where one is made.
+_Time = Annotated[float, msgspec.Meta(ge=0, le=LAST_TIME)]
+
 
 class Block(FrozenStruct):
     """One lock-out. Times are in seconds since the epoch."""
 
     who: str  # as `parse_who` gives it
-    since: float
-    until: float | None  # None: until it is lifted
+    since: _Time
+    until: _Time | None  # None: until it is lifted
     by: str  # who asked for it: `admin@<address>`
     reason: str  # for the operator; callers are not told
 

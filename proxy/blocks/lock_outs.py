@@ -68,6 +68,7 @@ class LockOuts:
         self._known = False  # whether there ever was a list to go by, be it an empty one
         self._fault = ""  # of the shared list
         self._file_fault = ""
+        self._error = ""  # what `look` raised last, by its type
 
     @property
     def unread(self) -> bool:
@@ -81,13 +82,13 @@ class LockOuts:
             self._blocklist.replace({block.who: block for block in kept.blocks})
             self._seen, self._unstored = kept.seen, set(kept.unstored) & self._blocklist.blocks.keys()
         self._known = kept is not None or self._shared is None
-        await self.look()
+        await self._try()
 
     async def run(self) -> Never:
         """Follow the shared list, and end what has had its time."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self.look()
+            await self._try()
 
     async def close(self) -> None:
         """Write what is not in the file yet, once `run` has ended."""
@@ -100,6 +101,21 @@ class LockOuts:
             self._expire()
             await self._follow()
             await self._write()
+
+    async def _try(self) -> None:
+        """Look, and go on whatever comes of it: what is known stays in force.
+
+        The end of this would be the end of the proxy, and of every one that reads the same list.
+        """
+        try:
+            await self.look()
+        except Exception as raised:  # noqa: BLE001 - told by its type alone: it may repeat what was read
+            error = type(raised).__name__
+            if error != self._error:
+                log.error("the lock-outs cannot be followed; what is known stays in force", error=error)  # noqa: TRY400
+            self._error = error
+        else:
+            self._error = ""
 
     def listed(self) -> Blocks:
         """Who is locked out now, the latest first."""

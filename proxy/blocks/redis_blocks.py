@@ -18,13 +18,17 @@ KEY: Final = redis_counters.PREFIX + "blocks"
 # Beside the fields that are names: no name has two colons.
 _GENERATION: Final = b"::generation"
 _NUMBER: Final = b"::number"
+MAX_DIGITS: Final = 15  # of a number: Lua's are exact up to there, and nobody makes so many changes
 
 # Sent whole each time, as in `redis_counters`. A change and its version are one step.
 # ARGV: a generation, in case there is none; the least number before; `set` or `drop`; names (with values).
+# A number that is none, or has more than `MAX_DIGITS`, counts as 0, so that the next change mends it.
 _CHANGE: Final = """
 local key = KEYS[1]
 redis.call('HSETNX', key, '::generation', ARGV[1])
-local number = math.max(tonumber(redis.call('HGET', key, '::number') or 0), tonumber(ARGV[2]))
+local number = tonumber(redis.call('HGET', key, '::number') or 0) or 0
+if not (number >= 0 and number < 1e15) then number = 0 end
+number = math.max(number, tonumber(ARGV[2]))
 if ARGV[3] == 'set' then
   for i = 4, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
 else
@@ -85,7 +89,7 @@ class RedisBlocks:
 
 
 def _version(generation: bytes | None, number: bytes | None) -> Version | None:
-    if generation is None or number is None or not number.isdigit():
+    if generation is None or number is None or len(number) > MAX_DIGITS or not number.isdigit():
         return None
     return Version(generation.decode("ascii", "replace"), int(number))
 
@@ -101,7 +105,7 @@ def _block(field: bytes, value: bytes) -> Block:
     who = field.decode("ascii", "replace")
     try:
         block = msgspec.json.decode(value, type=Block)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         block = None
     if block is None or block.who != who:
         return Block(who, 0, None, "unknown", "its details in Redis cannot be read")

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from hubgate.proxy.auth.block import MAX_BLOCKS, Block
 from hubgate.proxy.auth.blocklist import Blocklist
+from hubgate.proxy.blocks import lock_outs
 from hubgate.proxy.blocks.block_file import BlockFile, BlockFileError, Kept
 from hubgate.proxy.blocks.lock_outs import MARGIN, LockOuts
 from hubgate.proxy.blocks.shared import Snapshot, Version
 from tests.fakes.clock import START, Clock
+from tests.fakes.running_proxy import eventually
 from tests.proxy.blocks.conftest import FakeShared, Trail
 
 BY = "admin@127.0.0.1"
@@ -392,3 +395,37 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         file.write(kept)
         assert file.read() == kept
     assert not (tmp_path / "audit.jsonl.blocks.new").exists()
+
+
+async def test_an_error_that_nobody_foresaw_ends_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a start nor what goes on in the background: it is told once, by its type, and then goes on."""
+    monkeypatch.setattr(lock_outs, "POLL_SECONDS", 0)
+    first = await world.proxy("a")
+    await first.add("bob")
+    raised = 0
+
+    async def version() -> Version | None:
+        nonlocal raised
+        raised += 1
+        raise OverflowError("canary")
+
+    with capture_logs() as logged, monkeypatch.context() as broken:
+        broken.setattr(world.shared, "version", version)
+        again = await world.proxy("a")
+        running = asyncio.create_task(again.lock_outs.run())
+
+        async def thrice() -> bool:
+            return raised >= 3
+
+        await eventually(thrice)
+        assert again.names == {"bob"}
+    assert [(entry["log_level"], entry["error"]) for entry in logged] == [("error", "OverflowError")]
+    await first.add("eve")
+
+    async def followed() -> bool:
+        return again.names == {"bob", "eve"}
+
+    await eventually(followed)
+    running.cancel()

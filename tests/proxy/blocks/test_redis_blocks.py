@@ -213,10 +213,23 @@ async def test_rubbish_in_redis_lets_nobody_in(redis: Redis) -> None:
         await blocks.put([], after=0)
         carols = b'{"who":"carol","since":1.0,"until":2.0,"by":"","reason":""}'
         await client.hset(KEY, mapping={"bob": "{", "eve": carols, "dan": "[]"})
+        for field in ("since", "until"):
+            for time in ("1e300", "-1", "1e11" + "0" * 40, "253402300800", "9" * 5000, "[" * 5000):
+                times = {"since": "1", "until": "null", field: time}
+                text = f'{{"who":"ed","since":{times["since"]},"until":{times["until"]},"by":"","reason":""}}'
+                await client.hset(KEY, "ed", text)
+                assert (await blocks.read()).blocks["ed"].by == "unknown"
+        await client.hset(KEY, "ed", '{"x":' + "[" * 5000 + "]" * 5000 + "}")
         found = (await blocks.read()).blocks
-        assert {who: one.until for who, one in found.items()} == {"bob": None, "eve": None, "dan": None}
+        assert {who: one.until for who, one in found.items()} == dict.fromkeys(("bob", "eve", "dan", "ed"))
         await client.hset(KEY, "::number", "many")
         assert await blocks.version() is None
+        for number in ("9" * 16, "9" * 5000, "1e300", "-1", "nan"):
+            await client.hset(KEY, "::number", number)
+            assert await blocks.version() is None
+            mended = (await blocks.put([], after=7)).version
+            assert mended is not None
+            assert mended.number == 8
         await client.set(KEY, "text")
         with pytest.raises(AwayError, match="ResponseError"):
             await blocks.read()
