@@ -123,7 +123,8 @@ class Relay:
             # Cut short, by either side: who leaves before the count comes must not have it for nothing.
             context.estimated = True
             prompt, completion = context.bytes_in // BYTES_A_TOKEN, answer.meter.events
-        elif context.endpoint in _COUNTING and (answer.status == 200 or answer.left):
+        elif answer.left or (answer.status == 200 and context.endpoint in _COUNTING):
+            # The prompt alone: what was generated for who left before an answer in one piece, nobody told.
             context.estimated = True
             prompt, completion = context.bytes_in // BYTES_A_TOKEN, 0
         else:

@@ -107,15 +107,31 @@ async def test_a_refused_count_is_not_charged(edge: Edge) -> None:
     assert record.get("prompt_tokens") is None
 
 
-async def test_who_leaves_a_count_is_charged(edge: Edge) -> None:
-    """The engine tokenizes to the end, whoever has left."""
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/tokenize", {"prompt": "x" * 400}),
+        (CHAT, {"messages": MESSAGES, "user": "x" * 400}),
+        (CHAT, {"messages": MESSAGES, "user": "x" * 400, "stream": True}),
+        ("/v1/completions", {"prompt": "x" * 400}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 9, "system": "x" * 400}),
+        ("/v1/embeddings", {"input": "x" * 400}),
+    ],
+)
+async def test_who_leaves_before_an_answer_is_charged(
+    start_edge: StartEdge, path: str, asked: dict[str, Any]
+) -> None:
+    """The engine has worked for them, whoever has left: the prompt by its length."""
+    edge = await start_edge({"limits": {"tokens_per_minute": 100}})
     edge.engine.then(silent())
-    body = msgspec.json.encode({"model": BASE, "prompt": "x" * 400})
+    body = msgspec.json.encode({"model": BASE, **asked})
     async with RawClient.connect(edge.port) as client:
-        await client.send(request("POST", "/tokenize", [("Authorization", f"Bearer {ALICE}")], body))
+        await client.send(request("POST", path, [("Authorization", f"Bearer {ALICE}")], body))
         await edge.engine.received(1)
     (record,) = await edge.records(1)
     assert (record["status"], record["prompt_tokens"]) == (499, len(body) // 4)
+    assert record["tokens_estimated"]
+    assert (await edge.chat()).code == "rate_limit_exceeded"
 
 
 async def test_a_whole_stream_is_no_estimate(edge: Edge) -> None:
