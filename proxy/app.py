@@ -193,8 +193,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     stack.push_async_callback(lock_outs.close)
     work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run, report.run)
     background = await _background(stack, work)
-    unread = lock_outs if checked.admin_key is not None else None
-    unready = partial(_unready, pool, audit, drain, unread)
+    unready = partial(_unready, pool, audit, drain, lock_outs)
     blocks = BlocksApi(lock_outs, checked.admin_key, frozenset(key.name for key in settings.keys))
     admin_port = await _listen_admin(stack, settings, admin.app(metrics, old_tokens, unready, blocks))
 
@@ -379,10 +378,10 @@ async def _background(
     return task
 
 
-def _unready(pool: Pool, audit: AuditWriter, drain: Drain, lock_outs: LockOuts | None) -> str | None:
+def _unready(pool: Pool, audit: AuditWriter, drain: Drain, lock_outs: LockOuts) -> str | None:
     if drain.begun:
         return "draining"
-    if lock_outs is not None and lock_outs.unread:
+    if lock_outs.unread:
         return "who is locked out is not known yet: Redis is away"
     if not pool.ready:
         return "no upstream is up"

@@ -12,12 +12,17 @@ from hubgate.proxy.errors import Denied
 
 LOCKED_OUT: Final = Denied("caller_not_allowed", "The operator of this service has locked you out.")
 
+UNKNOWN: Final = Denied(
+    "hub_unavailable", "This proxy cannot tell yet who may use it; try again.", retry_after=5
+)
+
 
 class Blocklist:
     """Those who are locked out, by the names that an identity can be known by."""
 
     def __init__(self) -> None:
         self._blocks: dict[str, Block] = {}
+        self.known = True  # whether these are all: nobody gets in while others may be locked out too
 
     @property
     def blocks(self) -> Mapping[str, Block]:
@@ -29,7 +34,9 @@ class Blocklist:
         self._blocks = blocks
 
     def refusal(self, identity: Identity, now: float) -> Denied | None:
-        """What a caller who is locked out is told; `None` for everybody else."""
+        """What a caller who is locked out is told, or may be; `None` for everybody else."""
+        if not self.known:
+            return UNKNOWN
         if self._blocks.keys().isdisjoint(identity.called):
             return None
         for name in identity.called:

@@ -25,6 +25,7 @@ class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: tuple[Block, ...] = ()
     seen: Version | None = None  # of the shared list, when it was last read
     unstored: tuple[str, ...] = ()  # which of the blocks the shared list has not got yet
+    known: bool = True  # whether there ever was a list to go by, or these are what this proxy alone was told
 
 
 class BlockFile:

@@ -8,6 +8,7 @@ somebody in is the other way round. So whatever is away or full, nobody gets in 
 - A shared list that lost something (it is empty, another one, or behind what was read of it) gets back what
   is known here: nobody is let in by its loss. Who was let in since its last backup is locked out again.
 - What is known lies in a file too, and is in force again before a restarted proxy listens.
+- A proxy that has read neither the shared list nor such a file serves nobody.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ class LockOuts:
         self._unstored: set[str] = set()  # who is locked out here alone so far
         self._revision = 0  # how often the list in force, or what is known of the shared one, has changed
         self._written = 0  # the revision that is in the file
-        self._known = False  # whether there ever was a list to go by, be it an empty one
+        self._blocklist.known = False  # until there is a list to go by, be it an empty one
         self._fault = ""  # of the shared list
         self._file_fault = ""
         self._error = ""  # what `look` raised last, by its type
@@ -73,7 +74,7 @@ class LockOuts:
     @property
     def unread(self) -> bool:
         """Whether neither the shared list nor a file of an earlier run has said yet who is locked out."""
-        return not self._known
+        return not self._blocklist.known
 
     async def start(self) -> None:
         """Take over what is known of earlier runs and other proxies. Raises `BlockFileError`."""
@@ -81,7 +82,7 @@ class LockOuts:
         if kept is not None:
             self._blocklist.replace({block.who: block for block in kept.blocks})
             self._seen, self._unstored = kept.seen, set(kept.unstored) & self._blocklist.blocks.keys()
-        self._known = kept is not None or self._shared is None
+        self._blocklist.known = self._shared is None or (kept is not None and kept.known)
         await self._try()
 
     async def run(self) -> Never:
@@ -226,11 +227,11 @@ class LockOuts:
         if self._fault:
             self._fault = ""
             log.info("the list of lock-outs is shared again")
-        if not self._known:
-            self._known = True
-            self._revision += 1  # so that a restart goes by a file, be it an empty list
         if snapshot is not None:
             self._adopt(snapshot)
+        if not self._blocklist.known:
+            self._blocklist.known = True
+            self._revision += 1  # so that a restart goes by a file, be it an empty list
 
     async def _exchange(self, shared: SharedBlocks) -> Snapshot | None:
         """The shared list, if it is another one than was seen last. Raises `AwayError`."""
@@ -274,7 +275,10 @@ class LockOuts:
         revision = self._revision
         if self._written == revision:
             return
-        kept = Kept(tuple(self._blocklist.blocks.values()), self._seen, tuple(sorted(self._unstored)))
+        blocklist = self._blocklist
+        kept = Kept(
+            tuple(blocklist.blocks.values()), self._seen, tuple(sorted(self._unstored)), blocklist.known
+        )
         try:
             await asyncio.to_thread(self._file.write, kept)
         except OSError as error:

@@ -136,6 +136,20 @@ async def test_restarts_while_the_list_is_away(world: World) -> None:
     assert second.names == {"bob", "eve"}
 
 
+async def test_what_one_was_told_alone_is_no_list(world: World) -> None:
+    """A first start without the shared list, a lock-out, a restart: nobody knows yet who else there is."""
+    world.shared.away = True
+    first = await world.proxy("a")
+    await first.add("bob")
+    again = await world.proxy("a")
+    assert (first.unread(), again.unread(), again.names) == (True, True, {"bob"})
+    world.shared.away = False
+    await again.look()
+    assert not again.unread()
+    world.shared.away = True
+    assert not (await world.proxy("a")).unread()
+
+
 async def test_the_end_of_a_proxy_writes_what_is_not_written(world: World) -> None:
     """A file that could not be written until now gets its last chance."""
     first = await world.proxy("a")

@@ -14,6 +14,7 @@ from hubgate.proxy.blocks.redis_blocks import KEY, RedisBlocks, connected
 from hubgate.proxy.blocks.shared import AwayError, Version
 from hubgate.proxy.limits import redis_counters
 from hubgate.wire.secret import Secret
+from tests.cases import each
 from tests.fakes.answers import Stream
 from tests.fakes.clock import START
 from tests.fakes.redis import Redis
@@ -143,16 +144,24 @@ async def test_a_restart_without_redis(tmp_path: Path, redis: Redis) -> None:
             assert (await again.chat(token=BOB)).code == "caller_not_allowed"
 
 
-async def test_a_first_start_without_redis(tmp_path: Path, redis: Redis) -> None:
-    """Nobody can say who is locked out, so that it is not ready until Redis was read once."""
+@each("takes_commands", [True, False])
+async def test_a_first_start_without_redis(tmp_path: Path, redis: Redis, takes_commands: bool) -> None:
+    """Nobody can say who is locked out, so that it serves nobody until Redis was read once."""
     await redis.die()
-    password = tmp_path / "redis.url"
+    folder = tmp_path / str(takes_commands)
+    folder.mkdir()
+    password = folder / "redis.url"
     password.write_text(redis.url)
-    settings = guarded(tmp_path, limits={"storage_file": str(password)})
-    async with Edge.start(tmp_path, settings, ready=False) as edge:
+    limits = {"storage_file": str(password)}
+    settings = guarded(folder, limits=limits) if takes_commands else {"limits": limits}
+    async with Edge.start(folder, settings, ready=False) as edge:
         assert await edge.admin("/readyz") == (503, "who is locked out is not known yet: Redis is away\n")
+        for answer in (await edge.chat(token=BOB), await edge.ask("GET", "/v1/models", BOB)):
+            assert (answer.status, answer.code) == (503, "hub_unavailable")
+            assert b"Retry-After: 5\r\n" in answer.raw
         await redis.back()
         await edge.until_ready()
+        assert (await edge.chat(token=BOB)).status == 200
 
 
 async def test_many_at_once_on_two_proxies(tmp_path: Path, redis: Redis) -> None:
