@@ -37,7 +37,7 @@ class Blocklist:
         """What a caller who is locked out is told, or may be; `None` for everybody else."""
         if not self.known:
             return UNKNOWN
-        if self._blocks.keys().isdisjoint(identity.called):
+        if not self._blocks or self._blocks.keys().isdisjoint(identity.called):
             return None
         for name in identity.called:
             block = self._blocks.get(name)
