@@ -1,7 +1,8 @@
 """How many callers' connections there may be, and which one goes where there are more.
 
 The bound comes of the descriptors that the process may have open (RLIMIT_NOFILE): some are kept for files,
-the Hub and the backends, and of the rest each connection may need a second one, to an engine. One client
+the Hub and the backends, and of the rest each connection may need a second one, to an engine. Where there are
+descriptors in plenty, as in a container, `MOST` bounds what strangers can make the process hold. One client
 (an IPv4 address, an IPv6 /64) holds at most a share. Where one more would be too many, the oldest of those
 goes that never authenticated, one that waits for nothing before others; if all did, the new one goes.
 """
@@ -14,6 +15,7 @@ from typing import Final, Protocol
 from hubgate.proxy.http.client_address import group
 
 RESERVE: Final = 128  # descriptors: 64 for the Hub, the rest for files, backends, Redis and the admin port
+MOST: Final = 20_000  # connections, whatever the descriptors: at 64 KiB of a stranger's each, 1.3 GB
 SHARE: Final = 2  # one client has the bound divided by this
 LOOKED_AT: Final = 16  # connections, from the oldest on, among which an idle one is looked for
 
@@ -30,7 +32,7 @@ class Held(Protocol):
 
 def most_connections(descriptors: int) -> int:
     """How many connections go with so many descriptors."""
-    return max(1, (descriptors - min(RESERVE, descriptors // 2)) // 2)
+    return min(MOST, max(1, (descriptors - min(RESERVE, descriptors // 2)) // 2))
 
 
 class _Tally:

@@ -34,7 +34,7 @@ def opened(limit: ConnectionLimit, count: int, peer: str = "203.0.113.7") -> lis
 
 @each(
     ("descriptors", "most"),
-    [(256, 64), (1024, 448), (4096, 1984), (1_048_576, 524_224), (64, 16), (3, 1), (0, 1)],
+    [(256, 64), (1024, 448), (4096, 1984), (40_128, 20_000), (1_048_576, 20_000), (64, 16), (3, 1), (0, 1)],
 )
 def test_descriptors_are_kept_for_the_rest(descriptors: int, most: int) -> None:
     """Each connection may need a second descriptor to an engine; files, Hub and backends have their own."""
