@@ -21,6 +21,7 @@ SHARDS = {
     "engine": Shard("a real vLLM: its second start, two hundred adapters"),
     "hostile": Shard("every attack of the catalogue, on the product with a real vLLM", processes=0),
     "isolation": Shard("100,000 attempts to get what another one may read"),
+    "mutated": Shard("1,000,000 mutated requests against the compiled proxy"),
     "pythons": Shard("the tests without vLLM on each Python, compiled and interpreted", processes=0),
     "soak": Shard("half an hour of mixed load, and what memory grows by"),
     "timing": Shard("whether private and missing take the same time", processes=0),

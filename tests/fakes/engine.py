@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -181,7 +181,7 @@ class RawEngine:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls) -> AsyncIterator["RawEngine"]:
+    async def start(cls) -> AsyncIterator[Self]:
         """Listen until the context ends."""
         engine = cls()
         await engine.up()
