@@ -41,7 +41,7 @@ class Checker:
 
     def faults(self, sent: bytes, seen: bytes) -> Iterator[str]:
         """What is wrong with these answers to the bytes of one connection."""
-        read = list(readings(sent))
+        read, _ = readings(sent)
         waiting, before = iter(read), None
         came = answers(seen, [reading.method for reading in read])
         try:
@@ -64,6 +64,19 @@ class Checker:
                 yield from self._unfit(answer, asked, sent)
         except NoAnswerError as error:
             yield f"no answer: {error}"
+
+    @staticmethod
+    def idle(sent: bytes, seen: bytes) -> bool:
+        """Whether all that was sent was answered, and no answer was the last: the connection stays open.
+
+        So it does where a length that was changed takes in what should have closed it.
+        """
+        read, rest = readings(sent)
+        try:
+            came = list(answers(seen, [reading.method for reading in read]))
+        except NoAnswerError:
+            return False
+        return not rest and len(came) == len(read) and all(reading.complete for reading in read)
 
     def _ends(self, answer: Said, code: str) -> bool:
         """Whether it is to bytes that are no request, and so the last one."""

@@ -56,25 +56,29 @@ class Reading:
         return endpoint is not None and endpoint.method == method and endpoint.kind != "health"
 
 
-def readings(data: bytes) -> Iterator[Reading]:
-    """The requests at the front of these bytes, up to the first that h11 refuses; the last may be in part.
+def readings(data: bytes) -> tuple[list[Reading], bytes]:
+    """The requests at the front of these bytes, and what h11 does not take for one; the last may be in part.
 
     Each is read by an h11 of its own: of HTTP/1.0 it keeps no connection.
     """
+    found: list[Reading] = []
     while data := _as_strict(data):
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST)
         connection.receive_data(data)
         try:
             head = connection.next_event()
         except h11.RemoteProtocolError:
-            return
+            break
         if not isinstance(head, h11.Request):
-            return
+            break
         body, complete = _body(connection)
-        yield Reading(head.method, head.target, head.http_version, tuple(head.headers), body, complete)
+        found.append(
+            Reading(head.method, head.target, head.http_version, tuple(head.headers), body, complete)
+        )
         if not complete:
-            return
+            break
         data = bytes(connection.trailing_data[0])
+    return found, data
 
 
 def _body(connection: h11.Connection) -> tuple[bytes, bool]:

@@ -161,9 +161,25 @@ def test_a_changed_request_is_found(was: Had, told: str) -> None:
 
 def test_what_h11_reads() -> None:
     """Requests in their order, up to what is none; with what a server may pass over."""
-    good = b"\r\n" + post().replace(b" HTTP", b"  HTTP", 1) + chunked()
-    assert [(one.path, one.complete) for one in readings(good)] == [(CHAT, True)] * 2
-    assert len({one.body for one in readings(good)}) == 1
-    bad = head(LINE, HOST, CHUNKED) + b"5\r\nab"
-    assert [one.complete for one in readings(HEALTH + bad)] == [True, False]
-    assert list(readings(b"GET /health HTTP/1.1\r\n\r\n")) == []
+    good, rest = readings(b"\r\n" + post().replace(b" HTTP", b"  HTTP", 1) + chunked() + b"\r\n\n")
+    assert [(one.path, one.complete) for one in good] == [(CHAT, True)] * 2
+    assert len({one.body for one in good}) == 1
+    assert rest == b""
+    begun, _ = readings(HEALTH + head(LINE, HOST, CHUNKED) + b"5\r\nab")
+    assert [one.complete for one in begun] == [True, False]
+    nothing = b"GET /health HTTP/1.1\r\n\r\n"
+    assert readings(nothing) == ([], nothing)
+
+
+@each(
+    ("sent", "seen", "idle"),
+    {
+        "all is answered": (HEALTH * 2 + b"\r\n", ALIVE * 2, True),
+        "one is not": (HEALTH * 2, ALIVE, False),
+        "a head has begun": (HEALTH + HEALTH[:9], ALIVE, False),
+        "a body has begun": (post(length=b"Content-Length: 9999"), answer(401, "invalid_api_key"), False),
+    }.values(),
+)
+def test_a_connection_that_waits_for_a_request_does_not_hang(sent: bytes, seen: bytes, idle: bool) -> None:
+    """One that has not answered all, or waits for the rest of something, should have ended."""
+    assert Checker.idle(sent, seen) is idle

@@ -12,20 +12,25 @@ SEED = 1
 LONG_SEEDS = range(101, 121)
 
 
+@pytest.fixture(autouse=True)
+def _an_abort_leaves_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the log of the proxy."""
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+
+
 async def _check(folder: Path, seed: int, requests: int, record: Callable[[str, object], None]) -> None:
     report = await campaign.run(folder, seed, requests)
     record("campaign", report.told())
     print(report.told())  # noqa: T201 - the numbers of a run, shown by pytest -s
     assert not report.faults, report.told()
     assert report.requests >= requests
-    # It was no campaign against one refusal: all ways through the proxy were gone.
-    assert {
-        path for path, endpoint in ENDPOINTS.items() if endpoint.fields is not None
-    } == report.routes.keys()
+    # Every way through the proxy was gone to its end, and many of the requests went one.
+    assert report.routes.keys() == {path for path, one in ENDPOINTS.items() if one.fields is not None}
     assert report.routes.total() >= requests / 10
     assert len(report.answered) >= 10
 
 
+@pytest.mark.timeout(600)
 async def test_mutated_requests(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Of 50,000 none ends it, hangs it, is a fault of ours, or is read otherwise than h11 reads it."""
     await _check(tmp_path, SEED, 50_000, record_property)
