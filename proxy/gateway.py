@@ -189,6 +189,8 @@ class Gateway:
         inference = await self._read(context, request, endpoint, caller.identity.sub)
         if isinstance(inference, Denied):
             return inference
+        if inference.places > 1 and (many := self.limits.widen(permit, inference.places)):
+            return many
 
         # 5. Authorization.
         access = await self._authorize(context, caller, inference.model)

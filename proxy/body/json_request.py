@@ -33,15 +33,24 @@ class InferenceRequest:
     endpoint: Endpoint
     model: str
     stream: bool
+    places: int  # as how many requests it counts
     withholds_usage: bool  # whether the engine is asked for an event of usage that the caller did not ask for
     rest: Pieces  # the JSON of all fields but those that `encode` sets, behind its opening brace
 
     def __init__(
-        self, endpoint: Endpoint, model: str, rest: Pieces, *, stream: bool, withholds_usage: bool
+        self,
+        endpoint: Endpoint,
+        model: str,
+        rest: Pieces,
+        *,
+        stream: bool,
+        places: int,
+        withholds_usage: bool,
     ) -> None:
         self.endpoint = endpoint
         self.model = model
         self.stream = stream
+        self.places = places
         self.withholds_usage = withholds_usage
         self.rest = rest
 
@@ -81,7 +90,8 @@ def parse(endpoint: Endpoint, raw: bytes, limits: settings.Request) -> Inference
         body = read
         if refused := _unsendable(body):
             return refused
-    return _check(endpoint, endpoint.fields, body, limits, known) or _accepted(endpoint, body, known)
+    refused = _check(endpoint, endpoint.fields, body, limits, known)
+    return refused or _accepted(endpoint, endpoint.fields, body, known)
 
 
 async def parse_large(
@@ -135,7 +145,7 @@ async def _parse_scanned(
     if refused := _check(endpoint, table, body, limits, known):
         return refused
     await asyncio.sleep(0)
-    found = _accepted(endpoint, body, known)
+    found = _accepted(endpoint, table, body, known)
     if spans:
         pieces = large.restored(b"".join(found.rest), spans)
         if pieces is None:
@@ -162,7 +172,7 @@ def _check(
     return table.check(body, limits, limits.extra_fields.get(endpoint.path, _NONE), raw=canonical)
 
 
-def _accepted(endpoint: Endpoint, body: JsonObject, canonical: bytes) -> InferenceRequest:
+def _accepted(endpoint: Endpoint, table: Table, body: JsonObject, canonical: bytes) -> InferenceRequest:
     """The request of a body, of which `canonical` is the JSON as we would write it, if that is at hand.
 
     A stream is always asked to tell its usage: limits and the audit rest on it.
@@ -181,7 +191,8 @@ def _accepted(endpoint: Endpoint, body: JsonObject, canonical: bytes) -> Inferen
         rest = (memoryview(_encode(theirs))[1:],)
     if ours:
         rest = (_encode(ours)[1:-1] + b",", *rest)
-    return InferenceRequest(endpoint, model, rest, stream=stream, withholds_usage=withholds)
+    places = table.places(body)
+    return InferenceRequest(endpoint, model, rest, stream=stream, places=places, withholds_usage=withholds)
 
 
 def _without_model(canonical: bytes, model: str) -> Pieces:

@@ -52,9 +52,10 @@ class Upload:
     Once it is `spent` some of it may be with an engine: it cannot be sent to another.
     """
 
-    def __init__(self, source: FormSource, file: UploadedFile, values: Values) -> None:
+    def __init__(self, source: FormSource, file: UploadedFile, values: Values, places: int) -> None:
         self.model: str = values["model"]
         self.stream = values.get("stream") is True
+        self.places = places
         self.withholds_usage = self.stream and values.get(_ASKS) is not True
         self.spent = False
         self._boundary = secrets.token_hex(16)
@@ -120,7 +121,7 @@ async def receive(
     values = {name: _typed(endpoint.fields, name, value) for name, value in form.fields.items()}
     extra = limits.extra_fields.get(endpoint.path, frozenset())
     refused = endpoint.fields.check({**values, multipart.FILE: form.file.name}, limits, extra)
-    return refused or Upload(source, form.file, values)
+    return refused or Upload(source, form.file, values, endpoint.fields.places(values))
 
 
 def _typed(table: Table, name: str, value: str | list[str]) -> Any:

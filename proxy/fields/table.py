@@ -19,6 +19,7 @@ from hubgate.proxy.fields.shapes import INT64_MAX
 Cap = Literal["max_n", "max_logprobs", "max_batch"]  # the settings under `request` that bound a cost
 
 MAX_DEPTH: Final = 64  # levels; vllm/sampling_params.py, MAX_STRUCTURED_OUTPUT_JSON_NESTING
+FEW_LOGPROBS: Final = 5  # for each token: the API process works as long again for them as for the token
 MAX_SHOWN: Final = 48  # of one that shows a value
 MAX_TOLD: Final = 300  # characters of a complaint; a key of the caller's may be any length
 
@@ -117,6 +118,8 @@ class Table:
         self._bounded = {row.name: row for row in self.allowed.values() if row.cap or row.max_bytes}
         self._spelled = {row.name: row.normalize for row in self.allowed.values() if row.normalize}
         self._product = product
+        self._answers = product.names if product else tuple({"n"} & self.allowed.keys())
+        self._logprobs = [row.name for row in self.allowed.values() if row.cap == "max_logprobs"]
         self._exclusive = exclusive
         self._one_of = one_of
         self._shape = _typed_dict(
@@ -152,6 +155,17 @@ class Table:
             if row is not None and value is not None and (fault := _excess(row, value, limits)):
                 return Denied("invalid_request", f"`{name}` {fault}.", name)
         return self._multiplied(body, limits) or self._together(body) or self._ambiguous(body)
+
+    def places(self, body: dict[str, Any]) -> int:
+        """As how many requests a checked body counts: its answers, with their log-probabilities."""
+        places, logprobs = 1, 0
+        for name in self._answers:
+            if (value := body.get(name)) is not None:
+                places *= max(1, _count(value))
+        for name in self._logprobs:
+            if (value := body.get(name)) is not None:
+                logprobs += _count(value)
+        return places * (1 + logprobs // FEW_LOGPROBS)
 
     def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
         short = [name for name in self._spelled if name in body]

@@ -1,8 +1,7 @@
 """Accepts connections by hand, where what comes before a request is worth a limit: the handshake of TLS.
 
 asyncio's own server tells of a connection with TLS only once its handshake is over, so that those who never
-begin one would be bounded by nothing but the process's descriptors. And on the error of having none left,
-uvloop's closes its listener without a word.
+begin one would be bounded by nothing but the process's descriptors.
 """
 
 import asyncio

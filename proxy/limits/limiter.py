@@ -4,7 +4,11 @@ A request is admitted while its caller's tokens of this minute are not used up. 
 charged when it has ended, because only then it is known: a caller can pass the limit by what the
 requests under way use, which `concurrent_requests` bounds. The next requests then wait for the next minute.
 
-Requests at once are counted per process, whatever the storage: a place that a killed proxy took in Redis
+Requests at once are weighed: eight answers to one request (`n`) are eight, and log-probabilities cost an
+engine's API process as much again for each few of them. What a body asks for is known only once it was
+read, so that a request gets one place at first and the others before anything goes up.
+
+They are counted per process, whatever the storage: a place that a killed proxy took in Redis
 would stay taken, and expiring places would be given back under long streams. With n proxies a caller
 has n times as many.
 """
@@ -30,10 +34,14 @@ class Permit:
 
     sub: str
     lines: str  # the headers that tell the caller what is left, as lines
+    at_once: int  # how many places this caller may have
+    places: int  # that this request takes
 
-    def __init__(self, sub: str, lines: str) -> None:
+    def __init__(self, sub: str, lines: str, at_once: int) -> None:
         self.sub = sub
         self.lines = lines
+        self.at_once = at_once
+        self.places = 1
 
 
 class Limiter:
@@ -89,7 +97,23 @@ class Limiter:
             message = f"You have {at_once} requests under way already; wait for one to end."
             return Denied("rate_limit_exceeded", message, retry_after=1, lines=lines)
         self._under_way[sub] = under_way + 1
-        return Permit(sub, lines)
+        return Permit(sub, lines, at_once)
+
+    def widen(self, permit: Permit, places: int) -> Denied | None:
+        """Have a request take so many places. One that weighs more than all of them takes all."""
+        most = permit.at_once
+        if (places := min(places, most)) <= permit.places:
+            return None
+        under_way = self._under_way[permit.sub] + places - permit.places
+        if under_way > most:
+            message = (
+                f"This request counts as {places} of the {most} that you may have under way, by its answers "
+                "and their log-probabilities; wait for others to end."
+            )
+            return Denied("rate_limit_exceeded", message, retry_after=1)
+        self._under_way[permit.sub] = under_way
+        permit.places = places
+        return None
 
     async def cold_load(self, identity: Identity, model: str) -> Denied | None:
         """Count one load of a cold model; those who wait for the same one within a minute are one."""
@@ -104,7 +128,7 @@ class Limiter:
     def release(self, permit: Permit, tokens: int = 0) -> None:
         """Give the place back, and charge the tokens that the answer used."""
         sub = permit.sub
-        others = self._under_way[sub] - 1
+        others = self._under_way[sub] - permit.places
         if others > 0:
             self._under_way[sub] = others
         else:

@@ -1,6 +1,7 @@
 """More connections than the process has descriptors for: who is known is served, and the log tells."""
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -74,6 +75,23 @@ async def test_three_hundred_connections_of_one_caller(edge: Edge) -> None:
             return await served(await connect(stack, proxy))
 
         await eventually(again)
+
+
+async def test_a_burst_beyond_all_descriptors(edge: Edge) -> None:
+    """Who connects while the process has no turn is accepted in one go; it goes on listening all the same."""
+    async with proxy_process(edge, limits=[f"-n {DESCRIPTORS}"]) as proxy, AsyncExitStack() as stack:
+        known = await connect(stack, proxy)
+        assert await served(known)
+        proxy.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(2 * DESCRIPTORS):
+                await connect(stack, proxy)
+        finally:
+            proxy.process.send_signal(signal.SIGCONT)
+        assert await served(known)
+        assert (await proxy.logged(EVENT))["most"] == MOST
+        assert await served(await connect(stack, proxy))
+        assert await served(await connect(stack, proxy), BOB)
 
 
 async def test_a_load_balancer_may_have_all(edge: Edge) -> None:

@@ -53,6 +53,24 @@ LEAST: dict[str, dict[str, Any]] = {
 JSON_ENDPOINTS = sorted(LEAST)
 
 
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+PLACES: list[tuple[str, dict[str, Any], int]] = [
+    (CHAT, {}, 1),
+    (CHAT, {"n": 8}, 8),
+    (CHAT, {"n": None, "logprobs": None, "top_logprobs": None}, 1),
+    (CHAT, {"logprobs": True, "top_logprobs": 20}, 5),
+    (CHAT, {"logprobs": True, "top_logprobs": 4}, 1),
+    (CHAT, {"n": 3, "logprobs": True, "top_logprobs": 5}, 6),
+    (COMPLETIONS, {"prompt": ["a", "b"], "n": 3}, 6),
+    (COMPLETIONS, {"prompt": [1, 2, 3]}, 1),
+    (COMPLETIONS, {"prompt": [[1, 2, 3], [4]]}, 2),
+    (COMPLETIONS, {"prompt": []}, 1),
+    (COMPLETIONS, {"prompt": "a", "logprobs": 11}, 3),
+    (RESPONSES, {"top_logprobs": 20}, 5),
+    ("/v1/embeddings", {"input": ["a"] * 2048}, 1),
+]
+
+
 def parse(path: str, **fields: Any) -> json_request.InferenceRequest | Denied:
     """Parse the least body of an endpoint with these fields over it."""
     raw = json.dumps({"model": "a/b", **LEAST[path], **fields}).encode()
@@ -332,3 +350,11 @@ def test_forms_are_not_json() -> None:
     found = json_request.parse(recording, b'{"model": "a/b", "file": "x"}', LIMITS)
     assert isinstance(found, Denied)
     assert found.code == "unsupported_media_type"
+
+
+@each(("path", "fields", "places"), PLACES)
+def test_answers_and_log_probabilities_weigh(path: str, fields: dict[str, Any], places: int) -> None:
+    """What a body asks for says as how many requests it counts."""
+    found = parse(path, **fields)
+    assert isinstance(found, json_request.InferenceRequest)
+    assert found.places == places

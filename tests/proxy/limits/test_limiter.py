@@ -123,6 +123,44 @@ async def test_requests_at_once_are_counted() -> None:
     assert isinstance(await few.acquire(ALICE), Permit)
 
 
+async def test_a_heavy_request_takes_several_places() -> None:
+    """It gets them where they are free, else none but its first; all come back together."""
+    few = limits(concurrent_requests=8)
+    heavy, light = await few.acquire(ALICE), await few.acquire(ALICE)
+    assert isinstance(heavy, Permit)
+    assert isinstance(light, Permit)
+    assert few.widen(heavy, 6) is None
+    denied = few.widen(light, 3)
+    assert isinstance(denied, Denied)
+    assert (denied.code, denied.retry_after) == ("rate_limit_exceeded", 1)
+    assert "counts as 3 of the 8" in denied.message
+    assert few.widen(light, 2) is None
+    assert isinstance(await few.acquire(ALICE), Denied)
+    other = await few.acquire(BOB)
+    assert isinstance(other, Permit)
+    assert few.widen(other, 8) is None
+    for permit in (heavy, light, other):
+        few.release(permit)
+    assert not few._under_way
+
+
+async def test_one_that_is_heavier_than_all_places_takes_all() -> None:
+    """A caller with few places can still ask for many answers, while nothing else is under way."""
+    few = limits(concurrent_requests=4)
+    heavy = await few.acquire(ALICE)
+    assert isinstance(heavy, Permit)
+    assert few.widen(heavy, 40) is None
+    assert isinstance(await few.acquire(ALICE), Denied)
+    few.release(heavy)
+    light, heavy = await few.acquire(ALICE), await few.acquire(ALICE)
+    assert isinstance(light, Permit)
+    assert isinstance(heavy, Permit)
+    assert isinstance(few.widen(heavy, 40), Denied)
+    few.release(light)
+    few.release(heavy)
+    assert not few._under_way
+
+
 async def test_places_are_forgotten_when_empty() -> None:
     """Callers who have nothing under way cost no memory."""
     many = limits()

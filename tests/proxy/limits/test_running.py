@@ -1,5 +1,6 @@
 """Limits as callers meet them: through the real proxy, with the unmodified OpenAI SDK."""
 
+import asyncio
 import hashlib
 import time
 from pathlib import Path
@@ -149,3 +150,21 @@ async def test_a_key_has_limits_of_its_own(start_edge: StartEdge, monkeypatch: p
 async def test_memory_is_always_up(edge: Edge) -> None:
     """An alert on the storage does not fire where none is needed."""
     assert await edge.metric("hubgate_limits_storage_up") == 1
+
+
+async def test_many_answers_to_one_request_count_as_many_requests(start_edge: StartEdge) -> None:
+    """While eight are under way there is room for two more and nothing heavier; others have their own."""
+    edge = await start_edge({"limits": {"concurrent_requests": 10}})
+    edge.engine.then(stream := Stream())
+    asking = asyncio.create_task(edge.chat(stream=True, n=8))
+    await edge.engine.received(1)
+    refused = await edge.chat(n=3)
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    assert refused.header("retry-after") == "1"
+    assert refused.header("x-ratelimit-limit-requests") == "600"
+    assert (await edge.chat(logprobs=True, top_logprobs=10)).code == "rate_limit_exceeded"
+    assert (await edge.chat(n=2)).status == 200
+    assert (await edge.chat(token=BOB, n=8)).status == 200
+    stream.finish()
+    assert (await asking).status == 200
+    assert (await edge.chat(n=8)).status == 200
