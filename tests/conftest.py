@@ -159,7 +159,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if len(files) == 1 and all(map(Path.is_file, files)) else 2
 
 
-ON_THE_ENGINE = ("tests/e2e/", "tests/hostile/test_catalogue.py")
+ON_THE_ENGINE = "tests/e2e/"
 
 
 class _OneEngine(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed

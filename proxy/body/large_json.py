@@ -106,7 +106,8 @@ class LargeBody:
         self._size += len(part)
         room = self._block - self._fresh_size
         while len(part) >= room:
-            self._fresh.append(part[:room])
+            # Itself, where it fits: mypyc copies a slice also where that is all there is.
+            self._fresh.append(part if len(part) == room else part[:room])
             part, room = part[room:], self._block
             if refused := self._look():
                 self._fresh.append(part)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, Literal
 
 from tests.fuzz import words
 from tests.fuzz.bodies import changed, spelling
@@ -17,6 +17,8 @@ from tests.fuzz.good import Draft, draft
 
 # Asks to close, behind whatever is open: twice, should the first one be taken for a body.
 _LAST: Final = b"\r\n\r\n" + b"GET /health HTTP/1.1\r\nHost: hubgate\r\nConnection: close\r\n\r\n" * 2
+
+GONE: Final = "gone-away-"  # what the ids of requests begin with whose caller leaves
 
 Edit = Callable[[Random, Draft], None]
 
@@ -28,7 +30,7 @@ class Input:
     seed: int
     number: int
     pieces: tuple[bytes, ...]
-    turns: bool = False  # whether something is waited for before the next piece
+    how: Literal["at once", "in turns", "and leaves"]  # in turns: waits for something before the next piece
 
     @property
     def sent(self) -> bytes:
@@ -40,8 +42,11 @@ def made(seed: int, number: int) -> Input:
     """One input: the same for the same seed and number."""
     rng = Random(f"{seed}/{number}")  # noqa: S311 - what is wanted is the same again
     name = f"fuzz-{seed}-{number}"
-    if rng.random() < 0.12:
-        return Input(seed, number, tuple(_repeated(rng, name)), turns=True)
+    how = rng.random()
+    if how < 0.12:
+        return Input(seed, number, tuple(_repeated(rng, name)), "in turns")
+    if how < 0.17:
+        return Input(seed, number, _left(rng, f"{GONE}{number}"), "and leaves")
     data = bytearray()
     count = rng.choices((1, 2, 4, 8, 12, 40), (16, 20, 26, 22, 15, 1))[0]
     for index in range(count):
@@ -52,7 +57,7 @@ def made(seed: int, number: int) -> Input:
         if kind > 0.45 and rng.random() < 0.6:
             _change_head(rng, one)
         data += _broken(rng, _written(rng, one), last=index == count - 1)
-    return Input(seed, number, _split(rng, bytes(data) + _LAST))
+    return Input(seed, number, _split(rng, bytes(data) + _LAST), "at once")
 
 
 def _repeated(rng: Random, name: str) -> Iterator[bytes]:
@@ -68,6 +73,17 @@ def _repeated(rng: Random, name: str) -> Iterator[bytes]:
             _change_body(rng, one)
         yield _broken(rng, _written(rng, one, chunks=0), last=index == count - 1)
     yield _LAST
+
+
+def _left(rng: Random, name: str) -> tuple[bytes, ...]:
+    """Requests with good heads, up to any byte of them: what becomes of them then only their ids tell."""
+    data = bytearray()
+    for index in range(rng.randint(1, 6)):
+        one = draft(rng, f"{name}-{index}")
+        if rng.random() < 0.5:
+            _change_body(rng, one)
+        data += _written(rng, one)
+    return _split(rng, bytes(data[: rng.randint(1, len(data))]))
 
 
 def _split(rng: Random, data: bytes) -> tuple[bytes, ...]:

@@ -1,48 +1,43 @@
-"""Each attack of the catalogue against the compiled proxy and a real vLLM, while somebody else works."""
+"""The catalogue as data: enough attacks, each once, from where others were hurt too."""
 
-from collections.abc import Iterator
+import re
 
-import pytest
-from _pytest.mark.structures import ParameterSet
+from tests.hostile.catalogue import BEFORE, BY_ID, CATALOGUE, KNOWN
+from tests.hostile.requests import Sender
 
-from tests.e2e.product import Product
-from tests.hostile.attack import Attack
-from tests.hostile.catalogue import CATALOGUE, KNOWN
-from tests.hostile.stage import Stage, staged
-
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+PUBLIC = re.compile(r"(CVE|PYSEC)-\d{4}-\d+|GHSA(-\w{4}){3}|[\w.-]+/[\w.-]+#\d+")
 
 
-@pytest.fixture(scope="module")
-def stage(product: Product) -> Iterator[Stage]:
-    """The victim works for as long as there are attacks."""
-    with staged(product) as made:
-        yield made
+def test_there_are_enough_and_each_is_there_once() -> None:
+    """An id names one attack."""
+    assert len(CATALOGUE) == len(BY_ID) >= 80
 
 
-def of(attacks: Iterator[Attack]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("attack", [_case(attack) for attack in attacks])
+def test_a_third_is_quick() -> None:
+    """`make test` plays these."""
+    assert 3 * sum(attack.quick for attack in CATALOGUE) >= len(CATALOGUE)
 
 
-def _case(attack: Attack) -> ParameterSet:
-    known = KNOWN.get(attack.id)
-    marks = [pytest.mark.xfail(reason=known, strict=False)] if known else []
-    return pytest.param(attack, id=attack.id, marks=marks)
+def test_many_come_from_advisories_and_issues() -> None:
+    """What others published is tried here, under the id that it has there."""
+    assert len({attack.source for attack in CATALOGUE if PUBLIC.fullmatch(attack.source)}) >= 20
 
 
-def harmless(stage: Stage, attack: Attack) -> None:
-    """Nothing ends; the victim is answered in time; the attacker gets what is documented."""
-    assert stage.play(attack).failures(attack, stage.limit) == []
+def test_many_did_harm_before_there_were_bounds() -> None:
+    """An attack that never hurt anybody shows little."""
+    assert len(BEFORE) >= 25
+    assert BEFORE.keys() <= BY_ID.keys()
 
 
-@of(one for one in CATALOGUE if one.quick)
-def test_a_quick_attack_harms_nobody_else(stage: Stage, attack: Attack) -> None:
-    """A third of them, in every run."""
-    harmless(stage, attack)
+def test_what_is_known_to_do_harm_is_in_the_catalogue() -> None:
+    """Nobody forgets to take a name out."""
+    assert KNOWN.keys() <= BY_ID.keys()
 
 
-@pytest.mark.long("hostile")
-@of(iter(CATALOGUE))
-def test_no_attack_harms_anybody_else(stage: Stage, attack: Attack) -> None:
-    """All of them."""
-    harmless(stage, attack)
+def test_every_request_can_be_written() -> None:
+    """The first request of each attack, and its last."""
+    for attack in CATALOGUE:
+        for number in {0, attack.count - 1}:
+            assert (
+                attack.make(Sender("hf_demo_mallory", number, [f"{number:040x}"] * attack.count)) is not None
+            )
