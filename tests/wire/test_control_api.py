@@ -186,3 +186,41 @@ def test_what_can_be_fetched(kind: type[msgspec.Struct], word: str, good: bool) 
         assert not good
     else:
         assert good
+
+
+@pytest.mark.parametrize(
+    ("field", "most", "least"),
+    [
+        ("id", "x" * 256, ""),
+        ("base", "x" * 256, ""),
+        ("port", 65535, 1),
+        ("adapters", ["a/b@1"] * 65536, []),
+    ],
+)
+def test_what_is_told_of_an_engine_is_bounded(field: str, most: Any, least: Any) -> None:
+    """Its reader logs it and looks it up; one more of anything is not read."""
+    for good in (most, least):
+        msgspec.convert(ENGINE | {field: good}, EngineInfo)
+    for bad in (65536, 0) if field == "port" else (most + most[:1],):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(ENGINE | {field: bad}, EngineInfo)
+
+
+HELLO: dict[str, Any] = {"protocol": 1, "name": "gpu-0", "boot": "x", "nonce": "n", "engines": []}
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("protocol", [0, 9999], [-1, 10000]),
+        ("engines", [[ENGINE] * 1024], [[ENGINE] * 1025]),
+        ("name", ["x" * 256], ["x" * 257]),
+    ],
+)
+def test_a_hello_is_bounded(field: str, good: list[Any], bad: list[Any]) -> None:
+    """A backend cannot make its proxies hold more than this."""
+    for value in good:
+        msgspec.convert(HELLO | {field: value}, Hello)
+    for value in bad:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(HELLO | {field: value}, Hello)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubgate.wire.json_bounds import MAX_CONTAINERS, MAX_DEPTH, MAX_QUOTES, is_excessive
+from hubgate.wire import json_bounds
+from hubgate.wire.json_bounds import MAX_CONTAINERS, MAX_DEPTH, MAX_EXPONENTS, MAX_QUOTES, is_excessive
 from tests.cases import each
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
@@ -26,6 +27,12 @@ def _objects(depth: int) -> bytes:
 
 def _both(depth: int) -> bytes:
     return b'[{"a":' * (depth // 2) + b"[1]"[1 - depth % 2 : 2 + depth % 2] + b"}]" * (depth // 2)
+
+
+def test_the_limits() -> None:
+    """To change one is a decision."""
+    assert (MAX_DEPTH, MAX_CONTAINERS, MAX_QUOTES, MAX_EXPONENTS) == (100, 100_000, 500_000, 1_000)
+    assert json_bounds.MAX_ADAPTER_CONFIG == 1024 * 1024
 
 
 @each("make", [_lists, _objects, _both])
@@ -48,6 +55,8 @@ def test_the_limit_is_on_levels(make: Callable[[int], bytes]) -> None:
         b'["\\\\\\"' + b"[" * 1000 + b'"]',
         b'"' + b"[" * 1000,
         b'{"' + b"{" * 1000 + b'":1}',
+        _lists(MAX_DEPTH) + b"," + _lists(MAX_DEPTH),
+        _objects(MAX_DEPTH) + b"," + _objects(MAX_DEPTH),
     ],
 )
 def test_what_is_in_a_string_is_no_level(text: bytes) -> None:
@@ -65,6 +74,7 @@ def test_what_is_in_a_string_is_no_level(text: bytes) -> None:
         b'{"a":"' + b"[" * 1000 + b'","b":' + b"[" * 1000,
         b"[ \n" * 1000,
         b"[0," * 1000,
+        b"\xff" + b"[" * 1000,
     ],
 )
 def test_what_follows_a_string_is(text: bytes) -> None:
@@ -76,7 +86,10 @@ def test_there_is_a_limit_on_how_much_it_holds() -> None:
     """Flat, too: each array is an object in memory."""
     assert not is_excessive(b"[" + b"[]," * (MAX_CONTAINERS - 1))
     assert is_excessive(b"[" + b"[]," * MAX_CONTAINERS)
-    assert is_excessive(b"[" * (MAX_DEPTH + 1) + b'""' * MAX_QUOTES)
+    flat = b"[" + b"[]," * MAX_DEPTH
+    assert not is_excessive(flat + b'"",' * (MAX_QUOTES // 2))
+    assert is_excessive(flat + b'"",' * (MAX_QUOTES // 2) + b'"')
+    assert not is_excessive(b"[]" * MAX_DEPTH + b'"' * 2 * MAX_QUOTES)  # so few need no second look
 
 
 def _depth(value: Json) -> int:
@@ -114,8 +127,7 @@ def test_it_does_not_recurse(text: bytes) -> None:
 
 def test_many_numbers_that_take_long_to_convert() -> None:
     """A thousand are enough for any configuration; a megabyte of them took a second and a half."""
-    few = b'{"base":"a/b","x":[' + b"1e308," * 999 + b"0]}"
-    assert not is_excessive(few)
+    assert not is_excessive(b'{"base":"a/b","x":[' + b"1e308," * 1_000 + b"0]}")
     assert not is_excessive(b'{"x":["' + b'0e1","' * 5_000 + b'"]}')
     for number in (b"1e308,", b" -5.0E-324 ,", b"\n2.5e-300\n,"):
-        assert is_excessive(b'{"x":[' + number * 1_002 + b"0]}")
+        assert is_excessive(b'{"x":[' + number * 1_001 + b"0]}")
