@@ -173,6 +173,11 @@ async def test_who_is_not_listed_takes_no_name(start: Start) -> None:
     proxy.reload(users=["alice", "bob"])
     assert await proxy.see("bob", C) == "ok"
     assert await proxy.see("bob", B) == "caller_not_allowed"
+    # What was never seen under a name is not blocked by it either.
+    before = start(users=["alice"], block={"users": ["mallory"]})
+    assert await before.see("eve", C) == "caller_not_allowed"
+    before.reload(anyone=True, block={"users": ["eve"]})
+    assert await before.see("eva", C) == "ok"
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -197,6 +202,14 @@ async def test_a_block_reaches_who_was_renamed_before_it(start: Start, *, restar
     assert await proxy.see("alicia", A) == "ok"
     proxy.reload(anyone=True, block={"users": ["alice"]})
     assert await proxy.see("alicia", A) == "caller_not_allowed"
+
+
+async def test_a_block_reaches_who_was_let_in_by_an_organization(start: Start) -> None:
+    """Members are remembered by their own names, although those stand in no list."""
+    proxy = start(orgs=["acme"])
+    assert await proxy.see("alice", A, ("acme", C)) == "ok"
+    proxy.reload(anyone=True, block={"users": ["alice"]})
+    assert await proxy.see("alicia", A, ("acme", C)) == "caller_not_allowed"
 
 
 async def test_a_block_reaches_who_was_not_listed_yet(start: Start) -> None:
@@ -245,16 +258,32 @@ async def test_the_operator_hears_of_another_account(start: Start) -> None:
     refused = proxy.refusal("alice", standing)
     assert refused is not None
     assert "is listed here for another account" in refused.message
+    proxy.reload(anyone=True)
+    with capture_logs() as logged:
+        await proxy.meet("alice", C)
+    assert logged == []  # the name means nothing any more
+
+
+async def test_the_operator_hears_of_another_account_than_the_one_that_is_written(start: Start) -> None:
+    """The id beside the name says whose it is; whoever else has it is told of."""
+    proxy = start(users=[f"alice={A}"])
+    with capture_logs() as logged:
+        assert await proxy.see("alice", A) == "ok"
+        assert await proxy.see("alice", B) == "caller_not_allowed"
+    assert [(entry["event"], entry["kept_for"], entry["seen_with"]) for entry in logged] == [(CONFLICT, A, B)]
 
 
 async def test_nobody_is_let_in_by_a_name_that_cannot_be_kept(start: Start) -> None:
     """With a full disk the first bearer of a name has to wait; who is known already does not."""
     proxy = start(users=["alice", "bob"])
     assert await proxy.see("alice", A) == "ok"
-    with patch("os.pwrite", side_effect=OSError(28, "No space left on device")):
+    full = patch("os.pwrite", side_effect=OSError(28, "No space left on device"))
+    with full, capture_logs() as logged:
         assert [await proxy.see("bob", B) for _ in range(2)] == ["hub_unavailable"] * 2
         assert await proxy.see("alice", A) == "ok"
         assert await proxy.see("alicia", A) == "ok"
+    told = {(entry["event"], entry["error"]) for entry in logged}
+    assert told == {("names cannot be saved", "No space left on device")}
     assert await proxy.see("bob", B) == "ok"
     assert await start(users=["bob"]).see("bob", C) == "caller_not_allowed"
 
@@ -267,6 +296,62 @@ class Away:
 
     async def exchange(self, told: Sequence[Told]) -> None:
         del told
+
+
+class Knows:
+    """Names that other proxies know: of each account all, and at the start whose they are."""
+
+    def __init__(self, owners: Mapping[str, str], names: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+        self.told: list[Sequence[Told]] = []
+        self._owners = owners
+        self._names = names
+
+    async def owners(self) -> Mapping[str, str]:
+        return self._owners
+
+    async def exchange(self, told: Sequence[Told]) -> Sequence[Sequence[tuple[str, str]]]:
+        self.told.append(told)
+        return [self._names.get(one.id, ()) for one in told]
+
+
+async def test_what_other_proxies_keep_is_kept_from_the_start_on(start: Start) -> None:
+    """Names of users and of organizations are somebody's before anybody comes."""
+    proxy = start(Knows({"user:alice": A, "org:acme": B}, {}), users=["alice"], orgs=["acme"])
+    await proxy.accounts.start()
+    assert await proxy.see("alice", C) == "caller_not_allowed"
+    assert await proxy.see("bob", B, ("acme", C)) == "caller_not_allowed"
+    assert await proxy.see("alicia", A) == "ok"
+    assert await proxy.see("bob", B, ("acme-two", B)) == "ok"
+
+
+async def test_a_name_that_another_proxy_saw_counts_here_too(start: Start) -> None:
+    """A block reaches who was seen under it elsewhere, however many others are remembered here."""
+    shared = Knows({}, {A: [("mallory", ""), ("mall", "")]})
+    with patch("hubgate.proxy.auth.name_book.CAPACITY", 0):
+        proxy = start(shared, anyone=True, block={"users": ["mallory"]})
+        assert await proxy.see("mall", A) == "caller_not_allowed"
+
+
+async def test_a_name_that_is_nobodys_elsewhere_is_given_here(start: Start) -> None:
+    """The others were told that it is to be this account's, and do not object."""
+    proxy = start(shared := Knows({}, {}), users=["alice"])
+    assert await proxy.see("alice", A) == "ok"
+    assert shared.told == [[Told("user", A, ("alice",), ("alice",))]]
+    assert await proxy.see("alice", B) == "caller_not_allowed"
+
+
+async def test_the_others_are_not_asked_of_what_has_no_id(start: Start) -> None:
+    """There is nothing that they could know of it."""
+    proxy = start(shared := Knows({}, {}), users=["alice"])
+    assert await proxy.see("alice", "") == "ok"
+    assert shared.told == []
+
+
+async def test_a_name_that_is_written_with_its_id_is_told_to_others(start: Start) -> None:
+    """So that a block of that name reaches the account on every proxy, whatever it is called there."""
+    proxy = start(shared := Knows({}, {}), users=[f"alice={A}"])
+    assert await proxy.see("alice", A) == "ok"
+    assert shared.told[0][0].names == ("alice",)
 
 
 async def test_while_the_others_cannot_be_asked_no_name_is_given_away(start: Start) -> None:
@@ -285,11 +370,13 @@ async def test_while_the_others_cannot_be_asked_no_name_is_given_away(start: Sta
 def test_what_can_be_written() -> None:
     """For each name alone that is kept, where it is and how to write it with its id."""
     callers = Callers.model_validate({"users": ["bob", "alice", f"eve={C}"], "orgs": ["acme", "unseen"]})
-    overrides = Overrides.model_validate({"users": {"alice": {"requests_per_minute": 1}}})
+    few = {"requests_per_minute": 1}
+    overrides = Overrides.model_validate({"users": {"alice": few}, "orgs": {"acme": few}})
     owners = {"user:alice": A, "user:bob": B, "org:acme": C, "user:eve": A, "user:acme": A}
     assert accounts.to_write(callers, overrides, owners) == [
         f"callers.users: alice={A}",
         f"callers.users: bob={B}",
         f"callers.orgs: acme={C}",
         f"limits.overrides.users: alice={A}",
+        f"limits.overrides.orgs: acme={C}",
     ]
