@@ -61,7 +61,7 @@ def main(only: tuple[str, ...], share: float, seed: int, jobs: int) -> None:
 
 def _tell(title: str, name: Name) -> None:
     path, place, line, change = map(escape, name)
-    console.print(f"{title}: [b]{path}[/] {place}\n    {line}\n    {change}", soft_wrap=True)
+    console.print(f"{title}: [b]{path}[/] {place}\n    {line}\n    {change}", soft_wrap=True, emoji=False)
 
 
 def _explained() -> dict[Name, str]:

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
-from hubgate.proxy.auth.block import Block, parse_who
+from hubgate.proxy.auth.block import LAST_TIME, Block, parse_who
 from hubgate.proxy.auth.blocklist import LOCKED_OUT, Blocklist
 from hubgate.proxy.auth.policy import CallerPolicy
 from hubgate.proxy.settings import Callers, Tokens
@@ -63,6 +64,16 @@ def test_how_long_an_entry_holds(until: float | None, after: float, locked_out: 
     assert (blocklist.refusal(identity(), START + after) is not None) is locked_out
 
 
+def test_while_it_cannot_be_told_who_is_locked_out_nobody_gets_in() -> None:
+    """A proxy that has not read the list yet says so, and when to come again."""
+    blocklist = Blocklist()
+    assert blocklist.refusal(identity(), START) is None
+    blocklist.known = False
+    denied = blocklist.refusal(identity(), START)
+    assert denied is not None
+    assert (denied.code, denied.status, denied.retry_after) == ("hub_unavailable", 503, 5)
+
+
 @each("kind", ["access_token", "oauth", "key"])
 def test_the_policy_asks_the_list_first(kind: str) -> None:
     """Also where the caller is listed, and for local keys, to which no other rule applies."""
@@ -80,6 +91,8 @@ def test_the_policy_asks_the_list_first(kind: str) -> None:
         ("_old.name", "_old.name"),
         (FINGERPRINT.upper(), FINGERPRINT),
         ("key:Nightly_job.1", "key:nightly_job.1"),
+        ("a" * 96, "a" * 96),
+        ("eyJ" + "a" * 11, "eyj" + "a" * 11),
     ],
 )
 def test_names_as_the_list_keeps_them(text: str, who: str) -> None:
@@ -103,6 +116,7 @@ def test_names_as_the_list_keeps_them(text: str, who: str) -> None:
         "key:key:a",
         "::number",
         "a" * 97,
+        "eyJ!" + "a" * 12,
     ],
 )
 def test_what_is_no_name(text: str) -> None:
@@ -118,6 +132,7 @@ def test_what_is_no_name(text: str) -> None:
         "key:hf_secret",
         "api_org_abcdef",
         "hf_oauth_eyJhbGciOi",
+        "eyJ" + "a" * 12,
         "eyJhbGciOiJIUzI1NiIsInR5",
     ],
 )
@@ -126,3 +141,12 @@ def test_a_token_is_told_and_not_repeated(text: str) -> None:
     with pytest.raises(ValueError, match="hubgate fingerprint") as raised:
         parse_who(text)
     assert text[4:] not in str(raised.value)
+
+
+@each(("field", "good", "bad"), [("since", 0, -1e-3), ("until", LAST_TIME, LAST_TIME + 1)])
+def test_times_that_are_read_are_times(field: str, good: float, bad: float) -> None:
+    """From 1970 to the end of the year 9999: the last that a trail can name."""
+    block = {"who": "alice", "since": 1, "until": 1, "by": "", "reason": ""}
+    assert getattr(msgspec.convert(block | {field: good}, Block), field) == good
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(block | {field: bad}, Block)
