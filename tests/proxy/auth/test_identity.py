@@ -169,6 +169,18 @@ async def test_an_outage_is_not_kept(make: Make, hub: DemoHub) -> None:
     await resolved(identities, ALICE)
 
 
+async def test_an_outage_uses_up_no_budget(make: Make, hub: DemoHub, clock: Clock) -> None:
+    """What the Hub did not say no to is no unknown token: soon the same client is asked for as before."""
+    identities = make()
+    hub.state.set_down("503")
+    for number in range(100):
+        assert await refused(identities, Secret(f"hf_unheard_{number}")) == "hub_unavailable"
+    hub.state.set_down(None)
+    clock.advance(31)  # the breaker's longest pause, within the client's minute
+    assert await refused(identities, Secret("hf_unheard_0")) == "invalid_api_key"
+    assert (await resolved(identities, ALICE)).identity.user == "alice"
+
+
 async def test_forget_asks_anew(make: Make, hub: DemoHub) -> None:
     """Once forgotten, a revoked token is refused at once."""
     identities = make()
