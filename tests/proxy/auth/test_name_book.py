@@ -46,6 +46,10 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_names_outlive_a_restart(book: Open, path: Path) -> None:
     """Who had which name, and whose it is, is the same afterwards."""
     first = book()
@@ -58,6 +62,12 @@ async def test_names_outlive_a_restart(book: Open, path: Path) -> None:
     assert set(again.names("org", "1")) == {"alice"}
     assert (again.owner("user", "alice"), again.owner("user", "alicia")) == ("1", None)
     assert name_book.read(path) == {"user:alice": "1"}
+
+
+def test_where_the_names_are(tmp_path: Path) -> None:
+    """Beside the trail, under its name; before the first start there are none."""
+    assert name_book.beside(tmp_path / "audit.jsonl") == tmp_path / "audit.jsonl.names"
+    assert name_book.read(tmp_path / "audit.jsonl.names") == {}
 
 
 async def test_the_file_is_its_owners_alone(book: Open, path: Path) -> None:
@@ -168,6 +178,40 @@ async def test_nothing_is_written_after_the_end(book: Open, path: Path) -> None:
     first = NameBook(path)
     await first.close()
     first.keep("user", "alice", "1")
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with patch("os.pwrite", wraps=os.pwrite) as written, pytest.raises(OSError, match="Bad file descriptor"):
         await first.save()
     assert content(path) == b""
+    assert written.call_args[0][0] < 0
+
+
+async def test_a_line_in_several_parts(book: Open, path: Path) -> None:
+    """The system may take less than it is given; the rest follows where it stopped."""
+    first = book()
+    first.keep("user", "alice", "1")
+    first.see("user", "alicia", "1", always=True)
+    pwrite = os.pwrite
+    with patch("os.pwrite", lambda fd, data, offset: pwrite(fd, data[:7], offset)):
+        await first.save()
+    lines = [
+        b'{"kind":"user","name":"alice","id":"1","kept":true}',
+        b'{"kind":"user","name":"alicia","id":"1"}',
+    ]
+    assert content(path) == b"\n".join([*lines, b""])
+
+
+async def test_a_new_file_is_on_the_disk_with_its_folder(path: Path) -> None:
+    """Else a power cut could take the whole of it."""
+    folders: list[int] = []
+    with patch("os.fsync", lambda fd: folders.append(os.fstat(fd).st_ino)):
+        await NameBook(path).close()
+    assert folders == [path.parent.stat().st_ino]
+
+
+async def test_no_file_stays_open(path: Path) -> None:
+    """Neither after the end, nor where the file is no good."""
+    before = descriptors()
+    await NameBook(path).close()
+    write(path, b"{}\n")
+    with pytest.raises(NameBookError):
+        NameBook(path)
+    assert descriptors() == before

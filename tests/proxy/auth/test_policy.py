@@ -42,6 +42,22 @@ def test_only_listed_callers_pass(callers: dict[str, Any], verdict: str) -> None
     assert decide(callers) == verdict
 
 
+@each(
+    ("known_as", "told"),
+    [
+        (set(), "The operator of this service has not listed alice."),
+        ({"user:bob"}, "The name bob is listed here for another account of the Hub; "),
+        ({"user:bob", "org:acme"}, "The name acme is listed here for another account of the Hub; "),
+    ],
+)
+def test_who_is_not_listed_is_told_why(known_as: set[str], told: str) -> None:
+    """Somebody else's name is a matter for the operator, who has to write an id."""
+    policy = CallerPolicy(Callers(users=frozenset({"bob", "eve"}), orgs=frozenset({"acme"})), Tokens(), "")
+    refused = policy.check(identity(known_as=frozenset(known_as), holds=frozenset()), START)
+    assert refused is not None
+    assert refused.message.startswith(told)
+
+
 @each("callers", [{}, {"users": []}, {"anyone": False}, {"anyone": True, "users": ["a"]}])
 def test_callers_must_be_said(callers: dict[str, Any]) -> None:
     """Empty means nobody, and refuses to start; so does saying two things at once."""

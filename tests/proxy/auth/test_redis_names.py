@@ -71,6 +71,15 @@ async def test_what_one_proxy_saw_holds_at_the_other(redis: Redis, tmp_path: Pat
         assert "user:mallory" in standing.known_as
 
 
+async def test_where_they_are_kept(redis: Redis, tmp_path: Path) -> None:
+    """Neighbouring releases share these keys."""
+    async with proxy(redis, tmp_path / "1") as one, redis.client() as asking:
+        await meet(one, "alice", A)
+        await meet(one, "alice", A)
+        assert await asking.hgetall("hubgate:names:owners") == {"user:alice": A}
+        assert await asking.smembers(f"hubgate:names:user={A}") == {"alice"}
+
+
 async def test_a_name_is_given_away_once(redis: Redis, tmp_path: Path) -> None:
     """Two accounts that show it to two proxies at once cannot both have it."""
     async with proxy(redis, tmp_path / "1") as one, proxy(redis, tmp_path / "2") as two:
