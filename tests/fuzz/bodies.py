@@ -9,7 +9,7 @@ from typing import Any, Final
 from tests.fuzz import words
 from tests.fuzz.damage import damaged
 
-LARGE: Final = 80_000  # characters, or members: larger bodies than 64 KiB are read and parsed in another way
+LARGE: Final = 80_000  # bytes, roughly: larger bodies than 64 KiB are read and parsed in another way
 
 
 def spelling(rng: Random) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _vary(rng: Random, place: Any) -> None:
         case float():
             place[at] = rng.choice((*words.FRACTIONS, -value))
         case str() | list() if value and rng.random() < 0.04:
-            place[at] = value * (LARGE // len(value) + 1)
+            place[at] = value * (LARGE // len(json.dumps(value)) + 1)
         case str():
             place[at] = "".join(rng.choices((*words.TEXTS, value), k=rng.randint(1, 3)))
         case list() if value:
