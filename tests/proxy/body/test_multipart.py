@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +70,22 @@ def test_any_bytes(noise: bytes, cuts: list[int]) -> None:
             assert whole == cut
         else:
             assert (whole[0].fields, whole[0].ended, whole[1]) == (cut[0].fields, cut[0].ended, cut[1])
+
+
+@pytest.mark.parametrize("header", [b"Content-Disposition", b"Content-Type"])
+@pytest.mark.parametrize("parameter", [b";", b";a=b"])
+def test_a_header_of_many_parameters(header: bytes, parameter: bytes) -> None:
+    """A part's header has a few; four kilobytes of them would take the parser a hundred times as long."""
+    told = {b"Content-Disposition": b'form-data; name="model"', b"Content-Type": b"text/plain"}
+    for count, refused in ((8, False), (multipart.MAX_PARAMETERS + 1, True)):
+        lines = {**told, header: told[header] + parameter * count}
+        head = b"".join(b"%b: %b\r\n" % line for line in lines.items())
+        found = read(b"--x-mark\r\n" + head + b"\r\na/b", [])
+        assert (found == multipart.malformed()) == refused
+
+
+def test_a_boundary_among_many_parameters() -> None:
+    """The request's own header is bounded like those of the parts."""
+    told = f"multipart/form-data; boundary={MARK}"
+    assert multipart.boundary(told + ";" * 8) == MARK.encode()
+    assert multipart.boundary(told + ";" * multipart.MAX_PARAMETERS) is None
