@@ -18,6 +18,7 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
 from hubgate.backend.plugin import grammars, prompts
 from hubgate.backend.plugin.binding import bind
+from hubgate.backend.plugin.first_fault import stop_at_first_fault
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire import endpoints
 from hubgate.wire.control_api import LoadAdapter, UnloadAdapter
@@ -40,7 +41,8 @@ class AdapterRoutes:
         self._lock = asyncio.Lock()  # loads and unloads in the order they came
 
     def attach_router(self, app: FastAPI) -> None:
-        """Called once, before the server accepts connections."""
+        """Called once, before the server accepts connections, and behind vLLM's own routes."""
+        stop_at_first_fault(app)
         app.state.hubgate_traffic = self._traffic
         app.add_api_route(endpoints.LOAD_ADAPTER, self._load, methods=["POST"], response_model=None)
         app.add_api_route(endpoints.UNLOAD_ADAPTER, self._unload, methods=["POST"], response_model=None)
