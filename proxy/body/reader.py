@@ -11,6 +11,7 @@ import asyncio
 
 from hubgate.proxy import settings
 from hubgate.proxy.body.large_json import LargeBody
+from hubgate.proxy.body.turns import Turns
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.http.request import WINDOW, BodyError, ServerRequest
 from hubgate.proxy.net.pace import Pace
@@ -36,6 +37,7 @@ class BodyReader:
         self._least_rate = least_rate
         self._held = 0
         self._shares: dict[str, int] = {}  # of that, by `Identity.sub`
+        self.turns = Turns()
 
     def take(self, request: ServerRequest) -> bytes | Denied | None:
         """Take one JSON body, if all of it is here; `None`: it is welcome, `read` it.
@@ -71,12 +73,21 @@ class BodyReader:
         while part := await self.next(request, pace):
             if isinstance(part, Denied):
                 return part
-            busy = self._hold(sub, len(body), len(body) + len(part))
-            if refused := body.add(part) or busy:  # what came counts until it is released, refused or not
+            await self.turns.begin(sub)
+            try:
+                busy = self._hold(sub, len(body), len(body) + len(part))
+                refused = body.add(part) or busy  # what came counts until it is released, refused or not
+            finally:
+                await self.turns.end(sub)
+            if refused:
                 return refused
             if len(body) > self._largest:
                 return self.too_large()
-        return body.end()
+        await self.turns.begin(sub)
+        try:
+            return body.end()
+        finally:
+            await self.turns.end(sub)
 
     def pace(self) -> Pace:
         """Of one body, for `next`."""

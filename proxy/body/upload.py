@@ -43,7 +43,12 @@ class FormSource:
         self._context.bytes_in += len(part)
         if self._context.bytes_in > self._largest:
             return self._bodies.too_large()
-        return self.form.feed(part) or True
+        sub = "" if self._context.identity is None else self._context.identity.sub
+        await self._bodies.turns.begin(sub)
+        try:
+            return self.form.feed(part) or True
+        finally:
+            await self._bodies.turns.end(sub)
 
 
 class Upload:
