@@ -45,6 +45,7 @@ COMPILED = (
     "src/hubgate/proxy/limits/allowances.py",
     "src/hubgate/proxy/limits/limiter.py",
     "src/hubgate/proxy/limits/memory_counters.py",
+    "src/hubgate/proxy/limits/organizations.py",
     "src/hubgate/proxy/limits/refusals.py",
     "src/hubgate/proxy/limits/shared_address.py",
     "src/hubgate/proxy/model_listing.py",

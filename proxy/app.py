@@ -237,7 +237,7 @@ async def _accounts(
         from hubgate.proxy.auth import redis_names  # noqa: PLC0415 - half a second, for those who use it
 
         shared = await stack.enter_async_context(redis_names.connected(storage))
-    accounts = Accounts(book, shared, metrics.name_conflicts, settings.callers, settings.limits.overrides)
+    accounts = Accounts(book, shared, metrics.name_conflicts, settings.callers, settings.limits)
     await accounts.start()
     return accounts
 

@@ -45,7 +45,7 @@ class Reloader:
             log.error("configuration not reloaded", faults=error.faults)  # noqa: TRY400 - faults say it all
             return
         changed = _different(self._read, new)
-        self.accounts.replace(new.callers, new.limits.overrides)
+        self.accounts.replace(new.callers, new.limits)
         self.caller_policy.replace(new.callers, new.tokens)
         self.model_policy.replace(new.models)
         self.limits.replace(new.limits)

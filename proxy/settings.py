@@ -169,6 +169,21 @@ class Override(Section):
         return self
 
 
+class OrganizationLimits(Section):
+    """What all members of an organization may use together; `None`: no such limit."""
+
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    concurrent_requests: PositiveInt | None = None
+    cold_loads_per_hour: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if all(value is None for value in self.model_dump().values()):
+            raise ValueError("limits nothing; name one limit, or remove it")
+        return self
+
+
 class LocalKey(Section):
     """An API key of this proxy's own, for a caller without a Hub account."""
 
@@ -216,7 +231,7 @@ def _is_redis(text: str) -> bool:
 
 
 class Limits(Section):
-    """What each caller may use."""
+    """What each caller may use, and each organization all in all."""
 
     requests_per_minute: PositiveInt = 600
     tokens_per_minute: PositiveInt = 1_000_000
@@ -224,6 +239,7 @@ class Limits(Section):
     cold_loads_per_hour: PositiveInt = 30
     refusals_per_minute: PositiveInt = 120  # of one client (an IPv4 address, an IPv6 /64)
     overrides: Overrides = Overrides()
+    organizations: dict[HubAccount, OrganizationLimits] = Field(default_factory=dict)
     storage: Annotated[Secret, PlainValidator(parse_storage)] = Field(default_factory=lambda: Secret(MEMORY))
     storage_file: Path | None = None
 
@@ -232,6 +248,16 @@ class Limits(Section):
         if self.storage_file is not None and self.storage != Secret(MEMORY):
             raise ValueError("names a storage and a storage_file; remove one")
         return self
+
+    @property
+    def users(self) -> frozenset[str]:
+        """Entries of users that have numbers of their own."""
+        return frozenset(self.overrides.users)
+
+    @property
+    def orgs(self) -> frozenset[str]:
+        """Entries of organizations whose members have numbers of their own, each or together."""
+        return frozenset((*self.overrides.orgs, *self.organizations))
 
 
 class Request(Section):
@@ -337,7 +363,9 @@ class ProxySettings(Settings):
     def _two_ids(self, accounts: Literal["users", "orgs"]) -> list[str]:
         """A name that is written with two ids: alone, it would mean neither."""
         listed: frozenset[str] = getattr(self.callers, accounts)
-        overridden: Mapping[str, Override] = getattr(self.limits.overrides, accounts)
-        written = {read_account(entry) for entry in listed | overridden.keys() if "=" in entry}
+        limited: frozenset[str] = getattr(self.limits, accounts)
+        written = {read_account(entry) for entry in listed | limited if "=" in entry}
         twice = len({name for name, _ in written}) < len(written)
-        return [f"callers.{accounts}, limits.overrides.{accounts}: one name has two ids"] if twice else []
+        places = f"callers.{accounts}, limits.overrides.{accounts}"
+        places += ", limits.organizations" if accounts == "orgs" else ""
+        return [f"{places}: one name has two ids"] if twice else []

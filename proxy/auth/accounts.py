@@ -1,6 +1,6 @@
 """Which account of the Hub an entry in the configuration means: names change hands there, ids do not.
 
-An entry of a list of callers, or of overrides, means one account: the one whose id is written beside the
+An entry of a list of callers, or of limits, means one account: the one whose id is written beside the
 name, else the first one that was seen under the name since it was configured. The name is kept for that
 account, whatever it is called later (`name_book`); another account under the same name inherits nothing.
 A block means every account that was ever seen under the name, and whoever takes the name next.
@@ -19,7 +19,7 @@ from prometheus_client import Counter as PromCounter
 from hubgate.proxy.auth.name_book import Kind, NameBook, by_id, by_name
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.frozen_struct import FrozenStruct
-from hubgate.proxy.settings import Callers, Overrides, read_account
+from hubgate.proxy.settings import Callers, Limits, read_account
 from hubgate.wire.bounded_map import BoundedMap
 
 log = structlog.get_logger("callers")
@@ -94,13 +94,14 @@ def _entries(users: Iterable[str], orgs: Iterable[str]) -> Iterable[tuple[Kind, 
     yield from (("org", text) for text in orgs)
 
 
-def to_write(callers: Callers, overrides: Overrides, owners: Mapping[str, str]) -> list[str]:
+def to_write(callers: Callers, limits: Limits, owners: Mapping[str, str]) -> list[str]:
     """For each entry that is a name alone and kept for an account: where it is, and how to write it."""
     places: Sequence[tuple[str, Kind, Iterable[str]]] = (
         ("callers.users", "user", callers.users),
         ("callers.orgs", "org", callers.orgs),
-        ("limits.overrides.users", "user", overrides.users),
-        ("limits.overrides.orgs", "org", overrides.orgs),
+        ("limits.overrides.users", "user", limits.overrides.users),
+        ("limits.overrides.orgs", "org", limits.overrides.orgs),
+        ("limits.organizations", "org", limits.organizations),
     )
     return [
         f"{place}: {name}={owners[by_name(kind, name)]}"
@@ -125,17 +126,17 @@ class Accounts:
         shared: SharedNames | None,
         conflicts: PromCounter,
         callers: Callers,
-        overrides: Overrides,
+        limits: Limits,
     ) -> None:
         self._book = book
         self._shared = shared
         self._conflicts = conflicts
         self._reported: BoundedMap[tuple[Account, str], None] = BoundedMap(_REPORTED)
-        self.replace(callers, overrides)
+        self.replace(callers, limits)
 
-    def replace(self, callers: Callers, overrides: Overrides) -> None:
+    def replace(self, callers: Callers, limits: Limits) -> None:
         """Go by other lists from the next caller on that the Hub tells of."""
-        users, orgs = callers.users | overrides.users.keys(), callers.orgs | overrides.orgs.keys()
+        users, orgs = callers.users | limits.users, callers.orgs | limits.orgs
         self._written: dict[str, str] = {}  # ids, by name
         self._names_written: dict[str, list[str]] = {}  # the other way round
         for kind, text in _entries(users, orgs):

@@ -121,7 +121,7 @@ def check_config(config: Path, is_backend: bool) -> None:
 
             settings = load(ProxySettings, config)
             owners = preflight.check(settings).owners
-            kept = accounts.to_write(settings.callers, settings.limits.overrides, owners)
+            kept = accounts.to_write(settings.callers, settings.limits, owners)
     except ConfigError as error:
         _refuse(config, error)
     click.echo(f"{config}: fine")

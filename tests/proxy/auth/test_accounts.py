@@ -16,7 +16,7 @@ from hubgate.proxy.auth.policy import CallerPolicy
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.limits.allowances import Allowances
 from hubgate.proxy.metrics.registry import Metrics
-from hubgate.proxy.settings import Callers, Limits, Overrides, Tokens
+from hubgate.proxy.settings import Callers, Limits, Tokens
 from tests.fakes.clock import START
 from tests.fakes.identity import identity
 
@@ -32,7 +32,7 @@ class Operator:
     ) -> None:
         self.metrics = metrics
         self.callers, self.limits = self._read(configuration)
-        self.accounts = Accounts(book, shared, metrics.name_conflicts, self.callers, self.limits.overrides)
+        self.accounts = Accounts(book, shared, metrics.name_conflicts, self.callers, self.limits)
 
     @staticmethod
     def _read(configuration: Mapping[str, Any]) -> tuple[Callers, Limits]:
@@ -42,7 +42,7 @@ class Operator:
 
     def reload(self, **configuration: Any) -> None:
         self.callers, self.limits = self._read(configuration)
-        self.accounts.replace(self.callers, self.limits.overrides)
+        self.accounts.replace(self.callers, self.limits)
 
     async def meet(self, name: str, account: str, *orgs: tuple[str, str]) -> Standing | Denied:
         met = [Account("user", name, account), *(Account("org", *org) for org in orgs)]
@@ -371,12 +371,14 @@ def test_what_can_be_written() -> None:
     """For each name alone that is kept, where it is and how to write it with its id."""
     callers = Callers.model_validate({"users": ["bob", "alice", f"eve={C}"], "orgs": ["acme", "unseen"]})
     few = {"requests_per_minute": 1}
-    overrides = Overrides.model_validate({"users": {"alice": few}, "orgs": {"acme": few}})
+    overrides = {"users": {"alice": few}, "orgs": {"acme": few}}
+    limits = Limits.model_validate({"overrides": overrides, "organizations": {"acme": few}})
     owners = {"user:alice": A, "user:bob": B, "org:acme": C, "user:eve": A, "user:acme": A}
-    assert accounts.to_write(callers, overrides, owners) == [
+    assert accounts.to_write(callers, limits, owners) == [
         f"callers.users: alice={A}",
         f"callers.users: bob={B}",
         f"callers.orgs: acme={C}",
         f"limits.overrides.users: alice={A}",
         f"limits.overrides.orgs: acme={C}",
+        f"limits.organizations: acme={C}",
     ]

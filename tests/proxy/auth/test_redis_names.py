@@ -14,7 +14,7 @@ from hubgate.proxy.auth.accounts import Account, Accounts, Standing
 from hubgate.proxy.auth.name_book import NameBook
 from hubgate.proxy.auth.redis_names import RedisNames
 from hubgate.proxy.metrics.registry import Metrics
-from hubgate.proxy.settings import Callers, Overrides
+from hubgate.proxy.settings import Callers, Limits
 from hubgate.wire.secret import Secret
 from tests.fakes.clock import Clock
 from tests.fakes.redis import Redis
@@ -44,7 +44,7 @@ async def proxy(redis: Redis, path: Path) -> AsyncIterator[Accounts]:
     book = NameBook(path)
     async with redis_names.connected(Secret(redis.url)) as shared:
         callers = Callers.model_validate(LISTED)
-        accounts = Accounts(book, shared, Metrics().name_conflicts, callers, Overrides())
+        accounts = Accounts(book, shared, Metrics().name_conflicts, callers, Limits())
         await accounts.start()
         yield accounts
     await book.close()

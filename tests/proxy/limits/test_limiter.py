@@ -57,16 +57,44 @@ async def test_requests_within_a_minute_are_counted() -> None:
     assert isinstance(await few.acquire(ALICE), Permit)
 
 
-async def test_refused_requests_count_too() -> None:
-    """Hammering does not free a place: a refusal holds none, and does not open the window."""
-    few = limits(requests_per_minute=1)
+async def test_what_was_refused_changes_nothing() -> None:
+    """Hammering frees no place, and what was refused does not put off the time that was told."""
+    clock = Clock()
+    few = limits(clock, requests_per_minute=1)
     assert isinstance(await few.acquire(ALICE), Permit)
-    for _ in range(5):
-        assert isinstance(await few.acquire(ALICE), Denied)
+    for left in range(60, 0, -1):
+        denied = await few.acquire(ALICE)
+        assert isinstance(denied, Denied)
+        assert denied.retry_after == left
+        clock.advance(1)
+    assert isinstance(await few.acquire(ALICE), Permit)
+
+
+async def test_what_is_refused_by_another_limit_counts() -> None:
+    """Who is let in here and has too much under way has used up a request."""
+    few = limits(requests_per_minute=2, concurrent_requests=1)
+    assert isinstance(await few.acquire(ALICE), Permit)
+    for says in ("under way", "within a minute"):
+        denied = await few.acquire(ALICE)
+        assert isinstance(denied, Denied)
+        assert says in denied.message
+
+
+async def test_a_burst_at_the_edge_of_a_minute_gets_no_second_one() -> None:
+    """550 requests at 58.7 seconds and 600 at 60.1 are 600 that are let in, wherever minutes begin."""
+    clock = Clock()
+    some = limits(clock, requests_per_minute=600)
+    await used(some, 0)
+    clock.advance(58.7)
+    for _ in range(549):
+        await used(some, 0)
+    clock.advance(1.4)
+    late = [await some.acquire(ALICE) for _ in range(600)]
+    assert sum(isinstance(one, Permit) for one in late) == 51
 
 
 async def test_tokens_within_a_minute_are_counted() -> None:
-    """A caller is admitted while tokens are left, and refused from then on, until the minute is over."""
+    """A caller is admitted while tokens are left, and refused from then on, until some are a minute ago."""
     clock = Clock()
     few = limits(clock, tokens_per_minute=10)
     await used(few, 9)
@@ -79,6 +107,8 @@ async def test_tokens_within_a_minute_are_counted() -> None:
     assert by_name(denied.lines)["x-ratelimit-remaining-tokens"] == "0"
     assert isinstance(await few.acquire(BOB), Permit)
     clock.advance(50)
+    assert await left(few, "tokens") == "3"
+    clock.advance(10)
     assert await left(few, "tokens") == "10"
 
 
@@ -90,7 +120,7 @@ async def test_a_token_limit_that_is_reached_exactly_is_used_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "written"), [(0, "1m0s"), (0.5, "1m0s"), (1, "59s"), (59, "1s"), (59.9, "1s")]
+    ("passed", "written"), [(6, "54s"), (6.5, "54s"), (7, "53s"), (59, "1s"), (59.9, "1s")]
 )
 async def test_headers_are_written_as_openai_does(passed: float, written: str) -> None:
     """Both families name limit, rest and reset; a reset never tells a caller to come back too early."""
@@ -107,6 +137,22 @@ async def test_headers_are_written_as_openai_does(passed: float, written: str) -
         "x-ratelimit-remaining-tokens": "70",
         "x-ratelimit-reset-tokens": written,
     }
+
+
+async def test_a_late_charge_does_not_put_requests_off() -> None:
+    """Who was told when there is room for a request is let in then, whatever answers have cost meanwhile."""
+    clock = Clock()
+    few = limits(clock, requests_per_minute=1)
+    permit = await few.acquire(ALICE)
+    assert isinstance(permit, Permit)
+    clock.advance(1)
+    denied = await few.acquire(ALICE)
+    assert isinstance(denied, Denied)
+    assert denied.retry_after == 59
+    clock.advance(3)
+    few.release(permit, 5)
+    clock.advance(56)
+    assert isinstance(await few.acquire(ALICE), Permit)
 
 
 async def test_requests_at_once_are_counted() -> None:
@@ -214,7 +260,24 @@ async def test_new_numbers_count_from_the_next_request_on() -> None:
     assert isinstance(await some.acquire(ALICE), Denied)
     assert isinstance(await some.acquire(BOB), Permit)
     some.replace(LimitSettings(requests_per_minute=100))
-    assert await left(some, "requests") == "88"
+    assert await left(some, "requests") == "89"
+
+
+async def test_a_reset_tells_when_there_is_more() -> None:
+    """Of requests and of tokens by themselves; with nothing used yet that is now, and a minute at most."""
+    clock = Clock()
+    some = limits(clock, requests_per_minute=3)
+    permit = await some.acquire(ALICE)
+    assert isinstance(permit, Permit)
+    headers = by_name(permit.lines)
+    assert (headers["x-ratelimit-reset-requests"], headers["x-ratelimit-reset-tokens"]) == ("1m0s", "0s")
+    clock.advance(20)
+    some.release(permit, 7)
+    clock.advance(10)
+    headers = by_name((await some.acquire(ALICE)).lines)
+    assert (headers["x-ratelimit-reset-requests"], headers["x-ratelimit-reset-tokens"]) == ("30s", "50s")
+    clock.advance(30)
+    assert await left(some, "requests") == "1"
 
 
 NUMBERS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "cold_loads_per_hour")

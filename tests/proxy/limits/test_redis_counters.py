@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from structlog.testing import capture_logs
 
 from hubgate.proxy.limits import redis_counters
+from hubgate.proxy.limits.memory_counters import UNBOUNDED, Claim, Count
 from hubgate.proxy.limits.redis_counters import RedisCounters, connected
 from hubgate.proxy.settings import ProxySettings
 from hubgate.runtime.config import ConfigError, load
@@ -60,6 +61,12 @@ def shared(redis: Redis, **limits: Any) -> dict[str, Any]:
 def events(logged: list[Any]) -> list[str]:
     """What was said of the storage, in order."""
     return [entry["event"] for entry in logged if entry["event"] in (UP, AWAY)]
+
+
+async def take(counters: RedisCounters, key: str = "a", most: int = UNBOUNDED) -> Count:
+    """One use within a minute."""
+    (count,) = await counters.take([Claim(key, most, UNBOUNDED)], 60)
+    return count
 
 
 async def left(edge: Edge, what: str) -> int:
@@ -112,13 +119,15 @@ async def test_loads_that_come_at_once_cannot_pass_together(
     """The look at the rest and the taking are one step, whoever asks."""
     one, two = await start_counters(redis.url), await start_counters(redis.url)
     asked = [
-        counters.admit("loads:a", 3600, most=2, name=f"m{number % 5}", again=60)
+        counters.admit([Claim("loads:a", 2, UNBOUNDED)], 3600, name=f"m{number % 5}", again=60)
         for number in range(20)
         for counters in (one, two)
     ]
-    waits = dict(zip(((number // 2) % 5 for number in range(40)), await asyncio.gather(*asked), strict=False))
-    assert sorted(wait is None for wait in waits.values()) == [False] * 3 + [True] * 2
-    assert all(0 < wait <= 3600 for wait in waits.values() if wait is not None)
+    answers = await asyncio.gather(*asked)
+    refused = {(number // 2) % 5 for number, counts in enumerate(answers) if counts and not counts[0].let_in}
+    assert len(refused) == 3
+    assert sum(bool(counts) and counts[0].let_in for counts in answers) == 2
+    assert all(3500 < counts[0].more_uses_in <= 3600 for counts in answers if counts)
 
 
 async def test_a_thousand_at_once_need_one_connection(
@@ -126,7 +135,7 @@ async def test_a_thousand_at_once_need_one_connection(
 ) -> None:
     """Each gets a count of its own, and Redis sees one client and not a thousand."""
     counters = await start_counters(redis.url)
-    found = await asyncio.gather(*(counters.add("a", 60, uses=1) for _ in range(1200)))
+    found = await asyncio.gather(*(take(counters) for _ in range(1200)))
     assert sorted(count.uses for count in found) == list(range(1, 1201))
     async with redis.client() as asking:
         assert (await asking.info("stats"))["total_connections_received"] <= 4  # two of them the test's own
@@ -181,12 +190,12 @@ async def test_a_redis_that_hangs_is_waited_for_once(
     trips = _trips(counters, monkeypatch)
     redis.freeze()
     with capture_logs() as logged:
-        found = await asyncio.gather(*(counters.add("a", 60, uses=1) for _ in range(20)))
+        found = await asyncio.gather(*(take(counters) for _ in range(20)))
         assert sorted(count.uses for count in found) == list(range(1, 21))
         for number in range(21, 1000):
-            assert (await counters.add("a", 60, uses=1)).uses == number
-            counters.charge("a", 60, tokens=1)
-    assert (await counters.add("a", 60)).tokens == 979
+            assert (await take(counters)).uses == number
+            counters.charge(["a"], 60, tokens=1)
+    assert (await take(counters)).tokens == 979
     assert len(trips) == 1
     assert [entry["error"] for entry in logged] == ["TimeoutError"]
     redis.thaw()
@@ -210,19 +219,19 @@ async def test_charges_are_sent_before_the_end(redis: Redis, start_counters: Cal
     gauge = Gauge("up", "up", registry=CollectorRegistry())
     async with connected(Secret(redis.url), gauge, Clock()) as ending:
         for _ in range(1200):
-            ending.charge("a", 60, tokens=2)
-    assert (await (await start_counters(redis.url)).add("a", 60)).tokens == 2400
+            ending.charge(["a"], 60, tokens=2)
+    assert (await take(await start_counters(redis.url))).tokens == 2400
 
 
 async def test_a_caller_who_leaves_is_counted(redis: Redis, start_counters: Callable[..., Any]) -> None:
     """Hanging up while Redis is asked harms nobody else's answer."""
     counters = await start_counters(redis.url)
-    asking = [asyncio.create_task(counters.add("a", 60, uses=1)) for _ in range(10)]
+    asking = [asyncio.create_task(take(counters)) for _ in range(10)]
     await asyncio.sleep(0)
     asking[3].cancel()
     found = await asyncio.gather(*asking, return_exceptions=True)
     assert sum(isinstance(answer, asyncio.CancelledError) for answer in found) == 1
-    assert (await counters.add("a", 60)).uses == 10
+    assert (await take(counters)).uses == 11
 
 
 async def test_it_starts_without_redis(redis: Redis, start_edge: StartEdge, tmp_path: Path) -> None:
@@ -276,7 +285,7 @@ async def test_a_wrong_password_is_an_outage(
     async with Redis.start(tmp_path / "redis", PASSWORD) as redis:
         with capture_logs() as logged:
             counters = await start_counters(redis.address(password))
-            assert (await counters.add("a", 60, uses=1)).uses == 1
+            assert (await take(counters)).uses == 1
     assert events(logged) == [AWAY]
     assert logged[0]["error"] in ("AuthenticationError", "ResponseError")
     assert "canary" not in repr(logged)

@@ -49,7 +49,8 @@ async def test_every_good_answer_tells_what_is_left(start_edge: StartEdge) -> No
         assert headers["x-ratelimit-remaining-requests"] == str(9 - number)
         assert headers["x-ratelimit-limit-tokens"] == "100"
         assert headers["x-ratelimit-remaining-tokens"] == str(100 - PER_ANSWER * (number - 1))
-        assert headers["x-ratelimit-reset-tokens"] == headers["x-ratelimit-reset-requests"]
+        assert headers["x-ratelimit-reset-requests"] in ("1m0s", "59s", "58s", "57s", "56s", "55s")
+        assert (headers["x-ratelimit-reset-tokens"] == "0s") == (number == 1)
     listed = await edge.ask("GET", "/v1/models")
     assert listed.header("x-ratelimit-remaining-tokens") == str(100 - PER_ANSWER * 2)
 
