@@ -43,6 +43,7 @@ from hubgate.proxy.http.tls import Certificate
 from hubgate.proxy.hub.cache import Cache
 from hubgate.proxy.hub.client import HubClient
 from hubgate.proxy.hub.errors import HubErrors
+from hubgate.proxy.hub.histories import Histories
 from hubgate.proxy.hub.schemas import Allowed, Moved
 from hubgate.proxy.hub.transport import HubTransport
 from hubgate.proxy.limits.limiter import Limiter
@@ -69,6 +70,7 @@ from hubgate.wire.secret import Secret
 log = structlog.get_logger("proxy")
 
 CALLERS_CACHED = 100_000
+WALKED = 0.25  # the share of the life of a verdict on a commit for which the walk that it rests on is good
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,15 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     errors = HubErrors(settings.hub.url)
     digest_key = secrets.token_bytes(32)
     session = await _hub_session(stack, settings)
-    transport = HubTransport(session, settings.hub.url, metrics, clocks.monotonic, digest_key, now=clocks.now)
+    transport = HubTransport(
+        session,
+        settings.hub.url,
+        metrics,
+        clocks.monotonic,
+        digest_key,
+        now=clocks.now,
+        patience=settings.hub.timeout,
+    )
     hub = HubClient(transport, errors)
     identities = Identities(
         hub,
@@ -293,11 +303,21 @@ def _revisions(hub: HubClient, settings: ProxySettings, policy: ModelPolicy, clo
         ttl = settings.hub.revision_ttl
         return ttl if fact is not False else min(ttl, settings.hub.denial_ttl)  # it may be merged any time
 
+    # A verdict rests on a walk that may have been of before, so that both together stay within that time.
+    histories = Histories(
+        hub,
+        clocks.monotonic,
+        life=settings.hub.revision_ttl * WALKED,
+        fresh=life(False) * WALKED,  # noqa: FBT003 - the verdict
+    )
     return Revisions(
         hub,
         lambda: policy.models.revisions,
         snapshots=Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic),
-        lineages=Cache(capacity=CALLERS_CACHED, ttl=life, clock=clocks.monotonic),
+        lineages=Cache(
+            capacity=CALLERS_CACHED, ttl=lambda fact: life(fact) * (1 - WALKED), clock=clocks.monotonic
+        ),
+        histories=histories,
     )
 
 

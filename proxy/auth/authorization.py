@@ -90,7 +90,7 @@ class Authorizer:
         if running is not None:
             # An unpinned base stays on the commit that the GPU holds; see docs/design.md.
             return Access(repo.at(running)), source
-        snapshot = await self._revisions.snapshot(caller.token, repo)
+        snapshot = await self._revisions.snapshot(caller.token, repo, caller.identity.sub)
         if isinstance(snapshot, Denied):
             return snapshot, "hub"
         if not snapshot.adapter:
@@ -142,9 +142,10 @@ class Authorizer:
         return await self._accesses.get(key, lambda: self._check(caller, repo.at(None), reader=key[2]))
 
     async def _check(self, caller: Caller, repo: RepoRef, *, reader: bool) -> Allowed | Moved | Denied:
-        answer = await self._hub.auth_check(caller.token, repo)
+        who = caller.identity.sub
+        answer = await self._hub.auth_check(caller.token, repo, who)
         if reader and isinstance(answer, Allowed):
-            answer = await self._hub.reads_only(caller.token, repo)
+            answer = await self._hub.reads_only(caller.token, repo, who)
         if isinstance(answer, Denied) and answer.status == 401:
             self._identities.forget(caller)  # once for each time that the Hub says so
         return answer
@@ -170,7 +171,7 @@ class Authorizer:
             return refused
         if base.revision is None and (running := self._running(base.id)):
             return base.at(running)
-        snapshot = await self._revisions.snapshot(caller.token, base)
+        snapshot = await self._revisions.snapshot(caller.token, base, caller.identity.sub)
         if isinstance(snapshot, Denied):
             return snapshot
         if snapshot.adapter:

@@ -200,7 +200,7 @@ class Identities:
     async def _ask(self, secret: Secret, client: str) -> Identity | Denied:
         token = ("", secret.digest(self._digest_key))
         if token in self._accepted:  # what its neighbours try is nothing to it
-            facts = await self._hub.whoami(secret)
+            facts = await self._hub.whoami(secret, token[1].hex())
         else:
             slot = await self._limiter.begin(client)
             if isinstance(slot, float):
@@ -208,7 +208,7 @@ class Identities:
                 return Denied("rate_limit_exceeded", message, retry_after=slot)
             refused = False
             try:
-                facts = await self._hub.whoami(secret)
+                facts = await self._hub.whoami(secret, f"client {group(client)}")
                 refused = isinstance(facts, Denied) and facts.status == 401
             finally:
                 self._limiter.end(slot, refused=refused)

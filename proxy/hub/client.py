@@ -4,10 +4,12 @@ How it is asked is `questions`' job, what a no means is `refusals`'.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from hubgate.proxy.errors import Denied
+from hubgate.proxy.frozen_struct import FrozenStruct
 from hubgate.proxy.hub.errors import HubErrors
 from hubgate.proxy.hub.schemas import (
     MAX_NAME,
@@ -23,27 +25,36 @@ from hubgate.proxy.hub.schemas import (
 )
 from hubgate.proxy.hub.transport import HubTransport
 from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG, is_excessive
-from hubgate.wire.repo import InvalidRepoError, RepoRef
+from hubgate.wire.repo import InvalidRepoError, RepoRef, is_sha
 from hubgate.wire.secret import Secret
 
 MAX_HOPS = 3
 MAX_VERDICT = 64 * 1024  # bytes of an answer that says yes or no
-MAX_PAGES = 50  # of a commit history; 50 commits a page on the Hub
 
 _MOVED = re.compile(r"/api/models/(.+)/auth-check")  # what is found is read as a RepoRef
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="next"')  # RFC 8288, section 3
 
 
+class Page(FrozenStruct):
+    """A part of a history, the newest commit first, and the path of the next part."""
+
+    commits: Sequence[str]
+    following: str | None
+
+
 class HubClient:
-    """One Hub, asked with the caller's token and never with another."""
+    """One Hub, asked with the caller's token and never with another.
+
+    `who` asks, whatever their token: turns are shared among those (`turns`).
+    """
 
     def __init__(self, transport: HubTransport, errors: HubErrors) -> None:
         self._transport = transport
         self._errors = errors
 
-    async def whoami(self, token: Secret) -> WhoAmI | Denied:
+    async def whoami(self, token: Secret, who: str = "") -> WhoAmI | Denied:
         """Whose token this is (`GET /api/whoami-v2`)."""
-        answer = await self._transport.ask("whoami", "/api/whoami-v2", token)
+        answer = await self._transport.ask("whoami", "/api/whoami-v2", token, who=who)
         if isinstance(answer, Denied):
             return answer
         if answer.status != 200:
@@ -51,24 +62,24 @@ class HubClient:
         facts: WhoAmI | Denied = answer.decode(WhoAmI)
         return facts
 
-    async def auth_check(self, token: Secret, repo: RepoRef) -> Allowed | Moved | Denied:
+    async def auth_check(self, token: Secret, repo: RepoRef, who: str = "") -> Allowed | Moved | Denied:
         """Whether the token may read the repo's files (`GET /api/models/{id}/auth-check`)."""
         path = f"/api/models/{repo.id}/auth-check"
-        answer = await self._transport.ask("auth-check", path, token, MAX_VERDICT)
+        answer = await self._transport.ask("auth-check", path, token, MAX_VERDICT, who=who)
         if isinstance(answer, Denied):
             return answer
         if answer.opens:
             return Allowed()
         return self._moved(answer) if answer.redirects else self._errors.of_repo(answer, repo)
 
-    async def reads_only(self, token: Secret, repo: RepoRef) -> Allowed | Denied:
+    async def reads_only(self, token: Secret, repo: RepoRef, who: str = "") -> Allowed | Denied:
         """Whether a token that may read this repo may do no more (`GET …/auth-check/write`).
 
         The call is that of huggingface_hub's `auth_check(write=True)`. Its yes is our no; and its no
         counts only in the Hub's own words, since a 403 without any may come from something between.
         """
         path = f"/api/models/{repo.id}/auth-check/write"
-        answer = await self._transport.ask("write-check", path, token, MAX_VERDICT)
+        answer = await self._transport.ask("write-check", path, token, MAX_VERDICT, who=who)
         if isinstance(answer, Denied):
             return answer
         match answer.status:
@@ -83,11 +94,11 @@ class HubClient:
             case _:
                 return unavailable()
 
-    async def snapshot(self, token: Secret, repo: RepoRef) -> Snapshot | Denied:
+    async def snapshot(self, token: Secret, repo: RepoRef, who: str = "") -> Snapshot | Denied:
         """Which commit the revision is, and what kind of repo it is there."""
         revision = quote(repo.revision or "main", safe="")
         path = f"/api/models/{repo.id}/revision/{revision}"
-        answer = await self._transport.ask("revision", path, token)
+        answer = await self._transport.ask("revision", path, token, who=who)
         if isinstance(answer, Denied):
             return answer
         if answer.status != 200:
@@ -102,11 +113,11 @@ class HubClient:
             return unavailable()
         if not any(file.rfilename == "adapter_config.json" for file in info.siblings):
             return Snapshot(pinned, adapter=False)
-        return await self._adapter(token, pinned)
+        return await self._adapter(token, pinned, who)
 
-    async def refs(self, token: Secret, repo: RepoRef) -> Refs | Denied:
+    async def refs(self, token: Secret, repo: RepoRef, who: str = "") -> Refs | Denied:
         """The repo's branches and tags (`GET /api/models/{id}/refs`)."""
-        answer = await self._transport.ask("refs", f"/api/models/{repo.id}/refs", token)
+        answer = await self._transport.ask("refs", f"/api/models/{repo.id}/refs", token, who=who)
         if isinstance(answer, Denied):
             return answer
         if answer.status != 200:
@@ -114,30 +125,25 @@ class HubClient:
         refs: Refs | Denied = answer.decode(Refs)
         return refs
 
-    async def in_history(self, token: Secret, repo: RepoRef, sha: str) -> bool | Denied:
-        """Whether a commit is the repo's revision or one of its ancestors."""
-        path = f"/api/models/{repo.id}/commits/{quote(repo.revision or 'main', safe='')}"
-        for _ in range(MAX_PAGES):
-            answer = await self._transport.ask("commits", path, token)
-            if isinstance(answer, Denied):
-                return answer
-            if answer.status != 200:
-                return self._errors.of_repo(answer, repo)
-            commits = answer.decode(list[Commit])
-            if isinstance(commits, Denied):
-                return commits
-            if any(commit.id == sha for commit in commits):
-                return True
-            following = self._next_page(answer)
-            if following is None:
-                return False
-            path = following
-        return False
+    async def commits(
+        self, token: Secret, repo: RepoRef, path: str | None = None, who: str = ""
+    ) -> Page | Denied:
+        """A page of the history of the repo's revision: its first one, or what stands at `path`."""
+        first = f"/api/models/{repo.id}/commits/{quote(repo.revision or 'main', safe='')}"
+        answer = await self._transport.ask("commits", path or first, token, who=who)
+        if isinstance(answer, Denied):
+            return answer
+        if answer.status != 200:
+            return self._errors.of_repo(answer, repo)
+        commits = answer.decode(list[Commit])
+        if isinstance(commits, Denied):
+            return commits
+        return Page([commit.id for commit in commits if is_sha(commit.id)], self._next_page(answer))
 
-    async def _adapter(self, token: Secret, pinned: RepoRef) -> Snapshot | Denied:
+    async def _adapter(self, token: Secret, pinned: RepoRef, who: str) -> Snapshot | Denied:
         path = f"/{pinned.id}/resolve/{pinned.revision}/adapter_config.json"
         for _ in range(MAX_HOPS):
-            answer = await self._transport.ask("adapter-config", path, token, MAX_ADAPTER_CONFIG)
+            answer = await self._transport.ask("adapter-config", path, token, MAX_ADAPTER_CONFIG, who=who)
             if isinstance(answer, Denied):
                 return answer
             if answer.redirects:

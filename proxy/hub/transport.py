@@ -4,6 +4,7 @@ Its own client because huggingface_hub's has no timeout, one cookie jar for ever
 to the process's token. Redirects are not followed: they would carry the caller's token elsewhere.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Final, Literal, get_args
@@ -17,12 +18,16 @@ from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.breaker import Breaker, Why
 from hubgate.proxy.hub.cooldown import Cooldown
 from hubgate.proxy.hub.schemas import HubResponse, unavailable
+from hubgate.proxy.hub.turns import Turns
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.secret import Secret
 
 MAX_ANSWER: Final = 4 * 1024 * 1024  # bytes; the file list of a very large repo is about 1 MiB
 
 Call = Literal["whoami", "auth-check", "write-check", "revision", "refs", "commits", "adapter-config"]
+
+_WALKS: Final = ("refs", "commits")
+PATIENCE: Final = 5.0  # seconds
 
 SEVERAL: Final = 3  # tokens in a row that are told 429 by whoami, until it is taken for the address' limit
 LONGEST_PROBING: Final = 10.0  # seconds between two questions that find out whether it still is
@@ -45,8 +50,13 @@ class HubTransport:
         digest_key: bytes,
         *,
         now: Callable[[], float] = time.time,
+        turns: Turns | None = None,
+        patience: float = PATIENCE,
     ) -> None:
+        """`patience` is for how many seconds a question waits for its turn."""
         self.url = url
+        self._turns = Turns() if turns is None else turns
+        self._patience = patience
         self._session = session
         self._metrics = metrics
         self._digest_key = digest_key
@@ -56,25 +66,30 @@ class HubTransport:
         }
         self._address = Breaker(clock, _log_limit, threshold=SEVERAL, longest_pause=LONGEST_PROBING)
         metrics.hub_up.set_function(self._up)
+        metrics.hub_questions_waiting.set_function(self._turns.__len__)
 
-    async def ask(self, call: Call, path: str, token: Secret, most: int = MAX_ANSWER) -> HubResponse | Denied:
+    async def ask(
+        self, call: Call, path: str, token: Secret, most: int = MAX_ANSWER, *, who: str = ""
+    ) -> HubResponse | Denied:
         """GET `path`, and read `most` bytes of what comes. An answer of another's is `hub_unavailable`.
 
-        So are an outage, and a silence that the Hub asked for.
+        So are an outage, a silence that the Hub asked for, and a turn of `who` that does not come.
         """
         # The Hub counts whoami apart from the rest (docs/hub.md): a silence is about one of the two.
         mine = (_WHOAMI if call == "whoami" else b"") + token.digest(self._digest_key)
         if wait := self._cooldown.wait(mine):
             return unavailable(wait, own=True)
         if call == "whoami":
-            answer = await self._for_address(call, path, token, most)
+            answer = await self._for_address(call, path, token, most, who)
         else:
-            answer = await self._question(call, path, token, most)
+            answer = await self._question(call, path, token, most, who)
         if isinstance(answer, HubResponse) and answer.status == 429:
             return unavailable(self._cooldown.keep(mine, answer.headers), own=True)
         return answer
 
-    async def _for_address(self, call: Call, path: str, token: Secret, most: int) -> HubResponse | Denied:
+    async def _for_address(
+        self, call: Call, path: str, token: Secret, most: int, who: str
+    ) -> HubResponse | Denied:
         """A question that the Hub limits per address, which all callers of this proxy share.
 
         A 429 does not say whose limit it was. It silences its own token; where several tokens in a row are
@@ -86,7 +101,7 @@ class HubTransport:
             return unavailable(max(leave, self._cooldown.wait(_ADDRESS)))
         answered: bool | None = None
         try:
-            answer = await self._question(call, path, token, most)
+            answer = await self._question(call, path, token, most, who)
             if isinstance(answer, HubResponse):
                 answered = answer.status != 429
                 if not answered:
@@ -95,15 +110,19 @@ class HubTransport:
             self._address.end(leave, answered=answered)
         return answer
 
-    async def _question(self, call: Call, path: str, token: Secret, most: int) -> HubResponse | Denied:
-        """Ask, if the Hub is believed to be there."""
+    async def _question(
+        self, call: Call, path: str, token: Secret, most: int, who: str
+    ) -> HubResponse | Denied:
+        """Ask, if the Hub is believed to be there, when it is this asker's turn."""
         breaker = self._breakers[call]
         leave = breaker.begin()
         if isinstance(leave, float):
             return unavailable(leave)
         answered: bool | None = None
         try:
-            answer = await self._get(call, path, token, most)
+            answer = await self._in_turn(call, path, token, most, who)
+            if answer is None:
+                return unavailable(own=True)
             answered = not isinstance(answer, Denied) and answer.status < 500
             if isinstance(answer, HubResponse) and answer.is_page and answer.status != 429:
                 answered = None  # the Hub was not reached; but one repo's name may be what a firewall minds
@@ -123,6 +142,20 @@ class HubTransport:
             return None
         path = target.path.removeprefix(hub.path)
         return f"{path}?{target.query}" if target.query else path
+
+    async def _in_turn(
+        self, call: Call, path: str, token: Secret, most: int, who: str
+    ) -> HubResponse | Denied | None:
+        """Ask when it is this asker's turn; `None` where that does not come in time, which says nothing."""
+        try:
+            async with asyncio.timeout(self._patience):
+                turn = await self._turns.begin(who, walk=call in _WALKS)
+        except TimeoutError:
+            return None
+        try:
+            return await self._get(call, path, token, most)
+        finally:
+            self._turns.end(turn)
 
     async def _get(self, call: Call, path: str, token: Secret, most: int) -> HubResponse | Denied:
         started = time.perf_counter()

@@ -148,6 +148,11 @@ class Metrics:
             "0 while some kind of question is not asked because the Hub did not answer the last ones",
             registry=registry,
         )
+        self.hub_questions_waiting = PromGauge(
+            "hubgate_hub_questions_waiting",
+            "Questions to the Hub that wait for their turn, because others are under way",
+            registry=registry,
+        )
 
     def times(self, endpoint: str) -> EndpointTimes:
         """The histograms of one endpoint."""

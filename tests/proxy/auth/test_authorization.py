@@ -21,6 +21,7 @@ from hubgate.proxy.settings import Models
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
 from tests.fakes.clock import Clock
+from tests.fakes.hub_client import histories
 from tests.fakes.keyring import Keyring
 
 BASE, PRIVATE, PUBLIC = "demo/tiny-llama", "alice/pirate-lora", "demo/public-lora"
@@ -61,7 +62,13 @@ class World:
         return Authorizer(
             self._client,
             self.identities,
-            Revisions(self._client, lambda: read.revisions, snapshots=self._cache(), lineages=self._cache()),
+            Revisions(
+                self._client,
+                lambda: read.revisions,
+                snapshots=self._cache(),
+                lineages=self._cache(),
+                histories=histories(self._client, self._clock),
+            ),
             ModelPolicy(read),
             accesses=self._cache(),
             running=self.running.get,

@@ -14,6 +14,7 @@ from hubgate.proxy.hub.schemas import Snapshot, unavailable
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
 from tests.fakes.clock import Clock
+from tests.fakes.hub_client import histories
 
 LORA = RepoRef.parse("alice/pirate-lora")
 PUBLIC = RepoRef.parse("demo/public-lora")
@@ -43,7 +44,13 @@ class World:
         def cache() -> Cache[str, Any]:
             return Cache(capacity=100, ttl=life, clock=self._clock)
 
-        return Revisions(self._client, lambda: frozenset(allowed), snapshots=cache(), lineages=cache())
+        return Revisions(
+            self._client,
+            lambda: frozenset(allowed),
+            snapshots=cache(),
+            lineages=cache(),
+            histories=histories(self._client, self._clock),
+        )
 
     async def verdict(self, revision: str | None, *allowed: str) -> str:
         """The sha that a revision means, or the code of its refusal."""

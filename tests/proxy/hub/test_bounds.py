@@ -1,6 +1,6 @@
 """The numbers that callers, operators and the Hub are promised: to change one is a decision, not a slip."""
 
-from hubgate.proxy.hub import breaker, cache, client, cooldown, transport
+from hubgate.proxy.hub import breaker, cache, client, cooldown, histories, transport, turns
 from tests.cases import each
 
 
@@ -16,7 +16,11 @@ from tests.cases import each
         (cache.JITTER, 0.1),  # shares of a life
         (cache.REFRESH, 0.8),
         (client.MAX_HOPS, 3),
-        (client.MAX_PAGES, 50),
+        (histories.MAX_PAGES, 50),
+        (histories.PAGES_PER_MINUTE, 100),
+        (histories.MAX_COMMITS, 200_000),
+        (turns.AT_ONCE, 48),
+        (turns.RESERVE, 16),
         (client.MAX_VERDICT, 64 * 1024),  # bytes
         (transport.MAX_ANSWER, 4 * 1024 * 1024),
         (transport.SEVERAL, 3),  # tokens in a row

@@ -12,7 +12,7 @@ from hubgate.proxy.hub.schemas import Allowed, Moved, Refs, Snapshot, WhoAmI
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
-from tests.fakes.hub_client import BASE, PRIVATE, PUBLIC, code
+from tests.fakes.hub_client import BASE, PRIVATE, PUBLIC, code, in_history
 
 
 async def test_whoami_tells_what_decisions_rest_on(client: HubClient) -> None:
@@ -153,10 +153,10 @@ async def test_histories_are_followed_over_pages(client: HubClient, hub: DemoHub
     for number in range(5):
         hub.state.add_commit(PUBLIC.id, {"README.md": f"{number}".encode()})
     stray = hub.state.add_commit(PUBLIC.id, {"README.md": b"pr"}, ref="refs/pr/1", parent=first)
-    assert await client.in_history(token, PUBLIC.at("main"), first) is True
-    assert await client.in_history(token, PUBLIC.at("main"), stray) is False
-    assert await client.in_history(token, PUBLIC.at("refs/pr/1"), stray) is True
-    assert code(await client.in_history(token, PUBLIC.at("nowhere"), first)) == "model_not_found"
+    assert await in_history(client, token, PUBLIC.at("main"), first) is True
+    assert await in_history(client, token, PUBLIC.at("main"), stray) is False
+    assert await in_history(client, token, PUBLIC.at("refs/pr/1"), stray) is True
+    assert code(await in_history(client, token, PUBLIC.at("nowhere"), first)) == "model_not_found"
 
 
 async def test_refs_are_branches_and_tags(client: HubClient) -> None:

@@ -14,7 +14,7 @@ from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG, MAX_CONTAINERS, MAX_DEP
 from hubgate.wire.secret import Secret
 from tests.fakes.answers import chunk, head, raw, whole
 from tests.fakes.engine import Answer, Connection, RawEngine, Received
-from tests.fakes.hub_client import BASE, code
+from tests.fakes.hub_client import BASE, code, in_history
 from tests.fakes.running_proxy import ALICE, BOB, PRIVATE, PUBLIC, Edge
 
 TOKEN = Secret("hf_canary4711")
@@ -42,7 +42,7 @@ async def everything(client: HubClient) -> list[str]:
         code(await client.reads_only(TOKEN, BASE)),
         code(await client.snapshot(TOKEN, BASE)),
         code(await client.refs(TOKEN, BASE)),
-        code(await client.in_history(TOKEN, BASE, SHA)),
+        code(await in_history(client, TOKEN, BASE, SHA)),
     ]
 
 

@@ -15,7 +15,7 @@ from hubgate.wire.secret import Secret
 from tests.fakes.answers import chunk, dies, head, raw, silent, whole
 from tests.fakes.clock import Clock
 from tests.fakes.engine import LOCAL, Answer, RawEngine
-from tests.fakes.hub_client import BASE, PUBLIC, MakeClient, code
+from tests.fakes.hub_client import BASE, PUBLIC, MakeClient, code, in_history
 
 CANARY = "hf_canary4711"
 OTHER = Secret("hf_other4711")
@@ -32,7 +32,7 @@ async def everything(client: HubClient) -> set[str]:
         code(await client.auth_check(TOKEN, BASE)),
         code(await client.snapshot(TOKEN, BASE)),
         code(await client.refs(TOKEN, BASE)),
-        code(await client.in_history(TOKEN, BASE, "a" * 40)),
+        code(await in_history(client, TOKEN, BASE, "a" * 40)),
         code(await client.reads_only(TOKEN, BASE)),
     }
 
@@ -161,7 +161,7 @@ async def test_a_history_goes_on_where_the_hub_says(
     said = link.format(hub=f"{LOCAL}:{rogue.port}")
     rogue.then(raw(head(200, [("Link", said), ("Content-Length", "2")]) + b"[]"))
     rogue.always(raw(whole(200, b"[]")))
-    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    assert await in_history(rogue_client, TOKEN, BASE, "a" * 40) is False
     asked = [request.target for request in rogue.requests]
     assert asked == [f"/api/models/{BASE.id}/commits/main", *targets]
 
@@ -185,7 +185,7 @@ async def test_pages_are_followed_on_the_hub_alone(
     """A next page on another host is not asked for."""
     link = [("Link", f'<{hub.endpoint}/api/next>; rel="next"'), ("Content-Length", "2")]
     rogue.always(raw(head(200, link) + b"[]"))
-    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    assert await in_history(rogue_client, TOKEN, BASE, "a" * 40) is False
     assert len(hub.log) == 0
 
 
@@ -278,7 +278,7 @@ async def test_a_hub_below_a_path_is_asked_below_it(rogue: RawEngine, make_clien
     link = ("Link", f'<{address}/next>; rel="next"')
     rogue.then(raw(head(200, [link, ("Content-Length", "2")]) + b"[]"))
     rogue.always(raw(whole(200, b"[]")))
-    assert await make_client(address).in_history(TOKEN, BASE, "a" * 40) is False
+    assert await in_history(make_client(address), TOKEN, BASE, "a" * 40) is False
     assert rogue.requests[1].target == "/hub/next"
 
 
@@ -401,7 +401,7 @@ async def test_an_endless_history_holds_nothing(rogue: RawEngine, rogue_client: 
     """A commit that is not found on the first fifty pages is not served, and no more are asked for."""
     link = b'HTTP/1.1 200 OK\r\nLink: </again>; rel="next"\r\nContent-Length: 2\r\n\r\n[]'
     rogue.always(raw(link))
-    assert await rogue_client.in_history(TOKEN, BASE, "a" * 40) is False
+    assert await in_history(rogue_client, TOKEN, BASE, "a" * 40) is False
     assert len(rogue.requests) == 50
 
 
