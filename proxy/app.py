@@ -47,6 +47,7 @@ from hubgate.proxy.hub.histories import Histories
 from hubgate.proxy.hub.schemas import Allowed, Moved
 from hubgate.proxy.hub.transport import HubTransport
 from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.limits.loads import Loads
 from hubgate.proxy.limits.memory_counters import Counters, MemoryCounters
 from hubgate.proxy.limits.refusals import Refusals
 from hubgate.proxy.limits.shared_address import SharedAddress
@@ -169,6 +170,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         throttled=throttled,
         shared_address=None if settings.listen.trusted_proxies else SharedAddress(clocks.monotonic),
         limits=limits,
+        loads=Loads(clocks.monotonic, pool.is_warm),
         bodies=BodyReader(settings.request, settings.timeouts.body_idle, settings.timeouts.least_rate),
         authorizer=authorizer,
         listing=ModelListing(authorizer, policy),
@@ -362,7 +364,8 @@ async def _pool(
     *,
     clocks: Clocks,
 ) -> Pool:
-    session = await _control_session(stack, settings)
+    # A hello of its own: what tells whether a backend is up does not stand behind what is asked of it.
+    session, greeting = [await _control_session(stack, settings) for _ in range(2)]
 
     def upstream(entry: UpstreamSettings) -> Upstream:
         control = ControlClient(
@@ -373,6 +376,7 @@ async def _pool(
             keys=checked.keys.current,
             grants=grants,
             now=clocks.now,
+            hello_session=greeting,
         )
         return Upstream(entry.name, entry.url, control)
 

@@ -27,6 +27,7 @@ from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.limits.limiter import Limiter
+from hubgate.proxy.limits.loads import Loads
 from hubgate.proxy.limits.refusals import Refusals, caller_name
 from hubgate.proxy.limits.shared_address import SharedAddress
 from hubgate.proxy.metrics.registry import Metrics
@@ -71,6 +72,7 @@ class Gateway:
     throttled: Refusals  # the same of callers whom the limits do not let in
     shared_address: SharedAddress | None  # `None` where a load balancer tells the clients' own
     limits: Limiter
+    loads: Loads
     bodies: BodyReader
     authorizer: Authorizer
     listing: ModelListing
@@ -360,13 +362,22 @@ class Gateway:
         """
         name, cold_start = context.model or "", self.cold_start
         context.cold = True
-        refused = await self.limits.cold_load(caller.identity, access.model)
+        sub, model = caller.identity.sub, access.model
+        refused = (
+            self.loads.failed(sub, model)
+            or await self.limits.cold_load(caller.identity, model)
+            or self.loads.begin(sub, model)
+        )
         if refused is not None:
             return refused
+        failed: Denied | None = None
+        goes_on = True  # for all that is known, where the caller leaves or waits no more
         try:
             context.enter("load")
             async with asyncio.timeout(cold_start.timeout if context.stream else cold_start.plain_wait):
                 ended = await self.cold_loader.load(context, request, caller, access, upstream)
+            goes_on = False
+            failed = refusal(ended, name) if isinstance(ended, LoadFailed) else None
         except TimeoutError:
             return Denied(
                 "model_loading", f"{access.model} is still being loaded; try again.", retry_after=30
@@ -375,11 +386,13 @@ class Gateway:
             log.warning(
                 "ensure failed", upstream=upstream.name, reason=error.reason, request_id=context.request_id
             )
+            goes_on = False
             return unreachable()
         finally:
             context.leave()
+            self.loads.end(sub, model, ended=not goes_on, failed=failed)
         if isinstance(ended, LoadFailed):
-            return refusal(ended, name)
+            return failed or refusal(ended, name)
         # What was known may have aged before the load and ages while it lasts: both together stay within
         # its time only if it is asked for again, which costs nothing while it is cached.
         known = await self._renew(context, caller)

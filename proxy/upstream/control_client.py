@@ -9,6 +9,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.auth.identity import Caller
+from hubgate.proxy.hub.turns import Turns
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import GRANT_HEADER, PROTOCOL, REQUEST_ID_HEADER, EnsureRequest, Event, Hello
 from hubgate.wire.endpoints import ENSURE, HELLO
@@ -19,6 +20,7 @@ HELLO_TIMEOUT = aiohttp.ClientTimeout(total=5)
 # What msgspec raises for bytes from outside: ValueError for what is no JSON, no UTF-8 or of another form,
 # RecursionError for what is deep, also in members that nobody asks for.
 NOT_JSON = (ValueError, RecursionError)
+BEGUN_AT_ONCE = 8  # loads that a backend is asked to take up, callers in turn; then they go on beside others
 MAX_HELLO = 4 * 1024 * 1024  # bytes; a thousand adapters are about 100 KiB
 
 
@@ -43,8 +45,12 @@ class ControlClient:
         keys: Callable[[], ProxyKeys],
         grants: GrantSigner,
         now: Callable[[], float],
+        hello_session: aiohttp.ClientSession | None = None,
     ) -> None:
+        """`hello_session` is for hellos alone, so that none waits for a connection."""
         self._session = session
+        self._hello_session = hello_session or session
+        self._turns = Turns(BEGUN_AT_ONCE, 0)
         self._name = name
         self._url = url
         self._backend = backend
@@ -56,7 +62,7 @@ class ControlClient:
         """Ask what the backend is and runs. Raises `ControlError`."""
         grant, nonce = self._grants.control(self._name, "")
         try:
-            async with self._session.get(
+            async with self._hello_session.get(
                 self._url + HELLO,
                 headers={GRANT_HEADER: grant},
                 timeout=HELLO_TIMEOUT,
@@ -74,22 +80,20 @@ class ControlClient:
     async def ensure(
         self, access: Access, caller: Caller, boot: str, request_id: str
     ) -> AsyncGenerator[Event]:
-        """Make a model warm; yields progress, then `Ready` or `LoadFailed`. Raises `ControlError`."""
-        grant, _ = self._grants.control(self._name, boot)
-        request = EnsureRequest(token=self._scoped(access, caller, boot))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
+        """Make a model warm; yields progress, then `Ready` or `LoadFailed`. Raises `ControlError`.
+
+        Until the backend has taken it up, it waits for its turn: opening a token is work, and the backend
+        says hello on the same loop.
+        """
+        turn = await self._turns.begin(caller.identity.sub)
         try:
-            async with self._session.post(
-                self._url + ENSURE,
-                data=msgspec.json.encode(request),
-                headers={
-                    GRANT_HEADER: grant,
-                    REQUEST_ID_HEADER: request_id,
-                    "Content-Type": "application/json",
-                },
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
+            response = await self._begin(access, caller, boot, request_id)
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
+            raise ControlError(type(error).__name__) from None
+        finally:
+            self._turns.end(turn)
+        try:
+            async with response:
                 if response.status != 200:
                     raise ControlError(f"ensure answered {response.status}")
                 async for line in response.content:
@@ -98,6 +102,23 @@ class ControlClient:
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, *NOT_JSON) as error:
             # HttpProcessingError: a line that is longer than the buffer.
             raise ControlError(type(error).__name__) from None
+
+    async def _begin(
+        self, access: Access, caller: Caller, boot: str, request_id: str
+    ) -> aiohttp.ClientResponse:
+        grant, _ = self._grants.control(self._name, boot)
+        request = EnsureRequest(token=self._scoped(access, caller, boot))
+        return await self._session.post(
+            self._url + ENSURE,
+            data=msgspec.json.encode(request),
+            headers={
+                GRANT_HEADER: grant,
+                REQUEST_ID_HEADER: request_id,
+                "Content-Type": "application/json",
+            },
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30),
+            allow_redirects=False,
+        )
 
     def _believe(self, signed: bytes, nonce: str) -> Hello:
         try:

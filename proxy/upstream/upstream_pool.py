@@ -39,6 +39,8 @@ class Upstream:
         self._control = control
         self._boot: str | None = None
         self._engines: dict[str, EngineInfo] = {}
+        self._asked: asyncio.Task[None] | None = None  # a hello that is under way
+        self._next: asyncio.Task[None] | None = None  # the one that begins when that has ended
 
     @property
     def up(self) -> bool:
@@ -52,6 +54,13 @@ class Upstream:
             if holds and engine.base == str(access.base) and engine.state == "ready":
                 return engine
         return None
+
+    def holds(self, model: str) -> bool:
+        """The same by the name that the model is served under."""
+        for engine in self._engines.values():
+            if engine.state == "ready" and (engine.base == model or model in engine.adapters):
+                return True
+        return False
 
     def warmth(self, access: Access) -> int:
         """2: holds the model; 1: runs its base; 0: neither."""
@@ -76,7 +85,27 @@ class Upstream:
         self._engines.pop(engine.id, None)
 
     async def refresh(self) -> None:
-        """Ask for a hello and believe it. Raises `ControlError`; the backend then counts as down."""
+        """Ask for a hello and believe it. Raises `ControlError`; the backend then counts as down.
+
+        Who comes while one is under way waits for the next one, together with all who came: it tells of what
+        is then, and a hundred loads cost two hellos.
+        """
+        mine = self._next  # which has not begun
+        if mine is None:
+            asked = self._asked
+            if asked is None or asked.done():
+                mine = self._asked = asyncio.ensure_future(self._hello())
+            else:
+                mine = self._next = asyncio.ensure_future(self._after(asked))
+            mine.add_done_callback(_retrieve)
+        await asyncio.shield(mine)
+
+    async def _after(self, asked: "asyncio.Task[None]") -> None:
+        await asyncio.wait([asked])
+        self._asked, self._next = self._next, None
+        await self._hello()
+
+    async def _hello(self) -> None:
         try:
             hello = await self._control.hello()
         except Exception:  # of whatever kind
@@ -122,6 +151,10 @@ class Pool:
                 return sha
         return None
 
+    def is_warm(self, model: str) -> bool:
+        """Whether some backend holds the model of that name, `org/name@sha`."""
+        return any(upstream.holds(model) for upstream in self._upstreams)
+
     @property
     def ready(self) -> bool:
         """Whether at least one backend is up."""
@@ -151,6 +184,12 @@ class Pool:
                 log.info("upstream", upstream=upstream.name, up=upstream.up, problem=problem)
                 known = problem
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _retrieve(hello: "asyncio.Task[None]") -> None:
+    # Everybody who waited for it may have left.
+    if not hello.cancelled():
+        hello.exception()
 
 
 def refusal(failed: LoadFailed, model: str) -> Denied:

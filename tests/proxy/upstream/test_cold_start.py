@@ -1,15 +1,24 @@
 """Cold models, and engines that turn out not to hold what the proxy thought."""
 
 import asyncio
+import time
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from hubgate.proxy import app
+from hubgate.proxy.limits import loads
+from hubgate.proxy.limits.loads import AT_ONCE
 from hubgate.proxy.settings import Block, Callers, Tokens
 from hubgate.wire.control_api import Download, Evicted, FailureCode, LoadFailed, Progress
 from tests.fakes.answers import misdirected, refusal
 from tests.fakes.backend import Held, babbles, says
+from tests.fakes.clock import Clock
 from tests.fakes.running_proxy import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
+
+CONFIG = f'{{"base_model_name_or_path":"{BASE}"}}'.encode()
 
 
 async def test_a_cold_model_is_loaded_with_the_callers_own_token(edge: Edge) -> None:
@@ -77,14 +86,76 @@ async def test_what_made_room_is_in_the_audit(edge: Edge) -> None:
     ],
 )
 async def test_a_load_that_fails(edge: Edge, code: FailureCode, status: int, told: str) -> None:
-    """Each way in which a load can fail has its error, and the next try loads again."""
+    """Each way in which a load can fail has its error, and another caller's try loads again."""
     fetched = Download(repo=edge.at(PUBLIC), kind="adapter", bytes=10, seconds=0.1)
     edge.backend.then(says(LoadFailed(code=code, message="why", retry_after=7, downloads=(fetched,))))
     answer = await edge.chat(PUBLIC)
     assert (answer.status, answer.code) == (status, told)
     assert edge.engine.requests == []
-    assert (await edge.chat(PUBLIC)).status == 200
+    assert (await edge.chat(PUBLIC, BOB)).status == 200
     assert len(edge.backend.asked) == 2
+
+
+async def test_a_client_that_does_not_pause_costs_the_backend_nothing(tmp_path: Path) -> None:
+    """A load that failed for a while is not tried again within a second, of that caller and model alone."""
+    clock = Clock()
+    clocks = app.Clocks(now=time.time, monotonic=clock)
+    async with Edge.start(tmp_path, clocks=clocks) as edge:
+        edge.backend.always(says(LoadFailed(code="no_capacity", message="all busy", retry_after=7)))
+        answers = [await edge.chat(PUBLIC) for _ in range(20)]
+        told = [(answer.status, answer.code, answer.header("Retry-After")) for answer in answers]
+        assert told == [(503, "no_upstream", "7")] * 20
+        assert len(edge.backend.asked) == 1
+        for model, token in ((PUBLIC, BOB), (PRIVATE, ALICE)):
+            assert (await edge.chat(model, token)).status == 503
+        assert len(edge.backend.asked) == 3
+        clock.advance(1)
+        edge.backend.always(edge.backend.make_warm)
+        assert (await edge.chat(PUBLIC)).status == 200
+
+
+async def test_what_fails_for_good_is_tried_again(edge: Edge) -> None:
+    """A refusal is the caller's own to mend, on the Hub say, and its next try is a new one."""
+    edge.backend.then(says(LoadFailed(code="rejected", message="pickle only")))
+    assert (await edge.chat(PUBLIC)).status == 422
+    assert (await edge.chat(PUBLIC)).status == 200
+
+
+async def test_loads_that_were_left_count(start_edge: StartEdge) -> None:
+    """Nobody has more by leaving; who comes back for one of them joins it, and others have their own."""
+    edge = await start_edge({"models": {"allow": ["*/*"]}, "limits": {"cold_loads_per_hour": 100}})
+    names = [f"demo/mine-{number}" for number in range(AT_ONCE + 1)]
+    for name in names:
+        edge.hub.state.add_repo(name, {"adapter_config.json": CONFIG, "adapter_model.safetensors": b"x"})
+    for name in names[:AT_ONCE]:
+        edge.backend.then(held := Held(edge.backend.make_warm))
+        asking = asyncio.create_task(edge.chat(name, stream=True))
+        await held.waiting.wait()
+        asking.cancel()
+        await held.cancelled.wait()
+    refused = await edge.chat(names[-1])
+    assert (refused.status, refused.code, refused.header("Retry-After")) == (429, "rate_limit_exceeded", "5")
+    assert "cold models being loaded" in refused.json()["error"]["message"]
+    assert (await edge.chat(names[-1], BOB)).status == 200
+    assert (await edge.chat(names[0])).status == 200
+    edge.hub.state.add_repo("demo/mine-too", {"adapter_config.json": CONFIG})
+    assert (await edge.chat("demo/mine-too")).status == 200  # one has ended
+
+
+async def test_a_load_that_was_left_and_became_warm_counts_no_more(start_edge: StartEdge) -> None:
+    """The next hello tells that it has ended."""
+    edge = await start_edge()
+    edge.backend.then(held := Held(edge.backend.make_warm))
+    asking = asyncio.create_task(edge.chat(PUBLIC, stream=True))
+    await held.waiting.wait()
+    asking.cancel()
+    await held.cancelled.wait()
+    with patch.object(loads, "AT_ONCE", 1):
+        refused = await edge.chat(PRIVATE)
+        assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+        edge.backend.hosted[0].adapters.add(edge.at(PUBLIC))
+        await edge.backend.greeted(2)
+        assert (await edge.chat(PRIVATE)).status == 200
 
 
 @pytest.mark.parametrize("load", [says(), babbles(b"hello\n"), babbles(b'{"type":"ready"}\n')])

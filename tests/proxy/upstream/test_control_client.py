@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import msgspec
@@ -15,7 +16,8 @@ import pytest
 
 from hubgate.demo.hub import DemoHub
 from hubgate.proxy.auth.authorization import Access
-from hubgate.proxy.upstream.control_client import ControlClient, ControlError
+from hubgate.proxy.auth.identity import Caller
+from hubgate.proxy.upstream.control_client import BEGUN_AT_ONCE, ControlClient, ControlError
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import Event, Hello, LoadFailed, Progress
 from hubgate.wire.repo import RepoRef
@@ -53,7 +55,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     ring = Keyring.make(tmp_path)
     async with aiohttp.ClientSession(auto_decompress=False) as session, FakeBackend.start(ring) as backend:
 
-        def make(url: str = "", name: str = "gpu-0") -> ControlClient:
+        def make(url: str = "", name: str = "gpu-0", **more: Any) -> ControlClient:
             own, half = ring.proxy, ring.backend_half
             grants = GrantSigner(lambda: own, time)
             return ControlClient(
@@ -64,6 +66,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
                 keys=lambda: own,
                 grants=grants,
                 now=time,
+                **more,
             )
 
         backend.always(says())
@@ -303,6 +306,61 @@ async def test_what_is_no_event_is_an_error(pair: Pair, babble: bytes) -> None:
     pair.backend.then(babbles(babble))
     with pytest.raises(ControlError):
         await pair.ensure()
+
+
+async def test_loads_are_taken_up_in_turn(pair: Pair) -> None:
+    """A backend opens a few tokens at a time, callers in turn, however many one of them has."""
+    control, order = pair.control, []
+    begun, most, go = 0, 0, asyncio.Event()
+    begin = control._begin
+
+    async def watched(access: Access, who: Caller, boot: str, request_id: str) -> aiohttp.ClientResponse:
+        nonlocal begun, most
+        begun, most = begun + 1, max(most, begun + 1)
+        order.append(who.identity.sub)
+        await go.wait()
+        begun -= 1
+        return await begin(access, who, boot, request_id)
+
+    async def ensure(sub: str) -> None:
+        async for _ in control.ensure(ACCESS, caller(CANARY, sub=sub), "boot-1", "req-12345"):
+            pass
+
+    with patch.object(control, "_begin", watched):
+        greedy = [asyncio.create_task(ensure("greedy")) for _ in range(50)]
+        await asyncio.sleep(0)
+        light = asyncio.create_task(ensure("light"))
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(*greedy, light)
+    assert most == BEGUN_AT_ONCE
+    assert order.index("light") == BEGUN_AT_ONCE
+    assert len(pair.backend.asked) == 51
+
+
+async def test_a_load_that_goes_on_holds_no_turn(pair: Pair) -> None:
+    """Once it was taken up, others are, while it lasts."""
+    held = [Held(says()) for _ in range(BEGUN_AT_ONCE + 2)]
+    pair.backend.then(*held)
+    control = pair.control
+    asking = [asyncio.create_task(pair.ensure(control)) for _ in held]
+    async with asyncio.timeout(5):
+        for load in held:
+            await load.waiting.wait()
+    for load in held:
+        load.release()
+    await asyncio.gather(*asking)
+
+
+async def test_a_hello_has_connections_of_its_own(pair: Pair) -> None:
+    """It is asked through another session than loads, where the proxy gives one."""
+    async with aiohttp.ClientSession() as session:
+        control = pair.make(hello_session=session)
+        await control.hello()
+        assert session.connector is not None
+        assert len(session.connector._conns) == 1
+        await pair.ensure(control)
+        assert len(session.connector._conns) == 1
 
 
 async def test_leaving_ends_the_call(pair: Pair) -> None:

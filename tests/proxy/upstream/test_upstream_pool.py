@@ -151,6 +151,52 @@ async def test_a_backend_that_does_not_answer_is_forgotten() -> None:
     assert upstream.engine(ON_BASE) is not None
 
 
+async def test_many_who_ask_at_once_share_a_hello() -> None:
+    """Who comes while one is under way waits for the next one, which tells of what is by then."""
+    upstream, told = await known()
+    asked = 0
+    begun, go = asyncio.Event(), asyncio.Event()
+    answer = told.hello
+
+    async def slowly() -> Hello:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            raise ControlError("one too many")
+        hello = await answer()
+        begun.set()
+        await go.wait()
+        return hello
+
+    with patch.object(told, "hello", slowly):
+        first = asyncio.create_task(upstream.refresh())
+        await begun.wait()
+        told.engines = (engine(),)
+        others = [asyncio.create_task(upstream.refresh()) for _ in range(100)]
+        await asyncio.sleep(0)
+        others.pop().cancel()
+        go.set()
+        await asyncio.gather(first, *others)
+    assert upstream.engine(ON_BASE) is not None
+    assert asked == 2
+
+
+async def test_a_hello_that_fails_is_told_to_all_who_wait_for_it() -> None:
+    """And the next one is asked anew; where everybody left before, nothing is logged of it."""
+    upstream, told = await known(engine())
+    told.down = True
+    found = await asyncio.gather(*[upstream.refresh() for _ in range(5)], return_exceptions=True)
+    assert all(isinstance(one, ControlError) for one in found)
+    left = [asyncio.create_task(upstream.refresh()) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    told.down = False
+    await upstream.refresh()
+    assert upstream.up
+
+
 async def test_a_lost_engine_is_cold_until_told_anew() -> None:
     """What turned out wrong is not used again before the next hello."""
     upstream, _ = await known(engine())
