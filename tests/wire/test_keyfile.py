@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from hubgate.wire.keyfile import KeyFile
-from hubgate.wire.keys import KeyFileError
+from hubgate.wire.keys import KeyFileError, load_proxy_keys
 from tests.fakes.clock import Clock
+from tests.fakes.descriptors import no_descriptor_left
+from tests.fakes.keyring import Keyring
 
 SETTLED = 11  # seconds: the time that a new key waits (10), and one look more
 
@@ -110,3 +112,21 @@ def test_a_file_that_cannot_be_read_is_tried_until_it_can(path: Path) -> None:
     reader.broken = False
     _reads(file, reader, clock, 1)
     assert (file.fault, file.current()) == (None, "bro")
+
+
+def test_without_a_descriptor_the_last_good_keys_count(tmp_path: Path) -> None:
+    """A rotation while connections have taken all of them is a fault, and caught up with afterwards."""
+    first, second = Keyring.make(tmp_path / "first"), Keyring.make(tmp_path / "second")
+    clock, path = Clock(), tmp_path / "proxy.key"
+    first.proxy_private.rename(path)
+    file = KeyFile(path, load_proxy_keys, clock)
+    before = file.current()
+    other = second.proxy
+    second.proxy_private.rename(path)
+    with no_descriptor_left():
+        clock.advance(1)
+        assert file.current() is before
+        assert file.fault
+    clock.advance(1)
+    assert file.current().derive("sub") == other.derive("sub")
+    assert not file.fault

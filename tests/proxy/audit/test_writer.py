@@ -4,8 +4,6 @@ import hmac
 import json
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from hubgate.proxy.audit.chain import AuditFileError
 from hubgate.proxy.audit.writer import MAX_QUEUED, RESERVE, AuditWriter
 from hubgate.proxy.metrics.registry import Metrics
 from tests.fakes.clock import Clock
+from tests.fakes.descriptors import no_descriptor_left
 from tests.fakes.trail import KEY, disk, full_disk, until, write, writing
 
 
@@ -280,19 +279,6 @@ def test_a_disk_that_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert written.admits()
         room[0] = RESERVE
         until(lambda: not written.scarce)
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """The process has as many open as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _exported(path: Path) -> int:

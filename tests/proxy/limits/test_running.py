@@ -103,6 +103,19 @@ async def test_the_sdk_waits_as_it_is_told(tmp_path: Path) -> None:
     assert waits == [43]
 
 
+async def test_a_step_of_the_wall_clock_changes_no_limit(tmp_path: Path) -> None:
+    """Set back or forward by an hour, it neither lets anybody in early nor keeps them out."""
+    wall, settings = Clock(time.time()), {"limits": {"requests_per_minute": 3}}
+    async with Edge.start(tmp_path, settings, clocks=app.Clocks(now=wall)) as edge:
+        for step, status in ((0, 200), (-3600, 200), (7200, 200), (-3600, 429), (3600, 429)):
+            wall.advance(step)
+            answer = await edge.ask("GET", "/v1/models")
+            assert answer.status == status
+            reset = answer.header("x-ratelimit-reset-requests") or ""
+            assert reset == "1m0s" or 0 < int(reset.removesuffix("s")) < 60
+        assert 1 <= int(answer.header("Retry-After") or "0") <= 60
+
+
 async def test_a_refused_load_tells_what_is_left(start_edge: StartEdge) -> None:
     """A 429 for too many cold models carries the headers of the other limits too, and stays a 429."""
     edge = await start_edge({"limits": {"cold_loads_per_hour": 1, "requests_per_minute": 10}})
