@@ -12,10 +12,13 @@ import msgspec
 PROTOCOL = 1
 GRANT_HEADER = "X-Hubgate-Grant"
 REQUEST_ID_HEADER = "X-Request-Id"
+SHARE_USED = "share_used"  # code of an engine's 429: the caller's share is used, and others wait
+WAITED_HEADER = "X-Hubgate-Waited"  # of an engine's answer: seconds that its gate let the request wait
 
 # Each side is held to these by the other, which logs names and looks models up by them.
 Name = Annotated[str, msgspec.Meta(max_length=256)]  # org/name@sha has at most 234 characters
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 Names = Annotated[
     tuple[Name, ...], msgspec.Meta(max_length=65536)
 ]  # as many as `adapters.max_cpu_loras` may be
@@ -39,6 +42,15 @@ FailureCode = Literal[
 ]
 
 
+class EngineQueue(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has a share of an engine, and who waits for one. Times in seconds."""
+
+    seats: Count = 0  # sequences that it runs at once
+    taken: Count = 0  # by requests that were let in
+    waiting: Count = 0  # requests
+    longest_wait: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One vLLM process: one base model at one sha. Its host is the one the proxy already knows."""
 
@@ -48,6 +60,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     base: Name  # org/name@sha
     state: EngineState
     adapters: Names = ()  # served names, org/name@sha
+    claims: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()  # of a grant, that it reads
+    queue: EngineQueue | None = None  # as of a moment ago; `None` while it is not known
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ FORWARDED: Final = frozenset(
         TRANSLATIONS,
     }
 )
+# Of these, what only counts or converts: by the engine's API process, without a step of its core.
+COUNTING: Final = frozenset({TOKENIZE, DETOKENIZE, COUNT_TOKENS})
 
 # Of a backend, for proxies and its operator: the control API.
 HELLO: Final = "/v1/hello"

@@ -11,7 +11,7 @@ Times are whole seconds since the epoch, as in RFC 7519.
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from joserfc import jwe, jws
@@ -57,8 +57,12 @@ class ScopedToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return Secret(self.token)
 
 
-class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Leave for one caller to use one model on one engine; or, kind `control`, to command it."""
+class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Leave for one caller to use one model on one engine; or, kind `control`, to command it.
+
+    Claims with a default are for engines that say that they read them (`EngineInfo.claims`). Older ones
+    refuse a grant with a claim that they do not know; they get none, since a default is not written.
+    """
 
     kind: Literal["use", "control"]
     sub: str
@@ -68,7 +72,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jti: str
     iat: int
     exp: int
+    weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100  # of the caller's share, as of a cgroup
+    patience: Annotated[float, msgspec.Meta(gt=0)] | None = None  # seconds to wait for it; None: as it comes
 
+
+CLAIMS: Final = ("weight", "patience")  # the optional ones of a grant
 
 Payload = TypeVar("Payload", ScopedToken, Grant)
 

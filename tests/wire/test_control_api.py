@@ -9,6 +9,7 @@ from hubgate.wire import control_api
 from hubgate.wire.control_api import (
     Download,
     EngineInfo,
+    EngineQueue,
     EnsureRequest,
     Event,
     Evicted,
@@ -22,6 +23,7 @@ from hubgate.wire.control_api import (
     RefreshRequest,
     UnloadAdapter,
 )
+from hubgate.wire.cost import COST_HEADER
 
 DOWNLOAD = {"repo": "a/b@1", "kind": "adapter", "bytes": 1, "seconds": 0.5}
 ENGINE = {"id": "gpu-0/0", "boot": "x", "port": 1, "base": "a/b@1", "state": "ready"}
@@ -55,9 +57,19 @@ def test_a_newer_backend_is_understood() -> None:
     assert ready.loaded
 
 
-FULL_ENGINE = EngineInfo(id="gpu-0/0", boot="x", port=1, base="a/b@1", state="ready", adapters=("a/c@2",))
+FULL_ENGINE = EngineInfo(
+    id="gpu-0/0",
+    boot="x",
+    port=1,
+    base="a/b@1",
+    state="ready",
+    adapters=("a/c@2",),
+    claims=("weight",),
+    queue=EngineQueue(seats=4, taken=3, waiting=2, longest_wait=0.5),
+)
 FULL_DOWNLOAD = Download(repo="a/b@1", kind="base", bytes=1, seconds=0.5, evicted=("a/d@3",))
-ENGINE_LINE = ENGINE | {"adapters": ["a/c@2"]}
+QUEUE_LINE = {"seats": 4, "taken": 3, "waiting": 2, "longest_wait": 0.5}
+ENGINE_LINE = ENGINE | {"adapters": ["a/c@2"], "claims": ["weight"], "queue": QUEUE_LINE}
 DOWNLOAD_LINE = DOWNLOAD | {"kind": "base", "evicted": ["a/d@3"]}
 EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
 
@@ -157,6 +169,9 @@ def test_the_words_of_version_1() -> None:
     )  # fmt: skip
     assert (control_api.PROTOCOL, control_api.GRANT_HEADER, control_api.REQUEST_ID_HEADER) == (
         1, "X-Hubgate-Grant", "X-Request-Id",
+    )  # fmt: skip
+    assert (control_api.WAITED_HEADER, control_api.SHARE_USED, COST_HEADER) == (
+        "X-Hubgate-Waited", "share_used", "X-Hubgate-Cost",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from joserfc.jwk import KeySet
 
 from hubgate.wire import seal
 from hubgate.wire.seal import LEEWAY, LIFETIME, MAX_SEALED, SealError
+from tests.cases import each
 from tests.fakes.keyring import Keyring
 from tests.wire.tokens import CANARY, NOW, believed, flipped, grant, opened, scoped, sealed, unpadded
 
@@ -243,3 +244,23 @@ def test_a_hello_is_read_as_it_was_signed(ring: Keyring) -> None:
     with pytest.raises(SealError) as caught:
         seal.verify_hello(value, ring.proxies)
     assert caught.value.reason == str(caught.value) == "bad_signature"
+
+
+def test_an_optional_claim_is_written_where_it_says_something(ring: Keyring) -> None:
+    """An engine of the release before refuses a grant with a claim that it does not know, and gets none."""
+    plain = {"kind", "sub", "model", "aud", "boot", "jti", "iat", "exp"}
+    assert set(seal.CLAIMS) == {field.name for field in msgspec.structs.fields(seal.Grant)} - plain
+    for claims in ({}, {"weight": 300}, {"patience": 5.0}, {"weight": 1, "patience": 0.5}):
+        made = msgspec.structs.replace(grant(), **claims)
+        value = seal.sign_grant(made, ring.proxy.signing)
+        payload = msgspec.json.decode(base64.urlsafe_b64decode(value.split(".")[1] + "=="))
+        assert payload.keys() == plain | claims.keys()
+        assert believed(ring, value) == made
+
+
+@each("claims", [{"weight": 0}, {"weight": 10_001}, {"weight": 1.5}, {"patience": 0}, {"patience": -1.0}])
+def test_no_claim_is_beyond_its_bounds(ring: Keyring, claims: dict[str, float]) -> None:
+    """Whoever signs it."""
+    made = msgspec.structs.replace(grant(), **claims)
+    with pytest.raises(SealError, match="malformed"):
+        believed(ring, seal.sign_grant(made, ring.proxy.signing))
