@@ -19,6 +19,8 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from hubgate.backend.plugin import grammars, prompts
 from hubgate.backend.plugin.binding import bind
 from hubgate.backend.plugin.first_fault import stop_at_first_fault
+from hubgate.backend.plugin.shares import running
+from hubgate.backend.plugin.shares.gate import Gate
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire import endpoints
 from hubgate.wire.control_api import LoadAdapter, UnloadAdapter
@@ -38,12 +40,14 @@ class AdapterRoutes:
 
     def __init__(self) -> None:
         self._traffic = Traffic(time.monotonic)
+        self._gate = Gate(time.monotonic)
         self._lock = asyncio.Lock()  # loads and unloads in the order they came
 
     def attach_router(self, app: FastAPI) -> None:
         """Called once, before the server accepts connections, and behind vLLM's own routes."""
         stop_at_first_fault(app)
         app.state.hubgate_traffic = self._traffic
+        app.state.hubgate_gate = self._gate
         app.add_api_route(endpoints.LOAD_ADAPTER, self._load, methods=["POST"], response_model=None)
         app.add_api_route(endpoints.UNLOAD_ADAPTER, self._unload, methods=["POST"], response_model=None)
         app.add_api_route(endpoints.STATUS, self._status, methods=["GET"], response_model=None)
@@ -56,6 +60,8 @@ class AdapterRoutes:
         bind(state.openai_serving_models)
         grammars.admit_in(engine_client)
         prompts.bound_prompts(engine_client.renderer)
+        running.watch()
+        open_gate(self._gate, engine_client.vllm_config)
 
     async def _load(self, request: Request) -> Response:
         command = _read(await request.body(), LoadAdapter)
@@ -82,6 +88,7 @@ class AdapterRoutes:
             if command.name not in state.openai_serving_models.lora_requests:
                 return _answer(200, {"unloaded": False})
             with self._traffic.refusing(command.name):
+                self._gate.turn_away(command.name)
                 if not await self._drained(command.name):
                     return _error(409, "requests for it are still in flight")
                 await self._take_out(command.name, state)
@@ -110,11 +117,15 @@ class AdapterRoutes:
     async def _status(self, request: Request) -> Response:
         # Asked of the core once, and then remembered (vllm/v1/engine/async_llm.py).
         tasks = await request.app.state.engine_client.get_supported_tasks()
-        return _answer(200, msgspec.structs.replace(self._traffic.status(), tasks=tuple(tasks)))
+        status = msgspec.structs.replace(
+            self._traffic.status(), tasks=tuple(tasks), queue=self._gate.status()
+        )
+        return _answer(200, status)
 
     async def _drain(self) -> Response:
         """Refuse new requests from now on; only a wake-up after a sleep lets them in again."""
         self._traffic.draining = True
+        self._gate.turn_away()
         return _answer(200, self._traffic.status())
 
     async def _sleep(self, request: Request) -> Response:
@@ -142,6 +153,21 @@ class AdapterRoutes:
                 return _error(500, "a part of it is still asleep")
             self._traffic.draining = False
         return _answer(200, {"asleep": False})
+
+
+def open_gate(gate: Gate, config: Any) -> None:
+    """As wide as vLLM's scheduler (vllm/config/scheduler.py, lora.py), once for each of its engine cores.
+
+    Which of these cores a request goes to is not known before: adapters have the slots of one.
+    """
+    scheduler, lora = config.scheduler_config, config.lora_config
+    seats = scheduler.max_num_active_seqs or scheduler.max_num_seqs
+    gate.open(
+        seats=seats * config.parallel_config.data_parallel_size,
+        adapters=lora.max_loras if lora is not None else 0,
+        context=config.model_config.max_model_len,
+        by_priority=scheduler.policy == "priority",
+    )
 
 
 def _read(body: bytes, kind: type[Command]) -> Command | None:

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from hubgate.backend.plugin.fair_queue import FairQueue
 from hubgate.backend.plugin.preparation import current
+from hubgate.backend.plugin.shares import running
 from hubgate.backend.plugin.vllm_methods import wrap
 from hubgate.wire.bounded_map import BoundedMap
 
@@ -249,6 +250,9 @@ def admit_in(engine_client: Any) -> None:
                 except GrammarError as error:
                     raise VLLMValidationError(f"Grammar error: {error}") from None
                 _compiled.set(key)
+            request = running.current()
+            if request is not None and (told := request.priority()) is not None:
+                named["priority"] = told  # also of speech and batches, for which vLLM has no header
             queue = await original(self, request_id, prompt, params, *more, **named)
             if (preparation := current()) is not None:
                 preparation.submitted()

@@ -17,9 +17,13 @@ from hubgate.backend.plugin.binding import Binding, bound
 from hubgate.backend.plugin.engine_identity import VARIABLE, read
 from hubgate.backend.plugin.grant_verifier import GrantVerifier
 from hubgate.backend.plugin.preparation import Prepared, preparing
+from hubgate.backend.plugin.shares.gate import LONGEST, Gate, Refusal
+from hubgate.backend.plugin.shares.running import watched
 from hubgate.backend.plugin.traffic import Traffic
-from hubgate.wire.control_api import GRANT_HEADER
-from hubgate.wire.endpoints import FORWARDED
+from hubgate.wire import cost
+from hubgate.wire.control_api import GRANT_HEADER, SHARE_USED, WAITED_HEADER
+from hubgate.wire.cost import COST_HEADER, ONE, Cost
+from hubgate.wire.endpoints import COUNTING, FORWARDED
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import load_verifying
 from hubgate.wire.seal import Grant
@@ -31,7 +35,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _HEADER = GRANT_HEADER.lower().encode()
-_KINDS = {403: "permission_error", 404: "not_found_error"}
+_COST = COST_HEADER.lower().encode()
+_WAITED = WAITED_HEADER.lower().encode()
+# vllm/entrypoints/generate/base/serving.py, `PRIORITY_HEADER`. Nobody says it: see `grammars.admit_in`.
+_PRIORITY = b"x-vllm-priority"
+_KINDS = {403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 def verifier_of_environment() -> GrantVerifier:
@@ -44,6 +52,7 @@ def verifier_of_environment() -> GrantVerifier:
 class GrantMiddleware:
     """Default deny, from the headers alone, on every path and every kind of connection.
 
+    Who may come in waits for their share (`hubgate.backend.plugin.shares`) before anything of a body is read.
     Whether the body names the granted model is seen where vLLM looks it up: `hubgate.backend.plugin.binding`.
     """
 
@@ -73,7 +82,7 @@ class GrantMiddleware:
             await _refuse(send, 404, "unknown_endpoint", "no such endpoint")
         else:
             with preparing(grant.sub):
-                await self._use(grant.model, scope, receive, send)
+                await self._use(grant, scope, receive, send)
 
     def _grant(self, scope: Scope) -> Grant | None:
         values = [value for name, value in scope["headers"] if name == _HEADER]
@@ -81,17 +90,44 @@ class GrantMiddleware:
             return None
         return self._verifier.believe(values[0].decode("latin-1"))
 
-    async def _use(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _use(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
+        # Both are set by hubgate.backend.plugin.adapter_routes before any request.
         state = scope["app"].state
-        traffic: Traffic = (
-            state.hubgate_traffic
-        )  # set by hubgate.backend.plugin.adapter_routes before any request
-        with bound(None):
-            held = _holds(state.openai_serving_models, model)
-        if not held or not traffic.admits(model):
-            await _refuse(send, 421, "not_loaded", "this engine does not hold the model")
+        traffic: Traffic = state.hubgate_traffic
+        gate: Gate = state.hubgate_gate
+        model, models = grant.model, state.openai_serving_models
+        if not _lets_in(traffic, models, model):
+            await _refuse_model(send)
             return
-        with traffic.request(model), bound(model) as binding:
+        with traffic.request(model):
+            if scope["path"] in COUNTING:  # they run in this process alone, and take no seat
+                await self._answer(model, scope, receive, send)
+                return
+            asked, size = _read_head(scope)
+            if size is None:
+                gathered = await gate.gather(receive)
+                if gathered is None:
+                    return
+                receive, size = gathered, 0
+            place = gate.place(grant, _adapter(models, model), asked, size)
+            try:
+                if not gate.enter(place):
+                    entered = await gate.wait(place, model, receive, grant.patience or LONGEST)
+                    if isinstance(entered, Refusal):
+                        await _turn_away(_telling_wait(send, gate.waited(place)), entered)
+                        return
+                    if not _lets_in(traffic, models, model):
+                        await _refuse_model(send)
+                        return
+                    receive, send = entered, _telling_wait(send, gate.waited(place))
+                with watched(gate.running(place, asked)):
+                    await self._answer(model, scope, receive, send)
+            finally:
+                gate.leave(place)
+
+    async def _answer(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+        traffic: Traffic = scope["app"].state.hubgate_traffic
+        with bound(model) as binding:
             try:
                 await self._app(scope, receive, _settling(binding, traffic.counting(send)))
             except Exception:
@@ -114,14 +150,58 @@ def _settling(binding: Binding, send: Send) -> Send:
     return settled
 
 
-def _holds(models: Any, model: str) -> bool:
-    """vllm/entrypoints/openai/models/serving.py: `OpenAIServingModels`."""
-    return model in models.lora_requests or bool(models.is_base_model(model))
+def _telling_wait(send: Send, seconds: float) -> Send:
+    """The same `send` (ASGI), which tells the proxy how long the request has waited here."""
+
+    async def telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (_WAITED, b"%.4f" % seconds)]
+        await send(message)
+
+    return telling
 
 
-async def _refuse(send: Send, status: int, code: str, message: str) -> None:
+def _read_head(scope: Scope) -> tuple[Cost, int | None]:
+    """What the request costs, and the bytes of its body, if they are told. A written priority goes."""
+    headers = dict(scope["headers"])
+    length, costs = headers.get(b"content-length", b""), headers.get(_COST)
+    if _PRIORITY in headers:
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != _PRIORITY]
+    told = ONE if costs is None else cost.read(costs)
+    return told, None if b"transfer-encoding" in headers else int(length) if length.isdigit() else 0
+
+
+def _lets_in(traffic: Traffic, models: Any, model: str) -> bool:
+    """Whether this engine holds the model, and answers for it.
+
+    vllm/entrypoints/openai/models/serving.py: `OpenAIServingModels`.
+    """
+    with bound(None):
+        held = model in models.lora_requests or bool(models.is_base_model(model))
+    return held and traffic.admits(model)
+
+
+def _adapter(models: Any, model: str) -> str | None:
+    """The model, if it is an adapter."""
+    with bound(None):
+        return model if model in models.lora_requests else None
+
+
+async def _refuse_model(send: Send) -> None:
+    await _refuse(send, 421, "not_loaded", "this engine does not hold the model")
+
+
+async def _turn_away(send: Send, refusal: Refusal) -> None:
+    if refusal.why == "gone":
+        await _refuse_model(send)
+    elif refusal.why == "late":
+        message = "your share of this engine is used; others wait"
+        await _refuse(send, 429, SHARE_USED, message, refusal.retry_after)
+
+
+async def _refuse(send: Send, status: int, code: str, message: str, retry_after: int = 0) -> None:
     kind = _KINDS.get(status, "invalid_request_error")
-    error = {"message": message, "type": kind, "param": None, "code": code}
+    error: dict[str, Any] = {"message": message, "type": kind, "param": None, "code": code}
     body = msgspec.json.encode({"error": error})
     headers = [
         (b"content-type", b"application/json"),
@@ -129,5 +209,7 @@ async def _refuse(send: Send, status: int, code: str, message: str) -> None:
         # The body of the request was not read, or not to its end; the connection cannot be used again.
         (b"connection", b"close"),
     ]
+    if retry_after:
+        headers.append((b"retry-after", str(retry_after).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

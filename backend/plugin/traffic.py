@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from hubgate.wire.control_api import EngineQueue
+
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -24,6 +26,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int  # requests, and adapters that are put in or taken out
     sent: int = 0  # parts of answers that left since it started: it moves while callers are answered
     models: dict[str, ModelUse]
+    queue: EngineQueue = EngineQueue()
     tasks: tuple[str, ...] = ()  # what the model can do, see vllm/tasks.py; empty where it was not asked
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from hubgate.backend.plugin import grammars, prompts
 from hubgate.backend.plugin.binding import NotGrantedError, bound
+from hubgate.backend.plugin.shares import running
 from tests.backend.plugin.engine_identity import ADAPTER, BASE
 
 
@@ -52,6 +53,16 @@ class Models:
             lora_int_id=len(self.lora_requests) + 1, path=request.lora_path
         )
         return "Success"
+
+
+def config(*, seats: int, active: int | None = None, cores: int = 1, policy: str = "priority") -> Any:
+    """As vllm/config/vllm.py, as far as the gate's width is read from it."""
+    return SimpleNamespace(
+        scheduler_config=SimpleNamespace(max_num_seqs=seats, max_num_active_seqs=active, policy=policy),
+        lora_config=SimpleNamespace(max_loras=2),
+        parallel_config=SimpleNamespace(data_parallel_size=cores),
+        model_config=SimpleNamespace(max_model_len=4096),
+    )
 
 
 class Server:
@@ -128,8 +139,11 @@ async def test_the_registry_of_models_is_bound_before_the_first_request(
     # What else is set up then is vLLM's own, see test_bounds_in_vllm.py.
     monkeypatch.setattr(grammars, "admit_in", lambda _: None)
     monkeypatch.setattr(prompts, "bound_prompts", lambda _: None)
+    monkeypatch.setattr(running, "watch", lambda: None)
     state.engine_client.renderer = None
+    state.engine_client.vllm_config = config(seats=32)
     await server.routes.init_state(state.engine_client, state, Namespace())
+    assert server.app.state.hubgate_gate.status().seats == 32
     with bound(None):
         assert await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a") == (
             200,
@@ -267,6 +281,7 @@ async def test_what_is_drained_lets_nothing_in(server: Server) -> None:
         "in_flight": 0,
         "sent": 0,
         "models": {},
+        "queue": {"seats": 0, "taken": 0, "waiting": 0, "longest_wait": 0.0},
         "tasks": ["embed", "token_embed"],
     }
     assert not server.traffic.admits(ADAPTER)
@@ -317,3 +332,16 @@ async def test_an_engine_whose_adapters_stay_does_not_sleep(server: Server) -> N
         await server.post("/hubgate/sleep")
     assert server.asleep == 0
     assert ADAPTER in server.models.lora_requests
+
+
+async def test_the_gate_is_as_wide_as_the_scheduler(server: Server) -> None:
+    """With several engine cores behind one server, as all of them; what is not to run at once counts."""
+    open_gate = sys.modules["hubgate.backend.plugin.adapter_routes"].open_gate
+    gate = server.app.state.hubgate_gate
+    for given, seats, by_priority in (
+        (config(seats=64), 64, True),
+        (config(seats=64, active=8), 8, True),
+        (config(seats=64, cores=4, policy="fcfs"), 256, False),
+    ):
+        open_gate(gate, given)
+        assert (gate.status().seats, gate._by_priority) == (seats, by_priority)

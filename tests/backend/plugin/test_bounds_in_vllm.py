@@ -21,10 +21,16 @@ from vllm.exceptions import VLLMValidationError
 from vllm.renderers.base import _SwappableExecutor
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.params import TokenizeParams
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+from vllm.v1.metrics.stats import IterationStats, PrefillStats
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from hubgate.backend.plugin import grammars, prompts
+from hubgate.backend.plugin.shares import running
 
 renderer = HfRenderer.__new__(HfRenderer)
 renderer._executor = _SwappableExecutor(1)
@@ -34,6 +40,7 @@ renderer.model_config = SimpleNamespace(renderer_num_workers=1, max_model_len=51
 for _ in range(2):  # harmless when repeated
     prompts.bound_prompts(renderer)
     grammars.bound_compilers()
+    running.watch()
 told = {}
 templates = ImmutableSandboxedEnvironment()
 long = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -82,6 +89,30 @@ def steps(kind, text):
 told["ambiguous"] = steps("GRAMMAR", 'start: s\\ns: s s | s s s | "a" |')
 told["ordinary"] = steps("GRAMMAR", 'start: "a" start | "b"')
 told["regex"] = steps("REGEX", "[a-z]*")
+outputs, stats, count = OutputProcessor(None, log_stats=True), IterationStats(), running.Running(None, 2)
+
+
+def step(name, *tokens, prompt=0, cached=0, end=None):
+    read = PrefillStats() if prompt else None
+    if read is not None:
+        read.set(prompt, cached, 0)
+    output = EngineCoreOutput(name, list(tokens), prefill_stats=read, finish_reason=end)
+    outputs.process_outputs([output], 1.0, stats)
+
+
+with running.watched(count):
+    for name in ("ends", "left"):
+        params = SamplingParams(detokenize=False, output_kind=RequestOutputKind.DELTA)
+        request = EngineCoreRequest(name, [1] * 10, None, params, None, 0.0, None, None, None)
+        request.external_req_id = name
+        outputs.add_request(request, None, None, 0, RequestOutputCollector(params.output_kind, name))
+step("ends", 1, 2, prompt=10, cached=4)
+step("left", 1, prompt=10)
+step("ends", 3, end=FinishReason.STOP)
+outputs.abort_requests(["left"], internal=True)
+step("left", 4)
+told["counted"] = [count.prompt, count.cached, count.completion, count._active]
+told["by vLLM"] = [stats.prompt_token_stats.total, stats.num_generation_tokens]
 print(json.dumps(told))
 '''
 
@@ -123,3 +154,9 @@ def test_ordinary_grammars_go_on(told: dict[str, Any]) -> None:
     """The limits are far above what they need."""
     assert told["ordinary"] == [400, ""]
     assert told["regex"] == [400, ""]
+
+
+def test_the_tokens_of_a_request_are_those_that_vllm_counts(told: dict[str, Any]) -> None:
+    """Also of who leaves, until they do; what has ended runs no more."""
+    assert told["counted"] == [20, 4, 4, 1]
+    assert told["by vLLM"] == [20, 4]

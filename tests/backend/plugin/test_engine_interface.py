@@ -73,3 +73,39 @@ def test_the_flag_is_vllms_own() -> None:
     """And the routes that vLLM has for sleep stay where dev mode alone brings them."""
     assert "'--enable-sleep-mode'" in ast.unparse(_module("engine/arg_utils.py"))
     assert "'/sleep'" in ast.unparse(_module("entrypoints/serve/dev/sleep/api_router.py"))
+
+
+def test_tokens_pass_where_they_are_counted() -> None:
+    """Each output, before its request is let go of; and `add_request` leaves the request's state behind."""
+    path, owner = "v1/engine/output_processor.py", "OutputProcessor"
+    arguments = {
+        "add_request": "self, request: EngineCoreRequest, prompt: str | None,"
+        " parent_req: ParentRequest | None=None, request_index: int=0,"
+        " queue: RequestOutputCollector | None=None",
+        "_update_stats_from_output": "self, req_state: RequestState, engine_core_output: EngineCoreOutput,"
+        " engine_core_timestamp: float | None, iteration_stats: IterationStats | None",
+    }
+    arguments["_finish_request"] = "self, req_state: RequestState"
+    for name, expected in arguments.items():
+        assert ast.unparse(_method(path, owner, name).args) == expected
+    assert "self.request_states[request_id] = req_state" in ast.unparse(_method(path, owner, "add_request"))
+    process = ast.unparse(_method(path, owner, "process_outputs"))
+    counted, first = process.index("self._update_stats_from_output("), process.index("is_prefilling = False")
+    assert counted < first
+    counts = ast.unparse(_method("v1/metrics/stats.py", "IterationStats", "update_from_output"))
+    assert "num_new_generation_tokens = len(output.new_token_ids)" in counts
+    assert "self.prompt_token_stats.update_from_output(output.prefill_stats)" in counts
+
+
+def test_a_priority_is_told_where_a_request_is_added() -> None:
+    """By name, so that ours can stand in its place; a victim is found by it, where KV blocks run out.
+
+    Its header is taken away, under the name that it has; a third adapter would be skipped but for the gate.
+    """
+    for name in ("generate", "encode"):
+        assert "priority=priority" in ast.unparse(_method("v1/engine/async_llm.py", "AsyncLLM", name))
+    text = ast.unparse(_module("entrypoints/generate/base/serving.py"))
+    assert "PRIORITY_HEADER = 'X-Vllm-Priority'" in text
+    schedule = ast.unparse(_method("v1/core/sched/scheduler.py", "Scheduler", "schedule"))
+    assert "key=lambda r: (r.priority, r.arrival_time)" in schedule
+    assert "len(scheduled_loras) == self.lora_config.max_loras" in schedule

@@ -12,6 +12,7 @@ import pytest
 from hubgate.backend.plugin.binding import NotGrantedError, bind
 from hubgate.backend.plugin.engine_identity import VARIABLE
 from hubgate.backend.plugin.middleware import GrantMiddleware, Message
+from hubgate.backend.plugin.shares.gate import Gate
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire.control_api import GRANT_HEADER
 from hubgate.wire.endpoints import FORWARDED
@@ -37,7 +38,11 @@ class Vllm:
         self.hides = False  # whether it turns every error of its own into an answer
         models = SimpleNamespace(lora_requests={ADAPTER: object()}, is_base_model=lambda name: name == BASE)
         bind(models)
-        self.state = SimpleNamespace(hubgate_traffic=Traffic(Clock()), openai_serving_models=models)
+        gate = Gate(Clock())
+        gate.open(seats=512, adapters=2, context=4096, by_priority=True)
+        self.state = SimpleNamespace(
+            hubgate_traffic=Traffic(Clock()), hubgate_gate=gate, openai_serving_models=models
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         del receive
