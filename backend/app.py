@@ -27,6 +27,7 @@ from hubgate.backend.engines.client import new_session
 from hubgate.backend.engines.gpus import Turns
 from hubgate.backend.engines.launcher import Launcher, MakeArgv, installed_build
 from hubgate.backend.engines.loaded_adapters import LoadedAdapters
+from hubgate.backend.engines.queues import watch_queues
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.gpu_placement import Devices
 from hubgate.backend.loading.model_loader import LoadLimits, ModelLoader
@@ -179,8 +180,10 @@ async def backend(
             lambda: [*supervisor.states(), *["downloading"] * loader.downloading()],
             lambda: sum(len(engine.adapters) for engine in supervisor.engines()),
             lambda: store.bytes,
+            lambda: {engine.id: engine.queue for engine in supervisor.engines() if engine.queue is not None},
         )
         background.start("reap", supervisor.reap())
+        background.start("queues", watch_queues(supervisor.engines))
         files: dict[str, Watched] = {"seal.key_file": checked.keys, "seal.proxies_file": checked.proxies}
         background.start("watch files", watch(files))
         for preload in settings.engines.preload:

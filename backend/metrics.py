@@ -10,6 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from hubgate.wire.control_api import EngineQueue
+
 _SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 # Its labels are the names of adapters.
 _DROPPED = frozenset({"vllm:lora_requests_info"})
@@ -19,6 +21,12 @@ _NAMING = frozenset({"model_name", "lora_name", "lora_adapter", "adapter_name"})
 _PROGRESS = ("vllm:generation_tokens_total", "vllm:iteration_tokens_total_sum", "vllm:kv_cache_usage_perc")
 _STATES = ("downloading", "starting", "ready", "draining", "asleep", "stopping", "failed")
 _RESULTS = frozenset({"ok", "denied", "not_found", "rejected", "hub_unavailable"})
+_OF_QUEUES = (
+    ("hubgate_engine_seats", "Sequences that an engine runs at once", "seats"),
+    ("hubgate_engine_seats_taken", "Sequences of requests that its gate has let in", "taken"),
+    ("hubgate_engine_waiting_requests", "Requests that wait at its gate for their share", "waiting"),
+    ("hubgate_engine_longest_wait_seconds", "How long the first of them has waited", "longest_wait"),
+)
 
 # Why an engine ended: asked for, or a failure.
 End = Literal["idle", "room", "refresh", "shutdown", "not_started", "not_woken", "crashed", "hung"]
@@ -66,10 +74,15 @@ class Metrics:
         self._evictions.inc()
 
     def observe(
-        self, states: Callable[[], Iterable[str]], adapters: Callable[[], int], stored: Callable[[], int]
+        self,
+        states: Callable[[], Iterable[str]],
+        adapters: Callable[[], int],
+        stored: Callable[[], int],
+        queues: Callable[[], Mapping[str, EngineQueue]],
     ) -> None:
         """Name the sources of what is measured at the time of asking."""
         self.registry.register(_States(states))
+        self.registry.register(_Queues(queues))
         gauge = Gauge("hubgate_adapters_loaded", "Adapters in running engines", registry=self.registry)
         gauge.set_function(adapters)
         gauge = Gauge("hubgate_store_bytes", "Bytes of finished downloads on disk", registry=self.registry)
@@ -134,3 +147,20 @@ class _States(Collector):
         for state in _STATES:
             family.add_metric([state], now.count(state))
         return [family]
+
+
+class _Queues(Collector):
+    """Of each engine: its seats, how many are taken, and who waits for one."""
+
+    def __init__(self, queues: Callable[[], Mapping[str, EngineQueue]]) -> None:
+        self._queues = queues
+
+    def collect(self) -> Iterable[Metric]:
+        queues = self._queues()
+        families = []
+        for name, text, attribute in _OF_QUEUES:
+            family = GaugeMetricFamily(name, text, labels=["hubgate_engine"])
+            for engine, queue in queues.items():
+                family.add_metric([engine], getattr(queue, attribute))
+            families.append(family)
+        return families

@@ -110,6 +110,8 @@ def argv(launch: Launch, build: Build) -> list[str]:
         *("--allowed-media-domains", "media.invalid"),
         *("--structured-outputs-config", json.dumps({"backend": launch.structured_outputs})),
         *(() if "limit-mm-per-prompt" in launch.vllm_args else ("--limit-mm-per-prompt", MEDIA)),
+        # Where KV blocks run out, the newest request of who has most goes, not who came last: see the gate.
+        *(() if "scheduling-policy" in launch.vllm_args else ("--scheduling-policy", "priority")),
         *(("--enable-sleep-mode",) if launch.may_sleep else ()),
         *(("--trust-remote-code",) if launch.trust_remote_code else ()),
         *render(launch.vllm_args),

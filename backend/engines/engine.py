@@ -31,6 +31,7 @@ from hubgate.backend.metrics import End
 from hubgate.wire import control_api
 from hubgate.wire.control_api import EngineState
 from hubgate.wire.repo import RepoRef
+from hubgate.wire.seal import CLAIMS
 
 TAIL = 40  # lines of its log that are shown when it fails
 
@@ -71,6 +72,7 @@ class Engine:
     sleep_asked: asyncio.Event = field(default_factory=asyncio.Event)
     wake_asked: asyncio.Event = field(default_factory=asyncio.Event)
     at_once: bool = False
+    queue: control_api.EngineQueue | None = None  # as of a moment ago
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
 
     @property
@@ -93,6 +95,8 @@ class Engine:
             base=str(self.base),
             state=self.state,
             adapters=tuple(self.adapters),
+            claims=CLAIMS,
+            queue=self.queue,
         )
 
     def stop(self, why: End) -> None:

@@ -1,6 +1,9 @@
 """The exposition: ours and the engines', without the names of adapters."""
 
 from hubgate.backend.metrics import Metrics
+from hubgate.wire.control_api import EngineQueue
+
+QUEUE = EngineQueue(seats=64, taken=65, waiting=3, longest_wait=1.5)
 
 ENGINE = """
 # HELP vllm:num_requests_running Number of requests.
@@ -23,7 +26,9 @@ python_gc_objects_collected_total{generation="0"} 1.0
 
 def _metrics() -> Metrics:
     metrics = Metrics()
-    metrics.observe(lambda: ["ready", "ready", "starting"], lambda: 5, lambda: 1000)
+    metrics.observe(
+        lambda: ["ready", "ready", "starting"], lambda: 5, lambda: 1000, lambda: {"gpu-0/0": QUEUE}
+    )
     return metrics
 
 
@@ -80,3 +85,15 @@ def test_our_own_series() -> None:
         "hubgate_store_bytes 1000.0",
     ):
         assert line in text
+
+
+def test_the_queue_of_each_engine_is_told() -> None:
+    """Its seats, how many are taken, how many requests wait, and for how long the first one has."""
+    lines = _metrics().render({}).decode()
+    for name, value in (
+        ("seats", 64),
+        ("seats_taken", 65),
+        ("waiting_requests", 3),
+        ("longest_wait_seconds", 1.5),
+    ):
+        assert f'hubgate_engine_{name}{{hubgate_engine="gpu-0/0"}} {float(value)}' in lines

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from hubgate.backend.engines.supervisor import LONGEST_BACKOFF, Penalty
@@ -225,7 +226,8 @@ async def test_a_busy_engine_is_not_taken_for_a_hung_one(tmp_path: Path, hub: De
         base = backend.sha(BASE)
         first = await backend.ready(base)
         assert (await backend.use(first.engine, base, max_tokens=250))[0] == 200
-        assert (await backend.hello()).engines == (first.engine,)
+        (after,) = (await backend.hello()).engines
+        assert msgspec.structs.replace(after, queue=None) == msgspec.structs.replace(first.engine, queue=None)
 
 
 async def test_engines_get_the_devices_of_their_slots(tmp_path: Path, hub: DemoHub) -> None:
