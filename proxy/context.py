@@ -39,6 +39,7 @@ class RequestContext:
         self.body_seconds = 0.0
         self.load_seconds = 0.0
         self.upstream_seconds = 0.0
+        self.queue_seconds = 0.0  # of those, what the engine's gate let it wait
         self.hub_wait = 0.0
         self.first_byte: float | None = None
         self.identity: Identity | None = None
@@ -125,7 +126,8 @@ class RequestContext:
         self.enter(self.phase)
         auth, limits = _milliseconds(self.auth_seconds), _milliseconds(self.limits_seconds)
         load, upstream = _milliseconds(self.load_seconds), _milliseconds(self.upstream_seconds)
-        return f"auth;dur={auth}, limits;dur={limits}, load;dur={load}, upstream;dur={upstream}"
+        queue = f", queue;dur={_milliseconds(self.queue_seconds)}" if self.queue_seconds else ""
+        return f"auth;dur={auth}, limits;dur={limits}, load;dur={load}, upstream;dur={upstream}{queue}"
 
     @property
     def turned_away(self) -> bool:

@@ -213,7 +213,9 @@ class Gateway:
             ensured = engine or await self._ensure(context, request, caller, access, upstream)
             if isinstance(ensured, Denied):
                 return ensured
-            grant = self.grants.use(caller.identity.sub, access.model, ensured)
+            grant = self.grants.use(
+                caller.identity.sub, access.model, ensured, permit.weight, self.limits.queue_seconds
+            )
             body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
             context.enter("upstream")
             answer = await self.relay.forward(
@@ -224,6 +226,7 @@ class Gateway:
                 content_type=inference.content_type,
                 passed=head.passed,
                 grant=grant,
+                cost=inference.cost,
                 withhold=inference.withholds_usage,
             )
             context.leave()
@@ -440,6 +443,8 @@ class Gateway:
         times.overhead.observe(context.overhead)
         if context.first_byte is not None:
             times.first_byte.observe(context.first_byte)
+        if context.queue_seconds:
+            metrics.queue_seconds.labels().observe(context.queue_seconds)
         if context.audited and (context.permit is not None or self._takes_line(context)):
             event = "auth.denied" if context.turned_away else "request.done"
             self.audit.append(event, record.of(context, self.now()))

@@ -154,6 +154,9 @@ class KeyTokenFile(Section):
     file: Path
 
 
+Weight = Annotated[int, Field(ge=1, le=10_000)]  # as `cpu.weight` of a cgroup, where 100 is usual
+
+
 class Override(Section):
     """Limits of one user, organization or key that differ from everybody's; `None`: this one does not."""
 
@@ -161,6 +164,7 @@ class Override(Section):
     tokens_per_minute: PositiveInt | None = None
     concurrent_requests: PositiveInt | None = None
     cold_loads_per_hour: PositiveInt | None = None
+    weight: Weight | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -237,6 +241,8 @@ class Limits(Section):
     tokens_per_minute: PositiveInt = 1_000_000
     concurrent_requests: PositiveInt = 64
     cold_loads_per_hour: PositiveInt = 30
+    weight: Weight = 100
+    queue_seconds: PositiveFloat = 60
     refusals_per_minute: PositiveInt = 120  # of one client (an IPv4 address, an IPv6 /64)
     overrides: Overrides = Overrides()
     organizations: dict[HubAccount, OrganizationLimits] = Field(default_factory=dict)

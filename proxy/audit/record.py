@@ -30,12 +30,12 @@ def of(one: RequestContext, now: float) -> str:
     place, end = _place(one.client, one.endpoint), _outcome(one)
     auth, limits = _spent(',"auth":', one.auth_seconds), _spent(',"limits":', one.limits_seconds)
     body, load = _spent(',"body":', one.body_seconds), _spent(',"load":', one.load_seconds)
-    upstream = _spent(',"upstream":', one.upstream_seconds)
+    upstream, queue = _spent(',"upstream":', one.upstream_seconds), _spent(',"queue":', one.queue_seconds)
     # An id is plain by `request_id`. It is one text, made at once: appending takes twice as long.
     return (
         f',"request_id":"{one.request_id}"{place}{who}{model}{granted}{end}'
         f',"bytes_in":{one.bytes_in},"bytes_out":{one.bytes_out}{prompt}{completion}{estimated}'
-        f',"seconds":{{"total":{_seconds(one.elapsed)}{auth}{limits}{body}{load}{upstream}}}'
+        f',"seconds":{{"total":{_seconds(one.elapsed)}{auth}{limits}{body}{load}{upstream}{queue}}}'
     )
 
 

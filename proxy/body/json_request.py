@@ -34,6 +34,7 @@ class InferenceRequest:
     model: str
     stream: bool
     places: int  # as how many requests it counts
+    cost: str  # what the engine's gate is told of it, see hubgate.wire.cost
     withholds_usage: bool  # whether the engine is asked for an event of usage that the caller did not ask for
     rest: Pieces  # the JSON of all fields but those that `encode` sets, behind its opening brace
 
@@ -45,12 +46,14 @@ class InferenceRequest:
         *,
         stream: bool,
         places: int,
+        cost: str,
         withholds_usage: bool,
     ) -> None:
         self.endpoint = endpoint
         self.model = model
         self.stream = stream
         self.places = places
+        self.cost = cost
         self.withholds_usage = withholds_usage
         self.rest = rest
 
@@ -192,7 +195,15 @@ def _accepted(endpoint: Endpoint, table: Table, body: JsonObject, canonical: byt
     if ours:
         rest = (_encode(ours)[1:-1] + b",", *rest)
     places = table.places(body)
-    return InferenceRequest(endpoint, model, rest, stream=stream, places=places, withholds_usage=withholds)
+    return InferenceRequest(
+        endpoint,
+        model,
+        rest,
+        stream=stream,
+        places=places,
+        cost=table.cost(body, places),
+        withholds_usage=withholds,
+    )
 
 
 def _without_model(canonical: bytes, model: str) -> Pieces:

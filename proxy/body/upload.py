@@ -57,10 +57,13 @@ class Upload:
     Once it is `spent` some of it may be with an engine: it cannot be sent to another.
     """
 
-    def __init__(self, source: FormSource, file: UploadedFile, values: Values, places: int) -> None:
+    def __init__(
+        self, source: FormSource, file: UploadedFile, values: Values, places: int, cost: str
+    ) -> None:
         self.model: str = values["model"]
         self.stream = values.get("stream") is True
         self.places = places
+        self.cost = cost
         self.withholds_usage = self.stream and values.get(_ASKS) is not True
         self.spent = False
         self._boundary = secrets.token_hex(16)
@@ -126,7 +129,8 @@ async def receive(
     values = {name: _typed(endpoint.fields, name, value) for name, value in form.fields.items()}
     extra = limits.extra_fields.get(endpoint.path, frozenset())
     refused = endpoint.fields.check({**values, multipart.FILE: form.file.name}, limits, extra)
-    return refused or Upload(source, form.file, values, endpoint.fields.places(values))
+    places = endpoint.fields.places(values)
+    return refused or Upload(source, form.file, values, places, endpoint.fields.cost(values, places))
 
 
 def _typed(table: Table, name: str, value: str | list[str]) -> Any:

@@ -15,6 +15,8 @@ import msgspec
 from hubgate.proxy import settings
 from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.fields.shapes import INT64_MAX
+from hubgate.wire import cost
+from hubgate.wire.cost import Cost
 
 Cap = Literal["max_n", "max_logprobs", "max_batch"]  # the settings under `request` that bound a cost
 
@@ -120,6 +122,7 @@ class Table:
         self._product = product
         self._answers = product.names if product else tuple({"n"} & self.allowed.keys())
         self._logprobs = [row.name for row in self.allowed.values() if row.cap == "max_logprobs"]
+        self._batches = [row.name for row in self.allowed.values() if row.cap == "max_batch"]
         self._exclusive = exclusive
         self._one_of = one_of
         self._shape = _typed_dict(
@@ -166,6 +169,22 @@ class Table:
             if (value := body.get(name)) is not None:
                 logprobs += _count(value)
         return places * (1 + logprobs // FEW_LOGPROBS)
+
+    def cost(self, body: dict[str, Any], places: int) -> str:
+        """What the gate of an engine is told of a checked body that counts as so many requests.
+
+        Each text of a batch is a sequence there, though one request here.
+        """
+        if places == 1 and not self._batches:
+            return ""
+        sequences, batch = 1, 1
+        for name in self._answers:
+            if (value := body.get(name)) is not None:
+                sequences *= max(1, _count(value))
+        for name in self._batches:
+            if (value := body.get(name)) is not None:
+                batch = max(batch, _count(value))
+        return cost.write(Cost(sequences * batch, places // sequences))
 
     def _spell(self, body: dict[str, Any]) -> dict[str, Any]:
         short = [name for name in self._spelled if name in body]

@@ -17,6 +17,7 @@ class Allowance(NamedTuple):
     tokens_per_minute: int
     concurrent_requests: int
     cold_loads_per_hour: int
+    weight: int  # of the caller's share of an engine
 
 
 _Numbers = tuple[int | None, ...]  # those of an `Allowance`, in its order; `None`: not overridden

@@ -44,13 +44,17 @@ class Permit:
     pooled: tuple[Pooled, ...]  # organizations in which it counts too
     lines: str  # the headers that tell the caller what is left, as lines
     at_once: int  # how many places this caller may have
+    weight: int  # of this caller's share of an engine
     places: int  # that this request takes
 
-    def __init__(self, sub: str, pooled: tuple[Pooled, ...], lines: str, at_once: int) -> None:
+    def __init__(
+        self, sub: str, pooled: tuple[Pooled, ...], lines: str, at_once: int, weight: int
+    ) -> None:
         self.sub = sub
         self.pooled = pooled
         self.lines = lines
         self.at_once = at_once
+        self.weight = weight
         self.places = 1
 
 
@@ -65,11 +69,13 @@ class Limiter:
         self._organizations = Organizations(limits.organizations)
         self._counters = counters
         self._under_way: dict[str, int] = {}  # places, by `sub` and by an organization's key
+        self.queue_seconds = limits.queue_seconds  # that a request may wait for its share of an engine
 
     def replace(self, limits: settings.Limits) -> None:
         """Measure by other numbers from the next request on; what was counted stays counted."""
         self._allowances = Allowances(limits, self._keys)
         self._organizations = Organizations(limits.organizations)
+        self.queue_seconds = limits.queue_seconds
 
     async def acquire(self, identity: Identity) -> Permit | Denied:
         """Count one request and take a place for it, or say what is used up and when there is room."""
@@ -122,7 +128,7 @@ class Limiter:
                 have = f"have {shared.concurrent_requests} requests under way already; wait for one to end."
                 message = f"The members of {shared.name} together {have}"
                 return Denied("rate_limit_exceeded", message, retry_after=1, lines=lines)
-        permit = Permit(sub, pooled, lines, allowed.concurrent_requests)
+        permit = Permit(sub, pooled, lines, allowed.concurrent_requests, allowed.weight)
         self._occupy(permit, 1)
         return permit
 

@@ -73,6 +73,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.queue_seconds = Histogram(
+            "hubgate_queue_seconds",
+            "Time that an engine's gate let a request wait for its caller's share; of those that waited",
+            [],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.in_flight = Gauge("hubgate_in_flight_requests", "Requests under way", registry=registry)
         self.authentications = Counter(
             "hubgate_authentications", "Credentials checked", ["result", "source"], registry=registry

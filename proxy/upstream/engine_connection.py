@@ -22,7 +22,15 @@ JOINED: Final = 64 * 1024  # bytes of a body that go out with the head, for one 
 # The headers of an answer that anything here reads, or passes on; no other is kept.
 _NAMES: Final = {
     name.encode(): name
-    for name in ("cache-control", "content-encoding", "content-length", "content-type", "transfer-encoding")
+    for name in (
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "retry-after",
+        "transfer-encoding",
+        "x-hubgate-waited",
+    )
 }
 
 _GOOD: Final = b"HTTP/1.1 200 "

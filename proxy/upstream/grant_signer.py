@@ -7,6 +7,7 @@ as it takes the clock to come there again.
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.control_api import EngineInfo
@@ -14,6 +15,9 @@ from hubgate.wire.keys import ProxyKeys
 from hubgate.wire.seal import LIFETIME, Grant, control_grant, sign_grant
 
 CAPACITY = 10_000
+WEIGHT: Final = 100  # the one that goes without saying
+
+_Key = tuple[str, str, str, str, int, float | None]
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class GrantSigner:
     def __init__(self, keys: Callable[[], ProxyKeys], now: Callable[[], float]) -> None:
         self._keys = keys
         self._now = now
-        self._known: BoundedMap[tuple[str, str, str, str], _Signed] = BoundedMap(CAPACITY)
+        self._known: BoundedMap[_Key, _Signed] = BoundedMap(CAPACITY)
 
-    def use(self, sub: str, model: str, engine: EngineInfo) -> str:
-        """The `X-Hubgate-Grant` of a forwarded request."""
+    def use(
+        self, sub: str, model: str, engine: EngineInfo, weight: int = WEIGHT, patience: float | None = None
+    ) -> str:
+        """The `X-Hubgate-Grant` of a forwarded request; what the engine does not read is left out."""
         now = self._now()
-        key = (sub, model, engine.id, engine.boot)
+        key = (sub, model, engine.id, engine.boot, weight, patience)
         signed = self._known.get(key)
         if signed is not None and signed.reusable_from <= now < signed.reusable_until:
             return signed.value
@@ -47,6 +53,8 @@ class GrantSigner:
             jti=secrets.token_hex(16),
             iat=int(now),
             exp=int(now) + LIFETIME,
+            weight=weight if "weight" in engine.claims else WEIGHT,
+            patience=patience if "patience" in engine.claims else None,
         )
         signed = _Signed(sign_grant(grant, self._keys().signing), now, now + LIFETIME / 2)
         self._known.put(key, signed)

@@ -17,6 +17,7 @@ def to_upstream(
     length: int | None,
     *,
     grant: str,
+    cost: str,
     request_id: str,
     content_type: str = "application/json",
 ) -> bytes:
@@ -31,6 +32,7 @@ def to_upstream(
         if length is None
         else f"Content-Length: {length}"
     )
+    costs = f"X-Hubgate-Cost: {cost}\r\n" if cost else ""
     return (
         f"POST {path} HTTP/1.1\r\n"
         f"Host: {host}:{address[1]}\r\n"
@@ -39,7 +41,7 @@ def to_upstream(
         "Accept-Encoding: identity\r\n"
         f"Content-Type: {content_type}\r\n"
         f"{framing}\r\n"
-        f"X-Hubgate-Grant: {grant}\r\n"
+        f"X-Hubgate-Grant: {grant}\r\n{costs}"
         f"X-Request-Id: {request_id}\r\n\r\n"
     ).encode("latin-1")
 

@@ -27,11 +27,8 @@ from hubgate.proxy.upstream.engine_connection import (
 from hubgate.proxy.upstream.response_head import ResponseHead
 from hubgate.proxy.upstream.schemas import Refusal
 from hubgate.proxy.upstream.usage import UsageEventFilter, UsageMeter
-from hubgate.wire.endpoints import COUNT_TOKENS, DETOKENIZE, TOKENIZE
-
-# Endpoints that only count or convert, at the cost of the engine's processor. Their answers tell how much it
-# was, but for texts that were made of ids, and for answers too long to be kept.
-_COUNTING: Final = frozenset({TOKENIZE, DETOKENIZE, COUNT_TOKENS})
+from hubgate.wire.control_api import SHARE_USED
+from hubgate.wire.endpoints import COUNTING
 
 BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
@@ -66,11 +63,12 @@ class Relay:
         content_type: str,
         passed: str,
         grant: str,
+        cost: str = "",
         withhold: bool = False,
     ) -> Denied | StaleEngine | None:
         """Send `body` to the engine under this grant, and its answer to the caller; `None`: that is done.
 
-        `passed` are the lines of the caller's headers that go with it.
+        `passed` are the lines of the caller's headers that go with it, `cost` is for the engine's gate.
         With `withhold` the event that tells a stream's usage is read and not passed on.
         The caller leaving cancels this coroutine, which closes the engine's connection and with
         that ends the generation.
@@ -81,6 +79,7 @@ class Relay:
             passed,
             size(body) if isinstance(body, tuple) else None,
             grant=grant,
+            cost=cost,
             request_id=context.request_id,
             content_type=content_type,
         )
@@ -123,8 +122,9 @@ class Relay:
             # Cut short, by either side: who leaves before the count comes must not have it for nothing.
             context.estimated = True
             prompt, completion = context.bytes_in // BYTES_A_TOKEN, answer.meter.events
-        elif answer.left or (answer.status == 200 and context.endpoint in _COUNTING):
+        elif answer.left or (answer.status == 200 and context.endpoint in COUNTING):
             # The prompt alone: what was generated for who left before an answer in one piece, nobody told.
+            # What counts or converts tells how much, but for texts made of ids, and answers too long to keep.
             context.estimated = True
             prompt, completion = context.bytes_in // BYTES_A_TOKEN, 0
         else:
@@ -155,9 +155,13 @@ class _Answer:
         self._sent = False
         self._streaming = False
         self._refused = bytearray()
+        self._retry_after: int | None = None
 
     def head(self, head: ResponseHead, length: int) -> None:
         self.status = head.status
+        self._retry_after = head.retry_after
+        if head.waited:
+            self._context.queue_seconds = head.waited
         if head.status != 200:
             return
         if head.framing == "unclear":  # its end could not be told from the death of the engine
@@ -208,12 +212,17 @@ class _Answer:
         if self.status in (401, 421):
             return StaleEngine()
         # An engine's refusal in our words: its own for a bad request, none of them for its own faults.
-        if self.status not in (400, 404, 413, 422):
+        if self.status not in (400, 404, 413, 422, 429):
             return _broken()
         try:
             error = msgspec.json.decode(bytes(self._refused), type=Refusal).error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _broken()
+        if self.status == 429:
+            if error is None or error.code != SHARE_USED:  # it is not the gate's
+                return _broken()
+            message = "Your share of this engine is used; others wait."
+            return Denied("rate_limit_exceeded", message, retry_after=self._retry_after or 1)
         if error is not None:
             return Denied("invalid_request", _PATH.sub("(path)", error.message)[:2000])
         if self.status == 404:

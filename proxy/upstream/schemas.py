@@ -1,6 +1,6 @@
 """What is read of an engine's answers, as msgspec decodes it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -40,6 +40,7 @@ class Fault(msgspec.Struct):
     """What an engine says of its refusal."""
 
     message: str = ""
+    code: Any = None  # vLLM's are numbers
 
 
 class Refusal(msgspec.Struct):

@@ -45,6 +45,7 @@ class Hosted:
     boot: str = "engine-boot-1"
     state: EngineState = "ready"
     adapters: set[str] = field(default_factory=set)
+    claims: tuple[str, ...] = ()
 
     def told(self) -> EngineInfo:
         """Its entry in a hello."""
@@ -55,6 +56,7 @@ class Hosted:
             base=self.base,
             state=self.state,
             adapters=tuple(sorted(self.adapters)),
+            claims=self.claims,
         )
 
 

@@ -50,6 +50,8 @@ def test_phases_add_up() -> None:
     assert one.overhead + one.load_seconds == pytest.approx(one.elapsed, rel=0.5)
     one.auth_seconds, one.limits_seconds, one.load_seconds, one.body_seconds = 0.0125, 0, 1.5, 3
     assert one.server_timing() == "auth;dur=12.5, limits;dur=0.0, load;dur=1500.0, upstream;dur=0.0"
+    one.queue_seconds = 0.25
+    assert one.server_timing().endswith("upstream;dur=0.0, queue;dur=250.0")
 
 
 def test_a_phase_that_goes_on_is_told() -> None:

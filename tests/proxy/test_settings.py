@@ -111,6 +111,13 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ),
         ({"limits": {"storage": f"mysql://{CANARY}"}}, "limits.storage"),
         ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
+        ({"limits": {"weight": 0}}, "limits.weight"),
+        ({"limits": {"queue_seconds": 0}}, "limits.queue_seconds"),
+        ({"limits": {"queue_seconds": float("inf")}}, "limits.queue_seconds"),
+        (
+            {"limits": {"overrides": {"orgs": {"acme": {"weight": 10_001}}}}},
+            "limits.overrides.orgs.acme.weight",
+        ),
         ({"request": {"max_buffered_bytes": 4 * 2**25 - 1}}, "request"),
         ({"request": {"max_body_bytes": 2**27 + 1}}, "request"),
         ({"timeouts": {"least_rate": 0}}, "timeouts.least_rate"),

@@ -17,6 +17,7 @@ from hubgate.proxy.endpoints import ENDPOINTS, Endpoint
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.fields.table import Field, Refused, Table, field, refused
 from hubgate.proxy.settings import Request
+from hubgate.wire.cost import read
 from tests.cases import each
 from tests.proxy.fields import engine_models
 
@@ -68,6 +69,19 @@ PLACES: list[tuple[str, dict[str, Any], int]] = [
     (COMPLETIONS, {"prompt": "a", "logprobs": 11}, 3),
     (RESPONSES, {"top_logprobs": 20}, 5),
     ("/v1/embeddings", {"input": ["a"] * 2048}, 1),
+]
+COSTS: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {}, ""),
+    (CHAT, {"n": 8}, "8,1"),
+    (CHAT, {"logprobs": True, "top_logprobs": 20}, "1,5"),
+    (CHAT, {"n": 3, "logprobs": True, "top_logprobs": 5}, "3,2"),
+    (COMPLETIONS, {"prompt": ["a", "b"], "n": 3, "logprobs": 10}, "6,3"),
+    (RESPONSES, {"top_logprobs": 20}, "1,5"),
+    ("/v1/embeddings", {"input": "a"}, ""),
+    ("/v1/embeddings", {"input": [1, 2, 3]}, ""),
+    ("/v1/embeddings", {"input": ["a"] * 2048}, "2048,1"),
+    ("/v1/rerank", {"documents": ["a"] * 30}, "30,1"),
+    ("/v1/score", {"text_2": ["a"] * 7}, "7,1"),
 ]
 
 
@@ -358,3 +372,14 @@ def test_answers_and_log_probabilities_weigh(path: str, fields: dict[str, Any], 
     found = parse(path, **fields)
     assert isinstance(found, json_request.InferenceRequest)
     assert found.places == places
+
+
+@each(("path", "fields", "told"), COSTS)
+def test_an_engines_gate_is_told_what_a_body_asks_for(path: str, fields: dict[str, Any], told: str) -> None:
+    """How many sequences will run, and what a token of them weighs; one of each goes without saying."""
+    found = parse(path, **fields)
+    assert isinstance(found, json_request.InferenceRequest)
+    assert found.cost == told
+    if told:
+        cost = read(told.encode())
+        assert found.places in (1, cost.sequences * cost.per_token)

@@ -10,10 +10,16 @@ from tests.cases import each
 from tests.fakes.identity import identity
 
 OVERRIDES: dict[str, Any] = {
-    "users": {"alice": {"requests_per_minute": 60}, "carol": {"tokens_per_minute": 7}},
+    "users": {
+        "alice": {"requests_per_minute": 60},
+        "carol": {"tokens_per_minute": 7},
+        "dora": {"weight": 50},
+    },
     "orgs": {
         "acme": {"requests_per_minute": 1000, "concurrent_requests": 3},
         "labs": {"concurrent_requests": 200, "cold_loads_per_hour": 1},
+        "paying": {"weight": 300},
+        "trying": {"weight": 20},
     },
 }
 
@@ -28,17 +34,20 @@ def key(name: str, **numbers: int) -> LocalKey:
 @each(
     ("user", "orgs", "expected"),
     [
-        ("bob", [], (600, 1000, 64, 30)),
-        ("bob", ["other"], (600, 1000, 64, 30)),
-        ("alice", [], (60, 1000, 64, 30)),
-        ("Alice", [], (600, 1000, 64, 30)),
-        ("acme", [], (600, 1000, 64, 30)),
-        ("bob", ["alice"], (600, 1000, 64, 30)),
-        ("bob", ["acme"], (1000, 1000, 3, 30)),
-        ("bob", ["labs"], (600, 1000, 200, 1)),
-        ("bob", ["acme", "labs", "other"], (1000, 1000, 200, 1)),
-        ("alice", ["acme"], (60, 1000, 3, 30)),
-        ("carol", ["acme", "labs"], (1000, 7, 200, 1)),
+        ("bob", [], (600, 1000, 64, 30, 100)),
+        ("bob", ["other"], (600, 1000, 64, 30, 100)),
+        ("alice", [], (60, 1000, 64, 30, 100)),
+        ("Alice", [], (600, 1000, 64, 30, 100)),
+        ("acme", [], (600, 1000, 64, 30, 100)),
+        ("bob", ["alice"], (600, 1000, 64, 30, 100)),
+        ("bob", ["acme"], (1000, 1000, 3, 30, 100)),
+        ("bob", ["labs"], (600, 1000, 200, 1, 100)),
+        ("bob", ["acme", "labs", "other"], (1000, 1000, 200, 1, 100)),
+        ("alice", ["acme"], (60, 1000, 3, 30, 100)),
+        ("carol", ["acme", "labs"], (1000, 7, 200, 1, 100)),
+        ("bob", ["paying", "trying"], (600, 1000, 64, 30, 300)),
+        ("bob", ["trying"], (600, 1000, 64, 30, 20)),
+        ("dora", ["paying"], (600, 1000, 64, 30, 50)),
     ],
 )
 def test_each_number_is_found_by_itself(user: str, orgs: list[str], expected: tuple[int, ...]) -> None:

@@ -1,6 +1,7 @@
 """Limits as callers meet them: through the real proxy, with the unmodified OpenAI SDK."""
 
 import asyncio
+import base64
 import hashlib
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import anyio
+import msgspec
 import openai
 import pytest
 import yaml
@@ -16,6 +18,7 @@ from structlog.testing import capture_logs
 from hubgate.proxy import app
 from hubgate.proxy.settings import ProxySettings
 from hubgate.runtime.config import load
+from hubgate.wire.seal import CLAIMS
 from tests.fakes.answers import Stream
 from tests.fakes.clock import Clock
 from tests.fakes.running_proxy import ALICE, BASE, BOB, MESSAGES, PRIVATE, PUBLIC, Edge
@@ -182,3 +185,26 @@ async def test_many_answers_to_one_request_count_as_many_requests(start_edge: St
     stream.finish()
     assert (await asking).status == 200
     assert (await edge.chat(n=8)).status == 200
+
+
+async def test_an_engine_is_told_a_callers_weight_and_how_long_to_wait(start_edge: StartEdge) -> None:
+    """From the next request on after SIGHUP; an engine of an older release is told neither."""
+    edge = await start_edge({"limits": {"overrides": {"users": {"alice": {"weight": 300}}}}})
+    await create(edge)
+    assert _told(edge) == (None, None)
+    edge.backend.hosted[0].claims = CLAIMS
+    await edge.backend.greeted(2)
+    await create(edge)
+    assert _told(edge) == (None, None)  # a grant is reused for as long as it was signed for
+    await create(edge, BOB)
+    assert _told(edge) == (None, 60)
+    reload(edge, queue_seconds=5, overrides={"users": {"bob": {"weight": 50}}})
+    await create(edge, BOB)
+    assert _told(edge) == (50, 5)
+
+
+def _told(edge: Edge) -> tuple[object, object]:
+    """The optional claims in the last grant that reached the engine."""
+    grant = edge.engine.requests[-1].header("x-hubgate-grant") or ""
+    claims = msgspec.json.decode(base64.urlsafe_b64decode(grant.split(".")[1] + "=="))
+    return claims.get("weight"), claims.get("patience")

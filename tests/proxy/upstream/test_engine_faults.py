@@ -6,10 +6,11 @@ import json
 import pytest
 
 from hubgate.demo.hub import DemoHub
+from hubgate.wire.control_api import SHARE_USED
 from tests.cases import each
 from tests.fakes.answers import chunk, head, raw, refusal, whole
 from tests.fakes.engine import Answer, Connection, Received
-from tests.fakes.running_proxy import Edge
+from tests.fakes.running_proxy import BASE, MESSAGES, Edge
 
 JSON = b'{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":1}}'
 TYPE = ("Content-Type", "application/json")
@@ -194,3 +195,51 @@ async def test_bytes_after_an_answer_belong_to_nobody(edge: Edge) -> None:
     edge.engine.then(raw(whole(200, JSON) + whole(200, b'{"stolen":1}')))
     assert (await edge.chat()).body == JSON
     assert b"stolen" not in (await edge.chat()).raw
+
+
+def turned_away(code: str = SHARE_USED, **headers: str) -> Answer:
+    """As an engine's gate says that a caller's share is used."""
+    body = json.dumps(
+        {"error": {"message": "others wait", "type": "x", "param": None, "code": code}}
+    ).encode()
+    given = [
+        TYPE,
+        ("Content-Length", str(len(body))),
+        *((n.replace("_", "-"), v) for n, v in headers.items()),
+    ]
+    return raw(head(429, given) + body)
+
+
+async def test_a_used_share_is_a_429_with_the_reason(edge: Edge) -> None:
+    """In the caller's dialect, with the gate's `Retry-After`, counted and in the trail."""
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        edge.engine.then(turned_away(retry_after="7", x_hubgate_waited="2.5"))
+        found = await edge.post(path, {"model": BASE, "messages": MESSAGES, "max_tokens": 3})
+        assert (found.status, found.code) == (429, "rate_limit_exceeded"), path
+        assert found.header("Retry-After") == "7"
+        assert found.json()["error"]["message"] == "Your share of this engine is used; others wait."
+    line = (await edge.records(2, "request.done"))[-1]
+    assert (line["status"], line["reason"], line["seconds"]["queue"]) == (429, "rate_limit_exceeded", 2.5)
+    assert await edge.metric("hubgate_queue_seconds_count") == 2
+
+
+async def test_another_429_of_an_engine_is_its_fault(edge: Edge) -> None:
+    """Only the gate knows of shares."""
+    edge.engine.then(turned_away(code="other"))
+    assert (await edge.chat()).status == 502
+
+
+async def test_a_wait_at_the_gate_is_told(edge: Edge) -> None:
+    """In `Server-Timing`, in the trail, and not where there was none."""
+    edge.engine.then(raw(head(200, [TYPE, LENGTH, ("X-Hubgate-Waited", "1.2500")]) + JSON))
+    found, other = await edge.chat(), await edge.chat()
+    assert "queue;dur=1250.0" in (found.header("Server-Timing") or "")
+    assert found.header("X-Hubgate-Waited") is None
+    assert "queue" not in (other.header("Server-Timing") or "")
+
+
+@each("waited", ["-1", "1e9", "nan", "", "9" * 40, "1.5.5"])
+async def test_a_wait_that_cannot_be_read_is_none(edge: Edge, waited: str) -> None:
+    """Whoever has taken an engine over says what they like."""
+    edge.engine.then(raw(head(200, [TYPE, LENGTH, ("X-Hubgate-Waited", waited)]) + JSON))
+    assert "queue" not in ((await edge.chat()).header("Server-Timing") or "")

@@ -1,12 +1,15 @@
 """Grants: made once per identity, model and engine, and reused for half of their life."""
 
+import base64
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import EngineInfo
-from hubgate.wire.seal import LIFETIME, verify_grant
+from hubgate.wire.seal import CLAIMS, LIFETIME, verify_grant
 from tests.fakes.clock import Clock
 from tests.fakes.keyring import Keyring
 
@@ -91,3 +94,24 @@ def test_a_rotated_key_signs_the_next_grant(ring: Keyring, clock: Clock, tmp_pat
     keys.pop(0)
     clock.advance(LIFETIME / 2)
     verify_grant(made.use("s", "a/b@c", ENGINE), newer.proxies, aud="e-1", boot="b-1", now=clock())
+
+
+def test_what_an_engine_does_not_read_is_not_in_its_grant(
+    made: GrantSigner, ring: Keyring, clock: Clock
+) -> None:
+    """Of an older release it would refuse the whole grant; a newer one says what it reads."""
+    newer = replace(ENGINE, id="e-3", claims=CLAIMS)
+    told = verify_grant(
+        made.use("s", "a/b@c", newer, 300, 5.0), ring.proxies, aud="e-3", boot="b-1", now=clock()
+    )
+    assert (told.weight, told.patience) == (300, 5.0)
+    payload = made.use("s", "a/b@c", ENGINE, 300, 5.0).split(".")[1]
+    assert msgspec.json.decode(base64.urlsafe_b64decode(payload + "==")).keys() == {
+        "kind", "sub", "model", "aud", "boot", "jti", "iat", "exp",
+    }  # fmt: skip
+
+
+def test_a_weight_that_was_changed_holds_from_the_next_request_on(made: GrantSigner) -> None:
+    """A grant with the old one is not reused."""
+    newer = replace(ENGINE, claims=CLAIMS)
+    assert made.use("s", "a/b@c", newer, 100) != made.use("s", "a/b@c", newer, 300)

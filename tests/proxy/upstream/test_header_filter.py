@@ -21,7 +21,7 @@ VALUES = st.text(
 )  # what the parser lets in
 
 
-def sent(*inbound: tuple[str, str], host: str = "gpu") -> dict[str, str]:
+def sent(*inbound: tuple[str, str], host: str = "gpu", cost: str = "") -> dict[str, str]:
     """The headers that reach the engine; each stands once."""
     head = header_filter.to_upstream(
         "/v1/chat/completions",
@@ -29,6 +29,7 @@ def sent(*inbound: tuple[str, str], host: str = "gpu") -> dict[str, str]:
         header_filter.passed(inbound),
         7,
         grant="ours",
+        cost=cost,
         request_id="req-1",
     )
     line, *fields, blank, nothing = head.decode("latin-1").split("\r\n")
@@ -53,6 +54,8 @@ def test_tracing_and_accept_pass() -> None:
         "X-Hubgate-Grant",
         "x-hubgate-grant",
         "X_Hubgate_Grant",
+        "X-Hubgate-Cost",
+        "X-Vllm-Priority",
         "X-Request-Id",
         "X-Forwarded-For",
         "X-Amzn-SageMaker-Adapter-Identifier",
@@ -112,3 +115,9 @@ def test_the_way_back_is_an_allow_list_too() -> None:
         "Content-Type": "text/event-stream",
         "Cache-Control": "no-store",
     }
+
+
+def test_a_cost_is_told_where_there_is_one() -> None:
+    """To the engine's gate, which reads no body; by the proxy alone."""
+    assert sent(("x-hubgate-cost", "1,1"), cost="8,5")["x-hubgate-cost"] == "8,5"
+    assert "x-hubgate-cost" not in sent(("x-hubgate-cost", "1,1"))
