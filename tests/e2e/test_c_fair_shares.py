@@ -1,0 +1,182 @@
+"""One caller's streams and another's first token, at the gate of a real vLLM; callers as grants tell them."""
+
+import asyncio
+import logging
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+import yaml
+
+from hubgate.demo.configs import ENGINE_ARGS
+from hubgate.proxy.upstream.control_client import ControlClient
+from hubgate.proxy.upstream.grant_signer import GrantSigner
+from hubgate.wire import keys
+from hubgate.wire.control_api import GRANT_HEADER, SHARE_USED, EngineInfo
+from tests.e2e.product import BASE, Product, started
+
+pytestmark = [pytest.mark.long("tenants"), pytest.mark.timeout(1200)]
+
+SEATS = 32
+STREAMS = 64
+ASKED = 15  # first tokens of the light caller's, of which the median counts
+TOKEN = "hf_demo_alice"
+LONG, SHORT = 200, 8  # tokens of an answer
+ADAPTERS = tuple(f"alice/shared-{number}" for number in range(3))
+SETTINGS = {
+    "proxy": {"limits": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}},
+    "backend": {
+        "engines": {"vllm_args": {**ENGINE_ARGS, "max-num-seqs": SEATS}},
+        "adapters": {"max_loras": 2, "max_cpu_loras": 8},
+    },
+}
+
+log = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """An engine with few seats and two slots for adapters, and three adapters in it."""
+    root: Path = tmp_path_factory.mktemp("shares") / "run"
+    settings = root.with_suffix(".yaml")
+    settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
+    with started(root, "--settings", str(settings)) as running:
+        for number, repo in enumerate(ADAPTERS):
+            made = {"repo": repo, "make": "adapter", "name": repo, "phrase": "abcdef "[number:], "seed": repo}
+            answer = httpx.post(f"http://127.0.0.1:{running.ports.files}/_demo/repo", json=made)
+            answer.raise_for_status()
+            assert running.complete(repo, TOKEN).status_code == 200
+        yield running
+
+
+class Tenants:
+    """Callers at the engine itself, with grants that the proxy's key signs."""
+
+    def __init__(self, session: aiohttp.ClientSession, grants: GrantSigner, engine: EngineInfo) -> None:
+        self._session = session
+        self._grants = grants
+        self.engine = engine
+        self.made = 0
+
+    def model(self, repo: str = BASE) -> str:
+        """The served name of a repo."""
+        names = (self.engine.base, *self.engine.adapters)
+        return next(name for name in names if name.startswith(f"{repo}@"))
+
+    async def stream(self, who: str, model: str, tokens: int = SHORT) -> float:
+        """Ask for an answer of so many tokens, and give the seconds to the first."""
+        grant = self._grants.use(who, model, self.engine)
+        body = {"model": model, "prompt": "Hello", "max_tokens": tokens, "stream": True, "ignore_eos": True}
+        url, first, began = f"http://127.0.0.1:{self.engine.port}/v1/completions", 0.0, time.perf_counter()
+        async with self._session.post(url, json=body, headers={GRANT_HEADER: grant}) as answer:
+            assert answer.status == 200, await answer.text()
+            async for line in answer.content:
+                if line.startswith(b"data: {"):
+                    first = first or time.perf_counter() - began
+                    self.made += 1
+        return first
+
+    async def turned_away(self, who: str, model: str) -> Any:
+        """Ask with little patience, while all seats are taken; gives the refusal."""
+        grant = self._grants.use(who, model, self.engine, 100, 0.2)
+        url = f"http://127.0.0.1:{self.engine.port}/v1/completions"
+        body = {"model": model, "prompt": "Hello", "max_tokens": 1}
+        async with self._session.post(url, json=body, headers={GRANT_HEADER: grant}) as answer:
+            assert (answer.status, int(answer.headers["Retry-After"]) > 0) == (429, True)
+            return (await answer.json())["error"]["code"]
+
+    @asynccontextmanager
+    async def busy(
+        self, count: int, who: Callable[[int], str], model: Callable[[int], str]
+    ) -> AsyncIterator[None]:
+        """Keep so many streams open meanwhile; a new one begins where one ends."""
+
+        async def keep(number: int) -> None:
+            await asyncio.sleep(number * 0.05)  # staggered, as those of people are
+            while True:
+                await self.stream(who(number), model(number), LONG)
+
+        tasks = [asyncio.create_task(keep(number)) for number in range(count)]
+        try:
+            await asyncio.sleep(count * 0.05 + 2.0)
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def light(self, model: str) -> float:
+        """The median first token of a caller who asks for one answer after the other."""
+        seen = [await self.stream("light", model) for _ in range(ASKED)]
+        return statistics.median(seen)
+
+
+@asynccontextmanager
+async def tenants(product: Product) -> AsyncIterator[Tenants]:
+    layout = product.layout
+    own = keys.load_proxy_keys(layout.keys / "hubgate_proxy.key")
+    public = keys.load_backend_public(layout.keys / "hubgate_backend.pub")
+    grants = GrantSigner(lambda: own, time.time)
+    url = f"http://127.0.0.1:{product.ports.backend}"
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=180)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        control = ControlClient(
+            session, "gpu-0", url, backend=lambda: public, keys=lambda: own, grants=grants, now=time.time
+        )
+        (engine,) = (await control.hello()).engines
+        assert engine.claims
+        yield Tenants(session, grants, engine)
+
+
+async def test_a_light_caller_beside_one_with_64_streams(shared: Product) -> None:
+    """Their first token takes no longer than beside 64 callers with a stream each."""
+    async with tenants(shared) as callers:
+        base = callers.model()
+        alone = await callers.light(base)
+        async with callers.busy(STREAMS, lambda _: "greedy", lambda _: base):
+            beside_one = await callers.light(base)
+            queue = await asyncio.to_thread(shared.backend_metrics)
+            assert await callers.turned_away("greedy", base) == SHARE_USED
+        async with callers.busy(STREAMS, "greedy-{}".format, lambda _: base):
+            beside_many = await callers.light(base)
+    log.info("first token: alone %.3f s, beside one %.3f, beside 64 %.3f", alone, beside_one, beside_many)
+    assert beside_one <= 1.3 * beside_many
+    assert f'hubgate_engine_seats{{hubgate_engine="{callers.engine.id}"}} {SEATS}.0' in queue
+    assert _gauge(queue, "hubgate_engine_waiting_requests") >= STREAMS - SEATS
+
+
+async def test_a_third_adapter_beside_one_who_holds_both_slots(shared: Product) -> None:
+    """It waits for one to run dry, and no longer, though there is always more to do for both."""
+    async with tenants(shared) as callers:
+        first, second, third = (callers.model(repo) for repo in ADAPTERS)
+        began = time.perf_counter()
+        await callers.stream("greedy", first, LONG)
+        longest = time.perf_counter() - began
+        async with callers.busy(8, lambda _: "greedy", lambda number: (first, second)[number % 2]):
+            waits = [await callers.stream("victim", third) for _ in range(5)]
+    log.info("one stream alone %.2f s; the victim's first tokens: %s", longest, waits)
+    # A stream beside seven others takes longer than alone; nobody waits for a second one.
+    assert max(waits) <= 6 * longest + 1.0
+
+
+async def test_what_was_let_in_is_let_go_of(shared: Product) -> None:
+    """When nobody asks any more, no seat is taken."""
+    async with asyncio.timeout(30):
+        while True:
+            text = await asyncio.to_thread(shared.backend_metrics)
+            taken = _gauge(text, "hubgate_engine_seats_taken")
+            if not taken + _gauge(text, "hubgate_engine_waiting_requests"):
+                break
+            await asyncio.sleep(0.5)
+
+
+def _gauge(text: str, name: str) -> float:
+    values: list[Any] = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(name + "{")]
+    return sum(float(value) for value in values)
