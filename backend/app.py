@@ -19,6 +19,7 @@ from hubgate.backend.api.auth import ControlAuth
 from hubgate.backend.api.control import MAX_BODY, BackendIdentity, ControlApi
 from hubgate.backend.api.probes import Probes
 from hubgate.backend.background import Background
+from hubgate.backend.downloads.attempt import Patience
 from hubgate.backend.downloads.fetcher import Fetcher
 from hubgate.backend.downloads.single_flight import SingleFlight
 from hubgate.backend.downloads.worker_pool import WorkerPool
@@ -168,7 +169,8 @@ async def backend(
         turns = Turns(checked.gpus, checked.slots, time.monotonic)
         supervisor = Supervisor(settings.engines, launcher, store, metrics, turns=turns, clock=time.monotonic)
         stack.push_async_callback(supervisor.close)
-        fetcher = Fetcher(store, workers, metrics, settings.hub.endpoint)
+        patience = Patience(least_rate=settings.store.least_rate)
+        fetcher = Fetcher(store, workers, metrics, settings.hub.endpoint, patience)
         loaded_adapters = LoadedAdapters(store, metrics, settings.adapters.max_cpu_loras)
         loader = ModelLoader(store, SingleFlight(fetcher), supervisor, loaded_adapters, _limits(settings))
         token = service_token.find(environ)

@@ -31,6 +31,9 @@ _OF_QUEUES = (
 # Why an engine ended: asked for, or a failure.
 End = Literal["idle", "room", "refresh", "shutdown", "not_started", "not_woken", "crashed", "hung"]
 
+# What a load may have to wait for.
+Wait = Literal["download", "engine"]
+
 
 class Metrics:
     """What is counted, one method for each thing that happens."""
@@ -51,6 +54,18 @@ class Metrics:
         self._evictions = Counter(
             "hubgate_adapters_evicted_total", "Adapters that made room", registry=self.registry
         )
+        self._waits = Histogram(
+            "hubgate_load_wait_seconds",
+            "Time that a load waited for its turn",
+            ("for",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._called_back = Counter(
+            "hubgate_downloads_called_back_total",
+            "Places of downloads that were wanted by who had less",
+            registry=self.registry,
+        )
         self._cold = Counter(
             "hubgate_cold_starts_total", "Loads by outcome", ("kind", "result"), registry=self.registry
         )
@@ -60,6 +75,14 @@ class Metrics:
         self._downloads.labels(kind, result if result in _RESULTS else "error").inc()
         self._bytes.labels(kind).inc(size)
         self._seconds.labels(kind).observe(seconds)
+
+    def waited(self, what: Wait, seconds: float) -> None:
+        """A load's turn came."""
+        self._waits.labels(what).observe(seconds)
+
+    def called_back(self) -> None:
+        """A download gave up its place for a while."""
+        self._called_back.inc()
 
     def cold_start(self, kind: str, result: str) -> None:
         """An engine was started (kind base) or woken up (wake), or an adapter loaded (adapter), or not."""

@@ -72,12 +72,16 @@ class Hub(Section):
 
 
 class StoreSection(Section):
-    """The disk cache. Sizes in bytes; `linger` is how long a load outlives its last caller."""
+    """The disk cache. Sizes in bytes; `linger` is how long a load outlives its last caller.
+
+    `least_rate` in bytes a second.
+    """
 
     path: Path = Path("./store")
     max_bytes: Size = 200_000_000_000
     max_model_bytes: Size = 100_000_000_000
     linger: Seconds = 900
+    least_rate: Annotated[float, Field(ge=0)] = 65536
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:

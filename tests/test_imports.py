@@ -49,6 +49,7 @@ LAYERS = [
     "backend.background",
     "backend.metrics",
     "backend.repo_files",
+    "backend.fairness",
     "backend.admission",
     "backend.store",
     "backend.processes",

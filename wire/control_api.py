@@ -98,13 +98,18 @@ class Evicted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """Still under way, at most twice a second. `total` is 0 while unknown; bytes and bytes per second."""
+    """Still under way, at most twice a second. `total` is 0 while unknown; bytes and bytes per second.
+
+    `place` is that in the line of those who wait, 1 for the next; absent from one that does not wait, and
+    from an older backend.
+    """
 
     stage: Stage
     repo: str
     done: int = 0
     total: int = 0
     rate: float = 0.0
+    place: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):

@@ -29,7 +29,9 @@ class Patience:
 
     listing: float = 45.0  # the worker's start included
     stall: float = 120.0  # without a byte
-    deadline: float = 6 * 3600.0  # for one repo, all attempts together
+    window: float = 60.0  # for which `least_rate` holds on average
+    least_rate: float = 0.0  # bytes per second; what comes slower takes a place from others
+    deadline: float = 6 * 3600.0  # for one repo, all attempts together, waits for a place apart
     attempts: int = 3  # interrupted ones included
     pause: float = 1.0  # before the second attempt; twice as long before the third
     longest_pause: float = 120.0  # when the Hub asks for more, the callers come again instead of waiting
@@ -42,6 +44,7 @@ class ProgressMeter:
     done: int = 0
     total: int = 0
     rate: float = 0.0
+    position: Callable[[], int | None] = lambda: None  # in the line for a place; `None` if it has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,10 @@ class DownloadAttempt:
             return Failure(code="rejected", message=unfit.reason)
         return await self._get(weights)
 
+    def _too_slow(self) -> Failure:
+        message = f"the download came at less than {self._patience.least_rate:g} bytes a second"
+        return Failure(code="hub_unavailable", message=message)
+
     async def _get(self, files: tuple[RepoFile, ...]) -> Failure | Interrupted | None:
         await self._worker.choose(FileSelection(files=files))
         failure = await self._watch()
@@ -123,7 +130,8 @@ class DownloadAttempt:
         """Follow the worker to the end of its choice; one that stands still for too long is given up."""
         meter = self._meter
         first = seen = await asyncio.to_thread(size_of, self._content)
-        started = moved = time.monotonic()
+        started = moved = since = time.monotonic()
+        before = first  # bytes at `since`
         answer = asyncio.ensure_future(self._worker.answer())
         try:
             while True:
@@ -135,7 +143,7 @@ class DownloadAttempt:
                         return None
                     if isinstance(said, Failure):
                         return said
-                    moved = now
+                    moved = since = now  # all bytes are here, and are verified
                     answer = asyncio.ensure_future(self._worker.answer())
                 size = await asyncio.to_thread(size_of, self._content)
                 if size != seen:
@@ -144,6 +152,10 @@ class DownloadAttempt:
                     meter.rate = max(size - first, 0) / max(now - started, 0.001)
                 if now - moved > self._patience.stall:
                     return Failure(code="hub_unavailable", message="the download stood still")
+                if now - since >= self._patience.window:
+                    if size - before < self._patience.least_rate * (now - since) and size < meter.total:
+                        return self._too_slow()
+                    since, before = now, size
         finally:
             answer.cancel()
 

@@ -3,9 +3,11 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -21,19 +23,40 @@ from hubgate.backend.downloads.attempt import (
 )
 from hubgate.backend.downloads.messages import Failure, Listing
 from hubgate.backend.downloads.worker_pool import WorkerPool
+from hubgate.backend.fairness.line import OPERATOR, Line
 from hubgate.backend.metrics import Metrics
 from hubgate.backend.store.store import Staging, Store, StoreFullError
 from hubgate.wire.control_api import Download
 from hubgate.wire.repo import RepoRef, is_sha
 from hubgate.wire.secret import Secret
 
-PARALLEL = 4  # downloads at a time
-
-NextToken = Callable[[], Secret | None]
+PARALLEL = 4  # downloads at a time, for callers; the operator's own have a place more
 
 _NO_ROOM = Failure(code="store_full", message="the store has no room for this model now", retry_after=60)
 
 log = structlog.get_logger()
+
+
+class Party(Protocol):
+    """All who wait for one download."""
+
+    def callers(self) -> Collection[str]:
+        """Their pseudonyms, as long as they wait."""
+
+    def next_token(self) -> Secret | None:
+        """Whose token the next attempt is made with."""
+
+
+@dataclass(slots=True)
+class _Spent:
+    """How long a download had places, all attempts together."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _CalledBack:
+    """Somebody who has less wanted the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +82,7 @@ class Fetcher:
         self._metrics = metrics
         self._endpoint = endpoint or ""
         self._patience = patience
-        self._slots = asyncio.Semaphore(PARALLEL)
+        self._line = Line(PARALLEL)
 
     def staging(self) -> AbstractContextManager[Staging]:
         """Where the bytes of one repo gather, whoever's token fetches them. Raises as `Store.staging`."""
@@ -68,7 +91,7 @@ class Fetcher:
     async def resolve(self, repo: RepoRef, token: Secret | None) -> str | Failure:
         """The sha that a branch or tag stands at."""
         try:
-            async with self._slots, self._workers.take() as worker:
+            async with self._line.place(self._line.turn(_operator)), self._workers.take() as worker:
                 transfer = DownloadAttempt(worker, repo, worker.scratch, ProgressMeter(), self._patience)
                 answer = await transfer.list(token, self._endpoint)
         except OSError as error:  # no descriptor or no process is left: one day there is
@@ -82,27 +105,26 @@ class Fetcher:
             case _:
                 return answer.sha if is_sha(answer.sha) else _no_commit()
 
+    def reconsider(self) -> None:
+        """Somebody waits no more: their place may be another's."""
+        self._line.settle()
+
     async def fetch(
-        self, want: DownloadRequest, next_token: NextToken, meter: ProgressMeter, staging: Staging
+        self, want: DownloadRequest, party: Party, meter: ProgressMeter, staging: Staging
     ) -> Fetched | Failure:
         """Bring a repo at a sha into the store. `meter` tells how far it is meanwhile.
 
-        Each attempt asks `next_token` for a token. What a failed call leaves in `staging`, the next uses.
+        What a failed call leaves in `staging`, the next uses.
         """
-        async with self._slots:
-            started = time.monotonic()
-            try:
-                async with asyncio.timeout(self._patience.deadline):
-                    outcome = await self._attempts(want, next_token, meter, staging)
-            except TimeoutError:
-                outcome = Failure(code="hub_unavailable", message="the download took too long")
-            except StoreFullError:
-                outcome = _NO_ROOM
-            except OSError as error:
-                log.warning("download.broke", repo=str(want.ref), error=error.strerror)
-                outcome = Failure(code="error", message="the download could not be kept")
-            seconds = time.monotonic() - started
-        failed = isinstance(outcome, Failure)
+        spent = _Spent()
+        try:
+            outcome = await self._attempts(want, party, meter, staging, spent)
+        except StoreFullError:
+            outcome = _NO_ROOM
+        except OSError as error:
+            log.warning("download.broke", repo=str(want.ref), error=error.strerror)
+            outcome = Failure(code="error", message="the download could not be kept")
+        failed, seconds = isinstance(outcome, Failure), spent.seconds
         size = meter.done if failed else meter.total
         result = outcome.code if isinstance(outcome, Failure) else "ok"
         repo, kind = str(want.ref), want.kind
@@ -114,28 +136,55 @@ class Fetcher:
         return Fetched(Download(repo=repo, kind=kind, bytes=size, seconds=seconds, evicted=evicted))
 
     async def _attempts(
-        self, want: DownloadRequest, next_token: NextToken, meter: ProgressMeter, staging: Staging
+        self, want: DownloadRequest, party: Party, meter: ProgressMeter, staging: Staging, spent: _Spent
     ) -> Failure | None:
         """Try until there is an end: `None`, and the repo is in the store."""
-        pause = self._patience.pause
-        for left in reversed(range(self._patience.attempts)):
-            outcome = await self._attempt(want.ref, want.rules, next_token(), meter, staging)
+        pause, left = self._patience.pause, self._patience.attempts
+        while True:
+            outcome = await self._in_turn(want, party, meter, staging, spent)
             if outcome is None:
                 self._publish(want.ref, staging)
                 return None
             if isinstance(outcome, Failure):
                 return outcome
+            if isinstance(outcome, _CalledBack):
+                continue
+            left -= 1
             failure = outcome.failure
             wait = max(failure.retry_after or 0, pause)
             log.warning(
                 "download.interrupted", repo=str(want.ref), reason=failure.message, attempts_left=left
             )
             if left == 0 or wait > self._patience.longest_pause:
-                break
-            # Nobody's token is in use meanwhile.
+                return failure
+            # Nobody's token is in use meanwhile, and no place.
             await asyncio.sleep(wait)
             pause *= 2
-        return failure
+
+    async def _in_turn(
+        self, want: DownloadRequest, party: Party, meter: ProgressMeter, staging: Staging, spent: _Spent
+    ) -> Failure | Interrupted | _CalledBack | None:
+        """One attempt, when its turn has come, for as long as nobody who has less wants the place."""
+        turn, asked = self._line.turn(party.callers), time.monotonic()
+        meter.position = partial(self._line.position, turn)
+        async with self._line.place(turn):
+            started = time.monotonic()
+            self._metrics.waited("download", started - asked)
+            try:
+                async with asyncio.timeout(self._patience.deadline - spent.seconds) as limit:
+                    turn.on_call = partial(limit.reschedule, 0)  # at once
+                    if turn.called_back:
+                        return _CalledBack()
+                    return await self._attempt(want.ref, want.rules, party.next_token(), meter, staging)
+            except TimeoutError:
+                if turn.called_back:
+                    self._metrics.called_back()
+                    log.info("download.called_back", repo=str(want.ref))
+                    return _CalledBack()
+                return Failure(code="hub_unavailable", message="the download took too long")
+            finally:
+                turn.forget_call()
+                spent.seconds += time.monotonic() - started
 
     async def _attempt(
         self, ref: RepoRef, rules: Rules, token: Secret | None, meter: ProgressMeter, staging: Staging
@@ -170,6 +219,10 @@ def _choose(ref: RepoRef, listing: Listing, rules: Rules) -> Selected | Failure:
     if isinstance(selected, Rejected):
         return Failure(code="rejected", message=selected.reason)
     return selected
+
+
+def _operator() -> tuple[str]:
+    return (OPERATOR,)
 
 
 def _no_commit() -> Failure:

@@ -8,6 +8,7 @@ for that would throw away its bytes, but leads no other.
 """
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hubgate.backend.downloads.attempt import DownloadRequest, ProgressMeter
@@ -24,8 +25,17 @@ Outcome = Fetched | Failure | None  # None: it came with somebody else's downloa
 
 
 @dataclass(slots=True, eq=False)
+class Interest:
+    """Who a load is for, by pseudonym, and whether they still wait for it."""
+
+    caller: str
+    present: bool = True
+
+
+@dataclass(slots=True, eq=False)
 class _Waiter:
     token: Secret | None
+    interest: Interest
     outcome: asyncio.Future[Outcome]
 
 
@@ -35,6 +45,10 @@ class _Flight:
     waiters: list[_Waiter] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     leader: _Waiter | None = None
+
+    def callers(self) -> Collection[str]:
+        """Who waits for it in truth: whose load merely lingers does not."""
+        return {waiter.interest.caller for waiter in self.waiters if waiter.interest.present}
 
     def next_token(self) -> Secret | None:
         """The token of whoever has waited longest. Who led the attempt before this one steps back."""
@@ -65,23 +79,29 @@ class SingleFlight:
         self._downloads: dict[RepoRef, _Flight] = {}
 
     def join(
-        self, want: DownloadRequest, token: Secret | None
+        self, want: DownloadRequest, token: Secret | None, interest: Interest
     ) -> tuple[ProgressMeter, asyncio.Future[Outcome]]:
         """Wait with the others. Cancelling the future leaves; when all have left, the download ends."""
         ref = want.ref
         flight = self._downloads.setdefault(ref, _Flight())
-        waiter = _Waiter(token, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(token, interest, asyncio.get_running_loop().create_future())
         flight.waiters.append(waiter)
         waiter.outcome.add_done_callback(lambda _: self._leave(flight, waiter, ref))
         if flight.task is None:
             flight.task = asyncio.create_task(self._fly(flight, want))
+        self._fetcher.reconsider()
         return flight.meter, waiter.outcome
+
+    def left(self, interest: Interest) -> None:
+        """Whose load goes on without them: it takes nobody's place from now on."""
+        interest.present = False
+        self._fetcher.reconsider()
 
     async def _fly(self, flight: _Flight, want: DownloadRequest) -> None:
         try:
             with self._fetcher.staging() as staging:
                 while flight.waiters:
-                    outcome = await self._fetcher.fetch(want, flight.next_token, flight.meter, staging)
+                    outcome = await self._fetcher.fetch(want, flight, flight.meter, staging)
                     if not isinstance(outcome, Failure) or outcome.code not in _PERSONAL:
                         flight.finish(outcome)
                         return
@@ -104,6 +124,7 @@ class SingleFlight:
         if not flight.waiters and flight.task is not None:
             self._downloads.pop(ref, None)  # whoever comes now starts anew
             flight.task.cancel()
+        self._fetcher.reconsider()
 
 
 def _settle(waiter: _Waiter, outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from hubgate.backend.admission.adapter import admit
@@ -20,10 +21,12 @@ from hubgate.backend.admission.file_selection import Rejected, select_adapter, s
 from hubgate.backend.downloads.attempt import DownloadRequest, Kind, ProgressMeter, Rules
 from hubgate.backend.downloads.fetcher import Fetched
 from hubgate.backend.downloads.messages import Failure
-from hubgate.backend.downloads.single_flight import SingleFlight
+from hubgate.backend.downloads.single_flight import Interest, SingleFlight
 from hubgate.backend.engines.loaded_adapters import LoadedAdapters
 from hubgate.backend.engines.scheduler import LoadReport
 from hubgate.backend.engines.supervisor import Supervisor
+from hubgate.backend.fairness.line import OPERATOR
+from hubgate.backend.loading.under_way import UnderWay
 from hubgate.backend.store.store import Store
 from hubgate.wire.control_api import Download, Event, LoadFailed, Progress, Ready, Stage
 from hubgate.wire.repo import InvalidRepoError, RepoRef
@@ -31,8 +34,6 @@ from hubgate.wire.seal import ScopedToken
 from hubgate.wire.secret import Secret
 
 REPORT = 0.5  # seconds between two reports of progress
-MAX_LOADS = 1024  # loads at a time; more are turned away
-PRELOAD = "preload"  # in the place of a caller's pseudonym
 TRIES = 3  # the store may evict what was just fetched before we hold it
 
 log = structlog.get_logger()
@@ -70,6 +71,7 @@ class Load:
     adapter: RepoRef | None
     token: Secret | None
     report: LoadReport
+    interest: Interest
     stage: Stage = "queued"
     repo: str = ""
     meter: ProgressMeter = field(default_factory=ProgressMeter)
@@ -87,6 +89,7 @@ class Load:
             done=meter.done,
             total=meter.total,
             rate=meter.rate,
+            place=meter.position() or msgspec.UNSET,
         )
 
     def failed(self, failure: LoadFailed) -> LoadFailed:
@@ -117,33 +120,33 @@ class ModelLoader:
         self._supervisor = supervisor
         self._loaded_adapters = loaded_adapters
         self._limits = limits
-        self._tasks: set[asyncio.Task[Ready | LoadFailed]] = set()
+        self._under_way = UnderWay()
         self._active: list[Load] = []
 
     def begin(self, scoped: ScopedToken) -> Load:
         """What the token asks for. Raises `InvalidRepoError` if it names no repos at shas."""
         base = _pinned(scoped.base)
         adapter = _pinned(scoped.adapter) if scoped.adapter is not None else None
-        return Load(base, adapter, scoped.secret(), LoadReport(scoped.sub))
+        return Load(base, adapter, scoped.secret(), LoadReport(scoped.sub), Interest(scoped.sub))
 
     def preload(self, base: RepoRef, token: Secret | None) -> Load:
         """A base model that the operator wants, with the service token or as nobody."""
-        return Load(base, None, token, LoadReport(PRELOAD))
+        return Load(base, None, token, LoadReport(OPERATOR), Interest(OPERATOR))
 
     async def follow(self, load: Load) -> AsyncGenerator[Event, None]:
         """Run the load and tell of it. When the listener leaves, it goes on for `linger` seconds."""
-        if len(self._tasks) >= MAX_LOADS:
-            yield LoadFailed(code="no_capacity", message="too many loads are under way", retry_after=30)
+        if (refusal := self._under_way.refusal(load.interest.caller)) is not None:
+            yield refusal
             return
         task = asyncio.create_task(self._run(load))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._under_way.add(load.interest, task)
         try:
             while not task.done():
                 await asyncio.wait([task], timeout=REPORT)
                 yield _outcome(task) if task.done() else load.progress()
         finally:
             if not task.done():
+                self._downloads.left(load.interest)
                 end = asyncio.get_running_loop().call_later(self._limits.linger, task.cancel)
                 task.add_done_callback(lambda _: end.cancel())
 
@@ -168,7 +171,7 @@ class ModelLoader:
 
     async def close(self) -> None:
         """Give up whatever is under way."""
-        tasks = list(self._tasks)
+        tasks = self._under_way.tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -225,7 +228,9 @@ class ModelLoader:
                 unfit = await asyncio.to_thread(rules.inspect, path)
                 return _rejected(ref, unfit) if unfit else None
             load.stage, load.repo = "downloading", str(ref)
-            load.meter, future = self._downloads.join(DownloadRequest(ref, kind, rules), load.token)
+            load.meter, future = self._downloads.join(
+                DownloadRequest(ref, kind, rules), load.token, load.interest
+            )
             outcome = await future
             if isinstance(outcome, Failure):
                 return _failed(ref, outcome)

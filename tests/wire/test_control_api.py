@@ -89,6 +89,12 @@ EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
             Event,
         ),
         (
+            Progress(stage="queued", repo="a/b@1", place=2),
+            {"type": "progress", "stage": "queued", "repo": "a/b@1", "done": 0, "total": 0, "rate": 0.0}
+            | {"place": 2},
+            Event,
+        ),
+        (
             Ready(
                 engine=FULL_ENGINE,
                 downloads=(FULL_DOWNLOAD,),

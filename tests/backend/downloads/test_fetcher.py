@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hubgate.backend.admission.file_selection import Rejected, select_base
 from hubgate.backend.downloads.attempt import DownloadRequest, Patience, ProgressMeter, Rules
 from hubgate.backend.downloads.fetcher import Fetched, Fetcher
 from hubgate.backend.downloads.messages import Failure
-from hubgate.backend.downloads.single_flight import SingleFlight
+from hubgate.backend.downloads.single_flight import Interest, SingleFlight
 from hubgate.backend.downloads.worker_pool import CRASHED, Worker, WorkerPool
 from hubgate.backend.metrics import Metrics
 from hubgate.backend.processes import reaper
@@ -69,8 +70,14 @@ class Downloads:
 
     def join(self, who: str = "alice") -> asyncio.Future[Fetched | Failure | None]:
         """Ask for the repo with this caller's token."""
-        self.meter, future = self.flights.join(self.want, Secret(self.hub.token(who)))
+        self.meter, future = self.flights.join(self.want, Secret(self.hub.token(who)), Interest(who))
         return future
+
+    def join_other(self, name: str, who: str) -> asyncio.Future[Fetched | Failure | None]:
+        """Ask for a repo that nobody else wants."""
+        self.hub.state.add_repo(f"demo/{name}", weights.tiny_llama(name))
+        ref = RepoRef.parse(f"demo/{name}").at(self.hub.state.sha(f"demo/{name}"))
+        return self.flights.join(replace(self.want, ref=ref), Secret(self.hub.token(who)), Interest(who))[1]
 
     async def workers_were(self, count: int) -> None:
         """Wait until there were so many workers, and see that there were no more."""
@@ -212,6 +219,55 @@ async def test_a_download_that_always_stands_still_fails(tmp_path: Path, hub: De
         await made.workers_were(3)
         # And it heals by itself.
         assert isinstance(await made.join(), Fetched)
+
+
+async def test_a_download_that_trickles_ends(tmp_path: Path, hub: DemoHub) -> None:
+    """Its worker is for others; the reason says what would have been enough."""
+    patience = Patience(window=0.5, least_rate=1000, attempts=1)
+    async with downloads(tmp_path, hub, patience) as made:
+        hub.state.set_down("hang", origin="files")
+        failed = await made.failure()
+        assert failed.code == "hub_unavailable"
+        assert failed.message == "the download came at less than 1000 bytes a second"
+        hub.state.outages.lift()
+        await made.workers_were(2)
+
+
+async def test_downloads_that_hang_keep_nobody_else_waiting(
+    tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether their caller still waits for them, or has left: who comes gets a worker at once."""
+    monkeypatch.setattr("hubgate.backend.downloads.fetcher.PARALLEL", 2)
+    for name in ("one", "two", "three"):
+        hub.state.add_repo(f"eve/{name}", weights.tiny_llama(name))
+    async with downloads(tmp_path, hub) as made:
+        hub.state.set_down("hang", paths="/eve/*")
+        eve = Interest("eve")
+        hanging = [
+            made.flights.join(
+                replace(made.want, ref=RepoRef.parse(f"eve/{name}").at(hub.state.sha(f"eve/{name}"))),
+                Secret(hub.token("alice")),
+                eve,
+            )
+            for name in ("one", "two", "three")
+        ]
+        await hub.state.outages.wait_held(2)
+        third, _ = hanging[2]
+        assert third.position() == 1
+        assert isinstance(await made.join("alice"), Fetched)
+        made.flights.left(eve)
+        bob = [made.join_other(name, "bob") for name in ("four", "five")]
+        assert all(isinstance(outcome, Fetched) for outcome in await asyncio.gather(*bob))
+        assert not any(future.done() for _, future in hanging)
+        assert "hubgate_downloads_called_back_total 3.0" in made.metrics.render({}).decode()
+        for _, future in hanging:
+            future.cancel()
+
+        async def ended() -> bool:
+            return not made.leftovers()
+
+        await eventually(ended)
+        hub.state.outages.lift()
 
 
 async def test_a_download_has_a_deadline(tmp_path: Path, hub: DemoHub) -> None:

@@ -1,14 +1,13 @@
 """Single flight: bytes are shared, decisions are not."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from hubgate.backend.admission.file_selection import Rejected
 from hubgate.backend.downloads.attempt import DownloadRequest, ProgressMeter, Rules
-from hubgate.backend.downloads.fetcher import Fetched
+from hubgate.backend.downloads.fetcher import Fetched, Party
 from hubgate.backend.downloads.messages import Failure
-from hubgate.backend.downloads.single_flight import SingleFlight
+from hubgate.backend.downloads.single_flight import Interest, SingleFlight
 from hubgate.wire.control_api import Download
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
@@ -31,14 +30,18 @@ class FakeFetcher:
         self.go = asyncio.Event()
         self.cancelled = 0
 
+    def reconsider(self) -> None:
+        pass
+
     def staging(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     async def fetch(
-        self, want: DownloadRequest, next_token: Callable[[], Secret], meter: ProgressMeter, staging: None
+        self, want: DownloadRequest, party: Party, meter: ProgressMeter, staging: None
     ) -> Fetched | Failure:
         del want, meter, staging
-        token = next_token()
+        token = party.next_token()
+        assert token is not None
         self.tokens.append(token.reveal())
         try:
             await self.go.wait()
@@ -60,7 +63,7 @@ class Waiting:
         self.futures = {token: self.join(token) for token in answers}
 
     def join(self, token: str) -> asyncio.Future[Fetched | Failure | None]:
-        return self.downloads.join(WANT, Secret(token))[1]
+        return self.downloads.join(WANT, Secret(token), Interest(token))[1]
 
 
 async def test_one_download_serves_all_and_only_the_leader_fetched_it() -> None:

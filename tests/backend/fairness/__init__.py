@@ -1,0 +1,1 @@
+"""Fair shares, compared with simple references."""
