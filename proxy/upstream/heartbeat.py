@@ -52,7 +52,10 @@ class Heartbeat:
 
 def describe(progress: Progress) -> str:
     """One line for a person: `loading alice/pirate-lora 43% 12.1 MB/s`."""
-    words = [_VERBS[progress.stage], progress.repo.partition("@")[0]]
+    repo = progress.repo.partition("@")[0]
+    if isinstance(progress.place, int):
+        return f"waiting for {repo}, number {progress.place} in line"
+    words = [_VERBS[progress.stage], repo]
     if progress.stage == "downloading":
         if progress.total:
             words.append(f"{100 * progress.done // progress.total}%")

@@ -38,10 +38,11 @@ class Loading(Held):
         (Progress(stage="downloading", repo="a/b@c", done=1, total=3, rate=5e4), "loading a/b 33% 0.1 MB/s"),
         (Progress(stage="starting", repo="a/b@c", done=3, total=3), "starting a/b"),
         (Progress(stage="loading", repo="a/b@c"), "loading a/b"),
+        (Progress(stage="downloading", repo="a/b@c", place=3), "waiting for a/b, number 3 in line"),
     ],
 )
 def test_a_beat_says_how_far_it_is(progress: Progress, words: str) -> None:
-    """The name without the commit, and per cent and speed once they are known."""
+    """The name without the commit, per cent and speed once they are known, or the place in the line."""
     assert describe(progress) == words
 
 
