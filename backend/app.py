@@ -171,8 +171,13 @@ async def backend(
         stack.push_async_callback(supervisor.close)
         patience = Patience(least_rate=settings.store.least_rate)
         fetcher = Fetcher(store, workers, metrics, settings.hub.endpoint, patience)
-        loaded_adapters = LoadedAdapters(store, metrics, settings.adapters.max_cpu_loras)
-        loader = ModelLoader(store, SingleFlight(fetcher), supervisor, loaded_adapters, _limits(settings))
+        loaded_adapters = LoadedAdapters(
+            store, metrics, settings.adapters.max_cpu_loras, settings.adapters.min_residency
+        )
+        flights = SingleFlight(fetcher)
+        loader = ModelLoader(
+            store, flights, supervisor, loaded_adapters, limits=_limits(settings), metrics=metrics
+        )
         token = service_token.find(environ)
         preloader = Preloader(settings.engines.preload, fetcher, loader, supervisor, token)
         auth = ControlAuth(settings.name, boot, checked.keys, checked.proxies, time.time)

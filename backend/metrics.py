@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from hubgate.backend.fairness.shares import Why
 from hubgate.wire.control_api import EngineQueue
 
 _SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -31,6 +32,7 @@ _OF_QUEUES = (
 # Why an engine ended: asked for, or a failure.
 End = Literal["idle", "room", "refresh", "shutdown", "not_started", "not_woken", "crashed", "hung"]
 
+Kind = Literal["adapter", "engine", "repo"]
 # What a load may have to wait for.
 Wait = Literal["download", "engine"]
 
@@ -66,6 +68,17 @@ class Metrics:
             "Places of downloads that were wanted by who had less",
             registry=self.registry,
         )
+        self._made_room = Counter(
+            "hubgate_evictions_total",
+            "What made room, and why it was that",
+            ("what", "why"),
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "hubgate_refused_loads_total",
+            "Loads that were not begun: too many of one caller, or too soon after a refusal",
+            registry=self.registry,
+        )
         self._cold = Counter(
             "hubgate_cold_starts_total", "Loads by outcome", ("kind", "result"), registry=self.registry
         )
@@ -80,6 +93,10 @@ class Metrics:
         """A load's turn came."""
         self._waits.labels(what).observe(seconds)
 
+    def refused(self) -> None:
+        """A load was not begun."""
+        self._refused.inc()
+
     def called_back(self) -> None:
         """A download gave up its place for a while."""
         self._called_back.inc()
@@ -92,9 +109,11 @@ class Metrics:
         """An engine is gone."""
         self._ends.labels(reason).inc()
 
-    def adapter_evicted(self) -> None:
-        """An adapter made room for another."""
-        self._evictions.inc()
+    def evicted(self, what: Kind, why: Why) -> None:
+        """Something made room: a repo of the store, an adapter in an engine, or an engine."""
+        self._made_room.labels(what, why).inc()
+        if what == "adapter":
+            self._evictions.inc()
 
     def observe(
         self,

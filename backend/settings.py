@@ -180,12 +180,16 @@ class Engines(Section):
 
 
 class Adapters(Section):
-    """How many LoRA adapters an engine holds (on the GPU, in its memory), and how big they may be."""
+    """How many LoRA adapters an engine holds (on the GPU, in its memory), and how big they may be.
+
+    `min_residency` in seconds.
+    """
 
     max_loras: Annotated[int, Field(ge=1, le=1024)] = 8
     max_cpu_loras: Annotated[int, Field(ge=1, le=65536)] = 64
     max_rank: Rank = 64
     max_bytes: Size = 2_000_000_000
+    min_residency: Seconds = 600
 
     @model_validator(mode="after")
     def _gpu_fits_memory(self) -> Self:

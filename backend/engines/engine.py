@@ -39,6 +39,24 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
+class AdapterUse:
+    """An adapter in an engine: since when, and who had it loaded when; seconds of a clock.
+
+    `leaves`: it makes room as soon as its last request is done. `stuck`: when it was waited for in vain.
+    """
+
+    since: float
+    askers: dict[str, float] = field(default_factory=dict)
+    leaves: bool = False
+    stuck: float = float("-inf")
+
+    def asked(self, caller: str, now: float, residency: float) -> None:
+        """Somebody wants it there."""
+        kept = {other: at for other, at in self.askers.items() if now - at < residency}
+        self.askers = {**kept, caller: now}
+
+
+@dataclass(slots=True, eq=False)
 class Engine:
     """Others ask it to `stop`, `sleep` or `wake`, and wait for what comes of it.
 
@@ -64,6 +82,8 @@ class Engine:
     end: End | None = None
     failure: str = ""
     adapters: dict[str, RepoRef] = field(default_factory=dict)
+    adapter_uses: dict[str, AdapterUse] = field(default_factory=dict)  # by the same names
+    promised: int = 0  # places for adapters that somebody waits for
     adapters_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     vacated: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,7 +114,7 @@ class Engine:
             port=self.port,
             base=str(self.base),
             state=self.state,
-            adapters=tuple(self.adapters),
+            adapters=tuple(name for name in self.adapters if not self.adapter_uses[name].leaves),
             claims=CLAIMS,
             queue=self.queue,
         )

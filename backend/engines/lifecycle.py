@@ -88,6 +88,7 @@ class EngineLifecycle:
         for adapter in self._engine.adapters.values():
             self._release(adapter)
         self._engine.adapters.clear()
+        self._engine.adapter_uses.clear()
 
     async def _live(self) -> None:
         """Forever. It ends with `_StopError` or `_FailureError`."""

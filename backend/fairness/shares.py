@@ -87,6 +87,15 @@ class Shares(Generic[Key]):
         busy = (thing for thing in self._things if thing.busy and thing.key not in but)
         return self._first(busy, among=("share", "turn"))
 
+    def until_unused(self) -> float | None:
+        """Seconds until something is nobody's, if nobody uses it again; `None`: all of it is in use."""
+        waits = [
+            self._residency - min(thing.users.values(), default=self._residency)
+            for thing in self._things
+            if not thing.busy
+        ]
+        return max(min(waits), 0) if waits else None
+
     def _first(self, things: Iterable[Thing[Key]], among: Collection[Why] = WHYS) -> Victim[Key] | None:
         best: tuple[_Rank, Victim[Key]] | None = None
         for thing in things:

@@ -5,6 +5,7 @@ caller's token is needed for the downloads only, and forgotten after them.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,7 +27,9 @@ from hubgate.backend.engines.loaded_adapters import LoadedAdapters
 from hubgate.backend.engines.scheduler import LoadReport
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.fairness.line import OPERATOR
+from hubgate.backend.loading.refusals import Refusals
 from hubgate.backend.loading.under_way import UnderWay
+from hubgate.backend.metrics import Metrics
 from hubgate.backend.store.store import Store
 from hubgate.wire.control_api import Download, Event, LoadFailed, Progress, Ready, Stage
 from hubgate.wire.repo import InvalidRepoError, RepoRef
@@ -113,14 +116,18 @@ class ModelLoader:
         downloads: SingleFlight,
         supervisor: Supervisor,
         loaded_adapters: LoadedAdapters,
+        *,
         limits: LoadLimits,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._downloads = downloads
         self._supervisor = supervisor
         self._loaded_adapters = loaded_adapters
         self._limits = limits
+        self._metrics = metrics
         self._under_way = UnderWay()
+        self._refusals = Refusals(time.monotonic)
         self._active: list[Load] = []
 
     def begin(self, scoped: ScopedToken) -> Load:
@@ -135,7 +142,10 @@ class ModelLoader:
 
     async def follow(self, load: Load) -> AsyncGenerator[Event, None]:
         """Run the load and tell of it. When the listener leaves, it goes on for `linger` seconds."""
-        if (refusal := self._under_way.refusal(load.interest.caller)) is not None:
+        caller, model = load.interest.caller, str(load.adapter or load.base)
+        refusal = self._refusals.find(caller, model) or self._under_way.refusal(caller)
+        if refusal is not None:
+            self._metrics.refused()
             yield refusal
             return
         task = asyncio.create_task(self._run(load))
@@ -143,7 +153,12 @@ class ModelLoader:
         try:
             while not task.done():
                 await asyncio.wait([task], timeout=REPORT)
-                yield _outcome(task) if task.done() else load.progress()
+                if not task.done():
+                    yield load.progress()
+            outcome = _outcome(task)
+            if isinstance(outcome, LoadFailed):
+                self._refusals.add(caller, model, outcome)
+            yield outcome
         finally:
             if not task.done():
                 self._downloads.left(load.interest)

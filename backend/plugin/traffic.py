@@ -13,10 +13,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ModelUse(msgspec.Struct, frozen=True, kw_only=True):
-    """`idle` is seconds since its last request ended; 0 while one is in flight."""
+    """`idle` is seconds since its last request ended; 0 while one is in flight.
+
+    `users` has the same for each who used it lately, by pseudonym; empty where that is not counted.
+    """
 
     in_flight: int
     idle: float
+    users: dict[str, float] = {}
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,7 +69,7 @@ def test_our_own_series() -> None:
     metrics.downloaded("adapter", "store_full", 0, 0.1)
     metrics.cold_start("base", "ok")
     metrics.engine_ended("hung")
-    metrics.adapter_evicted()
+    metrics.evicted("adapter", "own")
     text = metrics.render({}).decode()
     for line in (
         'hubgate_downloads_total{kind="adapter",result="ok"} 1.0',
@@ -79,6 +79,7 @@ def test_our_own_series() -> None:
         'hubgate_cold_starts_total{kind="base",result="ok"} 1.0',
         'hubgate_engine_ends_total{reason="hung"} 1.0',
         "hubgate_adapters_evicted_total 1.0",
+        'hubgate_evictions_total{what="adapter",why="own"} 1.0',
         'hubgate_engines{state="ready"} 2.0',
         'hubgate_engines{state="failed"} 0.0',
         "hubgate_adapters_loaded 5.0",
