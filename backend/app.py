@@ -151,7 +151,14 @@ async def backend(
     """Every collaborator, in the order in which they depend on each other; ended in reverse."""
     boot, metrics = secrets.token_hex(16), Metrics()
     async with AsyncExitStack() as stack:
-        store = Store(settings.store.path, settings.store.max_bytes, time.time, delete=_delete_aside)
+        store = Store(
+            settings.store.path,
+            settings.store.max_bytes,
+            time.time,
+            delete=_delete_aside,
+            residency=settings.store.min_residency,
+            evicted=partial(metrics.evicted, "repo"),
+        )
         store.open()
         stack.callback(store.close)
         workers = WorkerPool(environ, settings.hub.endpoint)

@@ -74,7 +74,7 @@ class Hub(Section):
 class StoreSection(Section):
     """The disk cache. Sizes in bytes; `linger` is how long a load outlives its last caller.
 
-    `least_rate` in bytes a second.
+    `least_rate` in bytes a second, `min_residency` in seconds.
     """
 
     path: Path = Path("./store")
@@ -82,6 +82,7 @@ class StoreSection(Section):
     max_model_bytes: Size = 100_000_000_000
     linger: Seconds = 900
     least_rate: Annotated[float, Field(ge=0)] = 65536
+    min_residency: Seconds = 86400
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:

@@ -33,6 +33,11 @@ from hubgate.wire.secret import Secret
 PARALLEL = 4  # downloads at a time, for callers; the operator's own have a place more
 
 _NO_ROOM = Failure(code="store_full", message="the store has no room for this model now", retry_after=60)
+_SHARE_USED = Failure(
+    code="store_full",
+    message="your share of the store is used, and others used theirs lately",
+    retry_after=120,
+)
 
 log = structlog.get_logger()
 
@@ -44,7 +49,10 @@ class Party(Protocol):
         """Their pseudonyms, as long as they wait."""
 
     def next_token(self) -> Secret | None:
-        """Whose token the next attempt is made with."""
+        """What the next attempt is made with."""
+
+    def payer(self) -> str:
+        """The pseudonym of whose token that was: what has to make room is theirs to pay for."""
 
 
 @dataclass(slots=True)
@@ -119,8 +127,8 @@ class Fetcher:
         spent = _Spent()
         try:
             outcome = await self._attempts(want, party, meter, staging, spent)
-        except StoreFullError:
-            outcome = _NO_ROOM
+        except StoreFullError as error:
+            outcome = _SHARE_USED if error.share_used else _NO_ROOM
         except OSError as error:
             log.warning("download.broke", repo=str(want.ref), error=error.strerror)
             outcome = Failure(code="error", message="the download could not be kept")
@@ -175,7 +183,8 @@ class Fetcher:
                     turn.on_call = partial(limit.reschedule, 0)  # at once
                     if turn.called_back:
                         return _CalledBack()
-                    return await self._attempt(want.ref, want.rules, party.next_token(), meter, staging)
+                    token, staging.taker = party.next_token(), party.payer()
+                    return await self._attempt(want.ref, want.rules, token, meter, staging)
             except TimeoutError:
                 if turn.called_back:
                     self._metrics.called_back()

@@ -57,6 +57,10 @@ class _Flight:
         self.leader = self.waiters[0]
         return self.leader.token
 
+    def payer(self) -> str:
+        """Of the leader, whether they still wait or not."""
+        return self.leader.interest.caller if self.leader is not None else ""
+
     def refuse(self, failure: Failure) -> None:
         """The Hub refused the leader, and nobody else."""
         if self.leader is not None:

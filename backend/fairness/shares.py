@@ -15,7 +15,7 @@ The operator's things are no part of the room, and the operator may have anythin
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar, get_args
 
@@ -80,7 +80,26 @@ class Shares(Generic[Key]):
 
     def victim(self) -> Victim[Key] | None:
         """What goes first, of what nobody uses at this moment."""
-        return self._first(thing for thing in self._things if not thing.busy)
+        return next(self.victims(), None)
+
+    def victims(self) -> Iterator[Victim[Key]]:
+        """All that may go, in order, each as if those before it were gone."""
+        left = [thing for thing in self._things if not thing.busy]
+        while first := self._first(left):
+            # Of what is paid by its age alone, the next one does not depend on this one.
+            alike = [first] if first.why in ("share", "turn") else self._all(left, first.why)
+            for victim in alike:
+                yield victim
+                payers = victim.thing.payers(self._residency)
+                for payer in payers:
+                    self._held[payer] -= victim.thing.size / len(payers)
+            gone = {id(victim.thing) for victim in alike}
+            left = [thing for thing in left if id(thing) not in gone]
+
+    def _all(self, things: Iterable[Thing[Key]], why: Why) -> list[Victim[Key]]:
+        judged = ((self._judge(thing), thing) for thing in things)
+        found = [(verdict[0], thing) for verdict, thing in judged if verdict and verdict[1] == why]
+        return [Victim(thing, why) for _, thing in sorted(found, key=lambda one: one[0])]
 
     def in_use(self, but: Collection[Key] = ()) -> Victim[Key] | None:
         """What would have to go first, once those who use it are done; only for who is entitled."""

@@ -238,7 +238,7 @@ class ModelLoader:
         """Have `ref` in the store, fit to be used, and hold it until the load ends."""
         rules = self._limits.rules(ref, kind)
         for _ in range(TRIES):
-            if (path := self._hold(ref, held)) is not None:
+            if (path := self._hold(ref, load.interest.caller, held)) is not None:
                 # It may be here since the operator allowed more.
                 unfit = await asyncio.to_thread(rules.inspect, path)
                 return _rejected(ref, unfit) if unfit else None
@@ -253,9 +253,9 @@ class ModelLoader:
                 load.downloads.append(outcome.download)
         return LoadFailed(code="store_full", message="the store is too busy", repo=str(ref), retry_after=30)
 
-    def _hold(self, ref: RepoRef, held: ExitStack) -> Path | None:
+    def _hold(self, ref: RepoRef, caller: str, held: ExitStack) -> Path | None:
         try:
-            path = self._store.hold(ref)
+            path = self._store.hold(ref, caller)
         except KeyError:
             return None
         held.callback(self._store.release, ref)

@@ -16,27 +16,50 @@ from pathlib import Path
 
 import structlog
 
+from hubgate.backend.fairness.line import OPERATOR
+from hubgate.backend.fairness.shares import Shares, Thing, Why
 from hubgate.backend.repo_files import RepoFile
 from hubgate.backend.store.layout import STAGING, Delete, Shelf, delete_now, size_of
 from hubgate.runtime.config import ConfigError
+from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.repo import RepoRef
 
 LOCK = ".lock"
+USERS = 16  # of one repo, who used it last
+_ON_ITS_WAY = RepoRef("on", "its-way")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 log = structlog.get_logger()
 
 
 class StoreFullError(Exception):
-    """There is no room, and nothing left that could make some."""
+    """There is no room, and nothing left that could make some.
+
+    `share_used`: there would be, for somebody who has less than their share.
+    """
+
+    def __init__(self, *, share_used: bool = False) -> None:
+        super().__init__()
+        self.share_used = share_used
 
 
 @dataclass(slots=True)
 class _Entry:
+    """Times in seconds since the epoch. Who used it is not known of what was here before we were."""
+
     path: Path
     bytes: int
-    used: float  # seconds since the epoch
+    used: float
+    came: float
     holders: int = 0
+    held_since: float = 0.0
+    users: BoundedMap[str, float] = field(default_factory=lambda: BoundedMap(USERS))
+
+    def thing(self, ref: RepoRef, now: float) -> Thing[RepoRef]:
+        """As `Shares` looks at it. Whoever had it held uses it until it is released."""
+        held = self.holders > 0
+        users = {user: 0.0 if held and at >= self.held_since else now - at for user, at in self.users.items()}
+        return Thing(ref, self.bytes, users, 0 if held else now - self.used, now - self.came, self.holders)
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +67,7 @@ class Staging:
     """A private directory that a download fills; its bytes are promised until it is closed."""
 
     path: Path
+    taker: str = ""  # whom it is for, by pseudonym
     promised: int = 0
     files: tuple[RepoFile, ...] = ()  # what it will hold, as the Hub lists it
     evicted: tuple[RepoRef, ...] = ()  # what made room for it
@@ -64,6 +88,8 @@ class Store:
     clock: Callable[[], float]  # seconds since the epoch
     free: Callable[[Path], int] = free_bytes
     delete: Delete = delete_now  # a large model takes seconds
+    residency: float = 86400  # seconds for which a repo is its users'
+    evicted: Callable[[Why], object] = lambda _: None  # is told why something made room
     _shelf: Shelf = field(init=False)
     _entries: dict[RepoRef, _Entry] = field(default_factory=dict, init=False)
     _stagings: list[Staging] = field(default_factory=list, init=False)
@@ -82,9 +108,9 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._shelf.tidy()
             self._entries = {
-                item.ref: _Entry(item.path, item.bytes, item.used) for item in self._shelf.items()
+                item.ref: _Entry(item.path, item.bytes, item.used, item.used) for item in self._shelf.items()
             }
-            self._make_room(self.bytes - self.max_bytes, whole=False)
+            self._make_room(self.bytes - self.max_bytes, OPERATOR, 0)
         except BlockingIOError:
             self._shelf.close()
             os.close(self._lock)
@@ -109,14 +135,18 @@ class Store:
         entry = self._entries.get(ref)
         return entry.path if entry else None
 
-    def hold(self, ref: RepoRef) -> Path:
-        """Keep the repo on disk until `release`. Raises `KeyError` if it is not there."""
+    def hold(self, ref: RepoRef, user: str = "") -> Path:
+        """Keep the repo on disk until `release`, for whom. Raises `KeyError` if it is not there."""
         entry = self._entries[ref]
         if not entry.holders and not self._take(ref, entry):
             del self._entries[ref]
             raise KeyError(ref)
         entry.holders += 1
         self._touch(entry)
+        if entry.holders == 1:
+            entry.held_since = entry.used
+        if user:
+            entry.users.put(user, entry.used)
         return entry.path
 
     def release(self, ref: RepoRef) -> None:
@@ -126,6 +156,9 @@ class Store:
         self._touch(entry)
         if not entry.holders:
             self._shelf.unlock(ref)
+            for user, at in entry.users.items():
+                if at >= entry.held_since:
+                    entry.users[user] = entry.used
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -147,7 +180,7 @@ class Store:
             self.delete(staging.path)
 
     def reserve(self, staging: Staging, size: int) -> None:
-        """Promise `size` bytes to a download; evicts what was used longest ago and nobody holds.
+        """Promise `size` bytes to a download; evicts what nobody holds, of whoever has to pay for it.
 
         Quota and disk must both have room for all that is promised. Raises `StoreFullError`, and then
         nothing was evicted.
@@ -157,7 +190,8 @@ class Store:
         arrived = sum(size_of(other.path) for other in self._stagings)
         over_quota = self.bytes + promised - self.max_bytes
         over_disk = promised - arrived - self.free(self.root)
-        staging.evicted += self._make_room(max(over_quota, over_disk), whole=True)
+        staging.promised = 0  # what an attempt before this one was promised
+        staging.evicted += self._make_room(max(over_quota, over_disk), staging.taker, size)
         staging.promised = size
 
     def publish(self, staging: Staging, content: Path, ref: RepoRef) -> Path:
@@ -171,30 +205,46 @@ class Store:
             if error.errno in _FULL:
                 raise StoreFullError from None
             raise
-        entry = self._entries[ref] = _Entry(target, size_of(target), self.clock())
+        entry = self._entries[ref] = _Entry(target, size_of(target), self.clock(), self.clock())
         self._touch(entry)
+        if staging.taker:
+            entry.users.put(staging.taker, entry.used)
         staging.promised = 0
         return target
 
-    def _make_room(self, excess: int, *, whole: bool) -> tuple[RepoRef, ...]:
-        """Evict until `excess` bytes are gone; `whole`: or nothing, with `StoreFullError`."""
-        victims = []
-        idle = sorted((e.used, ref) for ref, e in self._entries.items() if not e.holders)
-        for _, ref in idle:
-            if excess <= 0:
-                break
+    def _make_room(self, excess: int, taker: str, size: int) -> tuple[RepoRef, ...]:
+        """Evict until `excess` bytes are gone for `size` of this taker's. Raises `StoreFullError`."""
+        if excess <= 0:
+            return ()
+        now = self.clock()
+        things = [entry.thing(ref, now) for ref, entry in self._entries.items()]
+        # What is on its way is somebody's too.
+        things += [
+            Thing(_ON_ITS_WAY, staging.promised, {staging.taker: 0.0}, 0, 0, busy=1)
+            for staging in self._stagings
+            if staging.promised and staging.taker
+        ]
+        shares = Shares(things, self.max_bytes, taker, size, self.residency)
+        victims: list[tuple[RepoRef, Why]] = []
+        for victim in shares.victims():
+            ref = victim.thing.key
             if not self._shelf.pinned(ref) and self._shelf.lock(ref, exclusive=True):
-                victims.append(ref)
+                victims.append((ref, victim.why))
                 excess -= self._entries[ref].bytes
-        if excess > 0 and whole:
-            for ref in victims:
+                if excess <= 0:
+                    break
+        else:
+            if taker == OPERATOR and not size:  # a lower quota: as far as it can be kept
+                excess = 0
+        if excess > 0:
+            for ref, _ in victims:
                 self._shelf.unlock(ref)
-            raise StoreFullError
-        for ref in victims:
-            self._evict(ref)
-        return tuple(victims)
+            raise StoreFullError(share_used=not shares.is_entitled)
+        for ref, why in victims:
+            self._evict(ref, why)
+        return tuple(ref for ref, _ in victims)
 
-    def _evict(self, ref: RepoRef) -> None:
+    def _evict(self, ref: RepoRef, why: Why) -> None:
         entry = self._entries.pop(ref)
         try:
             self._shelf.remove(ref, self.delete)
@@ -202,7 +252,8 @@ class Store:
             return
         finally:
             self._shelf.unlock(ref)
-        log.info("store.evicted", repo=str(ref), bytes=entry.bytes)
+        self.evicted(why)
+        log.info("store.evicted", repo=str(ref), bytes=entry.bytes, reason=why)
 
     def _take(self, ref: RepoRef, entry: _Entry) -> bool:
         """Lock it against removal by others; `False` if it is being removed, or gone."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hubgate.backend.fairness.line import OPERATOR
 from hubgate.backend.repo_files import RepoFile
 from hubgate.backend.store import maintenance
 from hubgate.backend.store.layout import RECORDS, STAGING, Shelf
@@ -27,8 +28,9 @@ def _open(path: Path, clock: Clock, max_bytes: int = 100, free: int = 10**9) -> 
     return store
 
 
-def _put(store: Store, ref: RepoRef, size: int) -> Path:
+def _put(store: Store, ref: RepoRef, size: int, who: str = "") -> Path:
     with store.staging() as staging:
+        staging.taker = who
         store.reserve(staging, size)
         staging.files = (RepoFile(name="file", size=size, blob="b" * 40),)
         content = staging.path / "content"
@@ -289,3 +291,84 @@ def test_a_user_that_dies_holds_nothing(store: Store, others: Shelf, clock: Cloc
     store.close()  # what the kernel does for a process that ends
     assert not others.in_use(_ref("a"))
     assert _open(store.root, clock).find(_ref("a")) is not None
+
+
+def _use(store: Store, name: str, who: str) -> None:
+    store.hold(_ref(name), who)
+    store.release(_ref(name))
+
+
+def test_whoever_causes_it_pays(store: Store, clock: Clock) -> None:
+    """One caller's loads push out their own repos, and nobody else's that were used within a day."""
+    _put(store, _ref("a"), 40, "alice")
+    for number in range(10):
+        clock.advance(60)
+        _put(store, _ref(f"e-{number}"), 20, "eve")
+    assert [store.find(_ref(f"e-{number}")) is not None for number in range(10)] == [False] * 7 + [True] * 3
+    assert store.find(_ref("a")) is not None
+    clock.advance(86400)
+    _use(store, "e-9", "eve")
+    _put(store, _ref("e-10"), 40, "eve")
+    assert store.find(_ref("a")) is None
+
+
+def test_who_has_more_than_their_share_makes_room(store: Store, clock: Clock) -> None:
+    """For somebody who has less, although it was used a moment ago; then it is their own that goes."""
+    for name in "abcd":
+        _put(store, _ref(name), 25, "eve")
+        clock.advance(1)
+    _put(store, _ref("x"), 25, "alice")
+    _put(store, _ref("y"), 25, "alice")
+    assert [bool(store.find(_ref(name))) for name in "abcdxy"] == [False, False, True, True, True, True]
+    _put(store, _ref("z"), 25, "alice")
+    assert [bool(store.find(_ref(name))) for name in "cdxyz"] == [True, True, False, True, True]
+
+
+def test_a_full_share_is_said(store: Store) -> None:
+    """Apart from a store that is full for everybody; what is on its way counts as its caller's."""
+    _put(store, _ref("a"), 40, "alice")
+    with store.staging() as first, store.staging() as second:
+        first.taker = second.taker = "eve"
+        store.reserve(first, 50)
+        with pytest.raises(StoreFullError) as caught:
+            store.reserve(second, 20)
+    assert caught.value.share_used
+    store.hold(_ref("a"))
+    with store.staging() as staging:
+        staging.taker = "bob"
+        with pytest.raises(StoreFullError) as full:
+            store.reserve(staging, 90)
+    assert not full.value.share_used
+
+
+def test_what_is_loaded_is_used_until_it_is_released(store: Store, clock: Clock) -> None:
+    """By those who had it loaded, however long ago that was."""
+    _put(store, _ref("a"), 40, "alice")
+    store.hold(_ref("a"), "alice")
+    clock.advance(10 * 86400)
+    store.release(_ref("a"))
+    _put(store, _ref("e"), 60, "eve")
+    _put(store, _ref("f"), 50, "eve")
+    assert store.find(_ref("a")) is not None
+    assert store.find(_ref("e")) is None
+
+
+def test_the_operator_may_have_what_nobody_holds(store: Store, clock: Clock) -> None:
+    """What was used longest ago goes, whosever it is; and nobody's share is smaller for it."""
+    _put(store, _ref("a"), 40, "alice")
+    clock.advance(1)
+    _put(store, _ref("e"), 60, "eve")
+    _put(store, _ref("own"), 40, OPERATOR)
+    assert [bool(store.find(_ref(name))) for name in ("a", "e", "own")] == [True, False, True]
+
+
+def test_what_was_here_before_is_nobodys(store: Store, clock: Clock) -> None:
+    """After a restart nobody knows whose it was: it goes by its last use until somebody uses it again."""
+    _put(store, _ref("a"), 50, "alice")
+    clock.advance(1)
+    _put(store, _ref("e"), 50, "eve")
+    store.close()
+    again = _open(store.root, clock)
+    _use(again, "a", "alice")
+    _put(again, _ref("f"), 50, "eve")
+    assert [bool(again.find(_ref(name))) for name in "aef"] == [True, False, True]
