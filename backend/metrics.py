@@ -30,7 +30,7 @@ _OF_QUEUES = (
 )
 
 # Why an engine ended: asked for, or a failure.
-End = Literal["idle", "room", "refresh", "shutdown", "not_started", "not_woken", "crashed", "hung"]
+End = Literal["idle", "room", "refresh", "tenure", "shutdown", "not_started", "not_woken", "crashed", "hung"]
 
 Kind = Literal["adapter", "engine", "repo"]
 # What a load may have to wait for.

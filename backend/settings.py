@@ -121,6 +121,8 @@ class Engines(Section):
     devices: tuple[Annotated[str, AfterValidator(_devices)], ...] | None = None
     idle_timeout: Seconds = 1800
     min_residency: Seconds = 60
+    max_tenure: Seconds = 600
+    tenure_grace: Annotated[float, Field(ge=0)] = 60
     start_timeout: Seconds = 900
     hang_timeout: Seconds = 120
     on_demand: tuple[OnDemand, ...] = ()

@@ -33,6 +33,7 @@ from hubgate.wire.control_api import EngineState
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.seal import CLAIMS
 
+DRAIN = 30.0  # seconds that requests in flight get when an engine makes room
 TAIL = 40  # lines of its log that are shown when it fails
 
 log = structlog.get_logger()
@@ -93,6 +94,8 @@ class Engine:
     wake_asked: asyncio.Event = field(default_factory=asyncio.Event)
     at_once: bool = False
     queue: control_api.EngineQueue | None = None  # as of a moment ago
+    grace: float = DRAIN  # seconds that requests in flight get when it leaves
+    asked: dict[str, float] = field(default_factory=dict)  # who had it loaded, and when
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
 
     @property
@@ -105,6 +108,21 @@ class Engine:
     def is_asleep(self) -> bool:
         """Whether it can be woken up."""
         return self.state == "asleep" and not self.stop_asked.is_set()
+
+    def ask(self, caller: str, lately: float) -> None:
+        """Somebody wants it there."""
+        now = self.clock()
+        kept = {other: at for other, at in self.asked.items() if now - at < lately}
+        self.asked = {**kept, caller: now}
+
+    def askers(self, now: float, lately: float) -> set[str]:
+        """Who had it loaded, or an adapter of its; if nobody did lately, whoever did last."""
+        seen = dict(self.asked)
+        for use in self.adapter_uses.values():
+            for who, at in use.askers.items():
+                seen[who] = max(at, seen.get(who, at))
+        last = {max(seen, key=lambda who: seen[who])} if seen else {self.asked_by}
+        return {who for who, at in seen.items() if now - at < lately} or last
 
     def describe(self) -> control_api.EngineInfo:
         """As a proxy sees it."""
@@ -133,6 +151,7 @@ class Engine:
     def wake(self, asked_by: str) -> None:
         """Let one that `is_asleep` have its slot again: from this moment on it holds it."""
         self.asked_by = asked_by
+        self.grace = DRAIN
         self.sleep_asked.clear()
         self.settled.clear()
         self.vacated.clear()

@@ -19,7 +19,6 @@ from hubgate.backend.processes.child import Child, lines
 from hubgate.wire.repo import RepoRef
 
 PROBE = 0.1  # seconds between two looks whether it is up
-DRAIN = 30.0  # seconds that requests in flight get when an engine makes room
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.2  # seconds between two looks whether it is drained
 
@@ -178,10 +177,10 @@ class EngineLifecycle:
             raise _FailureError("it answered nothing any more")
 
     async def _drain(self) -> None:
-        """Let nothing new in, and what is in flight end, for at most `DRAIN` seconds."""
+        """Let nothing new in, and what is in flight end, for at most its `grace`."""
         engine, exited = self._engine, self._end_tasks[1]
         engine.become("draining")
-        end = engine.clock() + DRAIN
+        end = engine.clock() + engine.grace
         try:
             status = await engine.client.drain()
             while status.in_flight and engine.clock() < end and not exited.done():

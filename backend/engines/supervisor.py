@@ -6,6 +6,7 @@ who makes room for whom in `hubgate.backend.engines.scheduler`.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from hubgate.backend.engines.engine import Engine
 from hubgate.backend.engines.gpus import Turns
 from hubgate.backend.engines.launcher import Launcher
 from hubgate.backend.engines.lifecycle import EngineLifecycle
+from hubgate.backend.engines.line import EngineLine, Waiting
 from hubgate.backend.engines.scheduler import EngineScheduler, LoadReport
 from hubgate.backend.gpu_placement import need, used
 from hubgate.backend.metrics import End, Metrics
@@ -66,7 +68,15 @@ class Supervisor:
         self._owners: set[asyncio.Task[None]] = set()
         self._penalties: dict[RepoRef, Penalty] = {}
         self._preloaded: dict[str, RepoRef | None] = {preload.repo: None for preload in config.preload}
-        self._scheduler = EngineScheduler(config, turns.slots, self._preloaded, self.engines, clock)
+        self._scheduler = EngineScheduler(
+            config,
+            turns.slots,
+            self._preloaded,
+            self.engines,
+            clock,
+            evicted=partial(metrics.evicted, "engine"),
+        )
+        self._line = EngineLine()
         self._one = asyncio.Lock()  # one at a time is woken up or started, and has room made for it
         self._closing = False
 
@@ -115,11 +125,15 @@ class Supervisor:
         return None
 
     async def ready(self, base: RepoRef, report: LoadReport) -> Engine | LoadFailed:
-        """An engine that answers for `base`, which lies in the store and is held by the caller."""
+        """An engine that answers for `base`, which lies in the store and is held by the caller.
+
+        Where all are busy with other models it waits for its turn, unless there can be none.
+        """
         engine = await self._up(base, report)
         while isinstance(engine, Engine):
             await engine.settled.wait()
             if engine.state == "ready":
+                engine.ask(report.asked_by, self._config.min_residency)
                 return engine
             if engine.end != "not_woken":
                 why = f": {engine.failure}" if engine.failure else ""
@@ -157,18 +171,26 @@ class Supervisor:
         engine = self._engines.get(base)
         if engine is not None and engine.is_up:
             return engine
-        async with self._one:
-            return await self._have(base, report)
+        asked = time.monotonic()
+        with self._line.joined(report.asked_by, report.is_present) as waiting:
+            while True:
+                await self._line.turn(waiting)
+                async with self._one:
+                    found = await self._have(base, report, waiting)
+                if found is not None:
+                    self._metrics.waited("engine", time.monotonic() - asked)
+                    return found
+                report.position = partial(self._line.position, waiting)
 
-    async def _have(self, base: RepoRef, report: LoadReport) -> Engine | LoadFailed:
-        """One that others started meanwhile, that is woken up, or that is new."""
+    async def _have(self, base: RepoRef, report: LoadReport, waiting: Waiting) -> Engine | LoadFailed | None:
+        """One that others started meanwhile, that is woken up, or that is new; `None`: not yet."""
         engine = self._engines.get(base)
         if engine is not None:
             if engine.is_up:
                 return engine
-            await engine.vacated.wait()
-            if not engine.is_asleep:
-                await engine.ended.wait()
+            if not engine.vacated.is_set():  # whoever it leaves for comes first
+                waiting.wants = ()
+                return None
         if refusal := self.refusal(base):  # it may have been refreshed while we waited
             return refusal
         penalty = self._penalties.get(base)
@@ -176,26 +198,37 @@ class Supervisor:
             wait = int(penalty.until - self._clock()) + 1
             return _failed("engine_failed", base, "the engine for this model failed and is kept back", wait)
         own = engine.slot if engine is not None and engine.is_asleep else None
-        slot = await self._slot(base, own, report)
+        fit = self._scheduler.fitting(base)
+        waiting.wants = self._scheduler.within_reach(base, fit)
+        left = [slot for slot in fit if slot not in self._line.promised]
+        slot = await self._slot(base, own, left, report)
         if slot is None:
+            if waiting.wants:
+                return None
             return _failed("no_capacity", base, "all engines are busy with other models", 30)
         if engine is not None and engine.is_asleep and slot == own and not self._closing:
             engine.wake(report.asked_by)
+            self._line.given(report.asked_by)
             report.started = True
             return engine
         await self.end(base, "room")  # one that sleeps in another slot, which is busy
         return self.refusal(base) or self._start(base, slot, report)
 
-    async def _slot(self, base: RepoRef, own: int | None, report: LoadReport) -> int | None:
+    async def _slot(
+        self, base: RepoRef, own: int | None, fit: Sequence[int], report: LoadReport
+    ) -> int | None:
         """A free slot: if it can be had, that in which its engine sleeps."""
-        if own is not None and await self._scheduler.free_slot(base, [own], report) is not None:
-            return own
-        return await self._scheduler.free_slot(base, self._scheduler.fitting(base), report)
+        if own is not None and own in fit:  # no other engine's tenure ends for it
+            slot = await self._scheduler.free_slot(base, [own], report)
+            if slot is not None:
+                return slot
+        return await self._scheduler.free_slot(base, fit, report, self._line.callers())
 
     def _start(self, base: RepoRef, slot: int, report: LoadReport) -> Engine:
         engine = self._launcher.engine(base, slot, self._scheduler.place(slot), report.asked_by)
         path = self._store.hold(base)
         self._engines[base] = engine
+        self._line.given(report.asked_by)
         report.started = True
         task = asyncio.create_task(self._own(engine, path))
         self._owners.add(task)

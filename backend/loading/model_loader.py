@@ -92,7 +92,7 @@ class Load:
             done=meter.done,
             total=meter.total,
             rate=meter.rate,
-            place=meter.position() or msgspec.UNSET,
+            place=meter.position() or self.report.position() or msgspec.UNSET,
         )
 
     def failed(self, failure: LoadFailed) -> LoadFailed:
@@ -134,7 +134,9 @@ class ModelLoader:
         """What the token asks for. Raises `InvalidRepoError` if it names no repos at shas."""
         base = _pinned(scoped.base)
         adapter = _pinned(scoped.adapter) if scoped.adapter is not None else None
-        return Load(base, adapter, scoped.secret(), LoadReport(scoped.sub), Interest(scoped.sub))
+        interest = Interest(scoped.sub)
+        report = LoadReport(scoped.sub, is_present=lambda: interest.present)
+        return Load(base, adapter, scoped.secret(), report, interest)
 
     def preload(self, base: RepoRef, token: Secret | None) -> Load:
         """A base model that the operator wants, with the service token or as nobody."""

@@ -13,7 +13,7 @@ from hubgate.backend.engines.supervisor import LONGEST_BACKOFF, Penalty
 from hubgate.backend.processes.reaper import session_members
 from hubgate.demo import weights
 from hubgate.demo.hub import DemoHub
-from hubgate.wire.control_api import Evicted, LoadFailed
+from hubgate.wire.control_api import Event, Evicted, LoadFailed, Ready
 from tests.backend.engines.test_gpus import FakeGpus
 from tests.backend.harness import BASE, Running, running
 from tests.fakes.running_proxy import eventually
@@ -142,21 +142,29 @@ async def test_an_idle_engine_makes_room_for_another_base(tmp_path: Path, hub: D
 
 
 async def test_a_busy_engine_does_not_make_room(tmp_path: Path, hub: DemoHub) -> None:
-    """Whoever is being answered is answered to the end; the other is told when to come again."""
+    """Whoever is being answered is answered to the end; the other waits, and is told their place."""
     async with running(tmp_path, hub) as backend:
         base, second = backend.sha(BASE), _second(backend)
         ready = await backend.ready(base)
-        async with backend.busy(ready.engine, base):
-            failed = await backend.failed(second)
-        assert (failed.code, failed.retry_after) == ("no_capacity", 30)
+        scoped = await backend.scoped(second)
+        async with backend.busy(ready.engine, base) as held, backend.asked(scoped) as answer:
+            while b'"place":1' not in await answer.content.readline():
+                assert not answer.content.at_eof()
+            assert (await backend.hello()).engines == (ready.engine,)
+            held.unlink()
+            *_, last = (await answer.read()).splitlines()
+        assert isinstance(msgspec.json.decode(last, type=Event), Ready)
 
 
 async def test_a_fresh_engine_does_not_make_room(tmp_path: Path, hub: DemoHub) -> None:
     """Else two callers could keep a GPU busy with loading."""
     async with running(tmp_path, hub, engines={"min_residency": 60}) as backend:
         second = _second(backend)
-        await backend.ready(backend.sha(BASE))
-        assert (await backend.failed(second)).code == "no_capacity"
+        ready = await backend.ready(backend.sha(BASE))
+        async with backend.asked(await backend.scoped(second)) as answer:
+            while b'"place":1' not in await answer.content.readline():
+                assert not answer.content.at_eof()
+            assert (await backend.hello()).engines == (ready.engine,)
 
 
 async def test_two_slots_run_two_engines(tmp_path: Path, hub: DemoHub) -> None:

@@ -17,7 +17,7 @@ from hubgate.backend.engines.gpus import Turns
 from hubgate.backend.engines.scheduler import LoadReport
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.metrics import Metrics
-from hubgate.backend.plugin.traffic import Status
+from hubgate.backend.plugin.traffic import ModelUse, Status
 from hubgate.backend.settings import Engines
 from hubgate.wire.control_api import LoadFailed
 from hubgate.wire.repo import RepoRef
@@ -83,6 +83,7 @@ class Process:
         self.engine: Engine
         self.awake = False
         self.busy = 0
+        self.uses: dict[str, ModelUse] = {}
         self.exited = asyncio.Event()
         self.stdout = asyncio.StreamReader()
         self.stdout.feed_eof()
@@ -107,7 +108,7 @@ class Process:
 
     async def status(self) -> Status:
         await self._answers()
-        return Status(draining=False, in_flight=self.busy, models={})
+        return Status(draining=False, in_flight=self.busy, models=self.uses)
 
     async def drain(self) -> Status:
         return await self.status()
@@ -184,6 +185,7 @@ class Callers:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubgate.backend.engines.lifecycle.POLL", 0)
+    monkeypatch.setattr("hubgate.backend.engines.line.POLL", 0)
 
 
 async def _swap(world: World, config: Engines) -> list[str]:
@@ -195,6 +197,9 @@ async def _swap(world: World, config: Engines) -> list[str]:
     for _ in range(STEPS):
         await callers.step()
     async with asyncio.timeout(10):
+        while any(not task.done() for task in callers.tasks):
+            world.clock.advance(1)  # an engine that never grows old makes no room
+            await asyncio.sleep(0)
         outcomes = await asyncio.gather(*callers.tasks, return_exceptions=True)
     said = [one for one in outcomes if isinstance(one, str)]
     others = [one for one in outcomes if not isinstance(one, str)]
