@@ -99,7 +99,7 @@ class GrantMiddleware:
         if not _lets_in(traffic, models, model):
             await _refuse_model(send)
             return
-        with traffic.request(model):
+        with traffic.request(model, grant.sub):
             if scope["path"] in COUNTING:  # they run in this process alone, and take no seat
                 await self._answer(model, scope, receive, send)
                 return

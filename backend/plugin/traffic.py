@@ -2,12 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from hubgate.wire.control_api import EngineQueue
+
+USERS = 16  # of one model, at least as many are known
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -35,9 +37,28 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
+class _User:
+    in_flight: int
+    last: float
+
+
+@dataclass(slots=True)
 class _Count:
     in_flight: int
     last: float
+    users: dict[str, _User] = field(default_factory=dict)
+
+    def user(self, caller: str) -> _User:
+        """Who uses it. Of more than `USERS`, those are forgotten now and then that were idle for longest."""
+        user = self.users.get(caller)
+        if user is None:
+            if len(self.users) >= 2 * USERS:
+                idlest = sorted(self.users, key=lambda one: self.users[one].last)
+                idle = [one for one in idlest if not self.users[one].in_flight]
+                for one in idle[:USERS]:
+                    del self.users[one]
+            user = self.users[caller] = _User(0, 0)
+        return user
 
 
 class Traffic:
@@ -56,15 +77,18 @@ class Traffic:
         return not self.draining and model not in self._refused
 
     @contextmanager
-    def request(self, model: str) -> Iterator[None]:
-        """One request, from its headers to the last byte of its answer."""
+    def request(self, model: str, caller: str = "") -> Iterator[None]:
+        """One request, from its headers to the last byte of its answer; the caller's pseudonym, if known."""
         count = self._counts.setdefault(model, _Count(0, 0))
+        user = count.user(caller) if caller else _User(0, 0)
         count.in_flight += 1
+        user.in_flight += 1
         try:
             yield
         finally:
             count.in_flight -= 1
-            count.last = self._clock()
+            user.in_flight -= 1
+            count.last = user.last = self._clock()
 
     @contextmanager
     def order(self) -> Iterator[None]:
@@ -108,7 +132,13 @@ class Traffic:
     def status(self) -> Status:
         now = self._clock()
         models = {
-            name: ModelUse(in_flight=count.in_flight, idle=0 if count.in_flight else now - count.last)
+            name: ModelUse(
+                in_flight=count.in_flight,
+                idle=0 if count.in_flight else now - count.last,
+                users={
+                    caller: 0 if user.in_flight else now - user.last for caller, user in count.users.items()
+                },
+            )
             for name, count in self._counts.items()
         }
         total = self._orders + sum(count.in_flight for count in self._counts.values())

@@ -57,7 +57,7 @@ class FakeEngine:
             held = grant.model in self.adapters or grant.model == self.base
             if request.path not in FORWARDED or not held or not self.traffic.admits(grant.model):
                 return web.Response(status=421)
-            with self.traffic.request(grant.model):
+            with self.traffic.request(grant.model, grant.sub):
                 return await self.answer(request)
         return await self.control(request)
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-from hubgate.backend.plugin.traffic import ModelUse, Traffic
+from hubgate.backend.plugin.traffic import USERS, ModelUse, Traffic
 from tests.fakes.clock import Clock
 
 
@@ -78,3 +78,30 @@ def test_a_forgotten_model_leaves_no_trace() -> None:
         pass
     traffic.forget("a")
     assert traffic.status().models == {}
+
+
+def test_who_uses_a_model_is_known() -> None:
+    """Since when each of them does not; while one of their requests is in flight, they use it now."""
+    clock = Clock()
+    traffic = Traffic(clock)
+    with traffic.request("a", "alice"):
+        with traffic.request("a", "bob"):
+            clock.advance(2)
+        clock.advance(3)
+        assert traffic.status().models["a"].users == {"alice": 0, "bob": 3}
+    clock.advance(1)
+    assert traffic.status().models["a"] == ModelUse(in_flight=0, idle=1, users={"alice": 1, "bob": 4})
+
+
+def test_of_many_users_the_last_are_known() -> None:
+    """Pseudonyms do not pile up; who uses it now is never forgotten."""
+    clock = Clock()
+    traffic = Traffic(clock)
+    with traffic.request("a", "busy"):
+        for number in range(10 * USERS):
+            clock.advance(1)
+            with traffic.request("a", f"caller-{number}"):
+                pass
+        users = traffic.status().models["a"].users
+    assert USERS <= len(users) <= 2 * USERS
+    assert set(users) >= {"busy", *(f"caller-{number}" for number in range(9 * USERS + 1, 10 * USERS))}
