@@ -84,13 +84,15 @@ class AdapterRoutes:
         if command is None:
             return _error(400, "an adapter is named org/name@sha")
         state = request.app.state
-        async with self._lock:
-            if command.name not in state.openai_serving_models.lora_requests:
-                return _answer(200, {"unloaded": False})
-            with self._traffic.refusing(command.name):
-                self._gate.turn_away(command.name)
-                if not await self._drained(command.name):
-                    return _error(409, "requests for it are still in flight")
+        loaded = state.openai_serving_models.lora_requests
+        with self._traffic.refusing(command.name):
+            self._gate.turn_away(command.name)
+            # Not under the lock: others are loaded meanwhile.
+            if command.name in loaded and not await self._drained(command.name):
+                return _error(409, "requests for it are still in flight")
+            async with self._lock:
+                if command.name not in loaded:
+                    return _answer(200, {"unloaded": False})
                 await self._take_out(command.name, state)
         return _answer(200, {"unloaded": True})
 

@@ -259,6 +259,19 @@ async def test_unloading_waits_for_the_last_request(server: Server) -> None:
     assert server.removed == [1]
 
 
+async def test_others_are_loaded_while_one_waits_for_its_last_request(server: Server) -> None:
+    """A long answer of one caller holds nobody else up."""
+    await server.post("/hubgate/adapters", name=ADAPTER, path="/store/a")
+    with server.traffic.request(ADAPTER):
+        unloading = asyncio.create_task(server.post("/hubgate/adapters/unload", name=ADAPTER))
+        while server.traffic.admits(ADAPTER):  # noqa: ASYNC110 - it is told by nothing else
+            await asyncio.sleep(0)
+        other = await server.post("/hubgate/adapters", name="bob/lora@" + "b" * 40, path="/store/b")
+        assert other == (200, {"loaded": True})
+        assert not unloading.done()
+    assert (await unloading)[0] == 200
+
+
 async def test_unloading_gives_up_on_what_does_not_end(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
