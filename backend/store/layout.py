@@ -2,6 +2,7 @@
 
     <org>/<name>/<sha>/   a whole repo at one commit; its files are read-only
     .records/             the Hub's hashes of each, to compare with later
+    .users/               who had each loaded, and when: pseudonyms and seconds since the epoch
     .pins/                an empty file for each repo that is to stay
     .staging/             downloads under way, and what is being deleted
     .use                  one byte for each repo, locked by whoever uses it
@@ -17,7 +18,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from hubgate.wire.repo import InvalidRepoError, RepoRef
 # No repo can be called like these: an organization begins with a letter or digit.
 STAGING = ".staging"
 RECORDS = ".records"
+USERS = ".users"
 PINS = ".pins"
 USE = ".use"
 
@@ -60,7 +62,7 @@ class Shelf:
         self.root = self.root.absolute()
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)
-        for name in (STAGING, RECORDS, PINS):
+        for name in (STAGING, RECORDS, USERS, PINS):
             (self.root / name).mkdir(mode=0o700, exist_ok=True)
         self._use = os.open(self.root / USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -103,6 +105,7 @@ class Shelf:
         grave = Path(tempfile.mkdtemp(dir=self.root / STAGING))
         path.rename(grave / "removed")
         self._record(ref).unlink(missing_ok=True)
+        self._users(ref).unlink(missing_ok=True)
         delete(grave)
         for parent in (path.parent, path.parent.parent):
             with suppress(OSError):  # other revisions or repos are still in it
@@ -115,12 +118,26 @@ class Shelf:
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
+    def users(self, ref: RepoRef) -> dict[str, float]:
+        """Who had it loaded when; empty if that is not known."""
+        try:
+            return msgspec.json.decode(self._users(ref).read_bytes(), type=dict[str, float])
+        except (OSError, ValueError):
+            return {}
+
+    def note_users(self, ref: RepoRef, users: Mapping[str, float]) -> None:
+        """Remember it. What a crash leaves of this is worth nothing, and breaks nothing."""
+        half = self._users(ref).with_suffix(".half")
+        half.write_bytes(msgspec.json.encode(users))
+        half.rename(self._users(ref))
+
     def tidy(self) -> None:
         """Drop what a crash left: unfinished downloads, half deletions, records of what is gone."""
         shutil.rmtree(self.root / STAGING, ignore_errors=True)
         (self.root / STAGING).mkdir(mode=0o700, exist_ok=True)
-        known = {self._record(item.ref) for item in self.items()}
-        for path in (self.root / RECORDS).iterdir():
+        there = [item.ref for item in self.items()]
+        known = {*map(self._record, there), *map(self._users, there)}
+        for path in (*(self.root / RECORDS).iterdir(), *(self.root / USERS).iterdir()):
             if path not in known:
                 path.unlink(missing_ok=True)
 
@@ -157,6 +174,9 @@ class Shelf:
         # Two repos whose bytes coincide would merely wait for each other.
         start = int.from_bytes(hashlib.sha256(str(ref).encode()).digest()[:7], "big")
         return fcntl.fcntl(self._use, command, struct.pack(_FLOCK, kind, os.SEEK_SET, start, 1, 0))
+
+    def _users(self, ref: RepoRef) -> Path:
+        return self.root / USERS / f"{_flat(ref)}.json"
 
     def _record(self, ref: RepoRef) -> Path:
         return self.root / RECORDS / f"{_flat(ref)}.json"

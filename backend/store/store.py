@@ -10,7 +10,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from hubgate.wire.repo import RepoRef
 
 LOCK = ".lock"
 USERS = 16  # of one repo, who used it last
+NOTED = 600.0  # seconds between two notes of the same users
 _ON_ITS_WAY = RepoRef("on", "its-way")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -45,7 +46,7 @@ class StoreFullError(Exception):
 
 @dataclass(slots=True)
 class _Entry:
-    """Times in seconds since the epoch. Who used it is not known of what was here before we were."""
+    """Times in seconds since the epoch. `noted`: when its users were written down last."""
 
     path: Path
     bytes: int
@@ -54,6 +55,7 @@ class _Entry:
     holders: int = 0
     held_since: float = 0.0
     users: BoundedMap[str, float] = field(default_factory=lambda: BoundedMap(USERS))
+    noted: float = 0.0
 
     def thing(self, ref: RepoRef, now: float) -> Thing[RepoRef]:
         """As `Shares` looks at it. Whoever had it held uses it until it is released."""
@@ -107,9 +109,10 @@ class Store:
             self._lock = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._shelf.tidy()
-            self._entries = {
-                item.ref: _Entry(item.path, item.bytes, item.used, item.used) for item in self._shelf.items()
-            }
+            for item in self._shelf.items():
+                entry = self._entries[item.ref] = _Entry(item.path, item.bytes, item.used, item.used)
+                for user, at in self._shelf.users(item.ref).items():
+                    entry.users.put(user, at)
             self._make_room(self.bytes - self.max_bytes, OPERATOR, 0)
         except BlockingIOError:
             self._shelf.close()
@@ -145,8 +148,7 @@ class Store:
         self._touch(entry)
         if entry.holders == 1:
             entry.held_since = entry.used
-        if user:
-            entry.users.put(user, entry.used)
+        self._used(ref, entry, user)
         return entry.path
 
     def release(self, ref: RepoRef) -> None:
@@ -159,6 +161,7 @@ class Store:
             for user, at in entry.users.items():
                 if at >= entry.held_since:
                     entry.users[user] = entry.used
+            self._note(ref, entry)
 
     @contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -207,8 +210,7 @@ class Store:
             raise
         entry = self._entries[ref] = _Entry(target, size_of(target), self.clock(), self.clock())
         self._touch(entry)
-        if staging.taker:
-            entry.users.put(staging.taker, entry.used)
+        self._used(ref, entry, staging.taker)
         staging.promised = 0
         return target
 
@@ -269,6 +271,21 @@ class Store:
         gone = [ref for ref, e in self._entries.items() if not e.holders and not e.path.is_dir()]
         for ref in gone:
             del self._entries[ref]
+
+    def _used(self, ref: RepoRef, entry: _Entry, user: str) -> None:
+        if not user:
+            return
+        is_new = user not in entry.users
+        entry.users.put(user, entry.used)
+        if is_new or entry.used - entry.noted > NOTED:
+            self._note(ref, entry)
+
+    def _note(self, ref: RepoRef, entry: _Entry) -> None:
+        """For the next start of a backend; a disk that takes nothing now is no reason to refuse anybody."""
+        if entry.users:
+            with suppress(OSError):
+                self._shelf.note_users(ref, entry.users)
+                entry.noted = entry.used
 
     def _touch(self, entry: _Entry) -> None:
         entry.used = self.clock()

@@ -11,7 +11,7 @@ import pytest
 from hubgate.backend.fairness.line import OPERATOR
 from hubgate.backend.repo_files import RepoFile
 from hubgate.backend.store import maintenance
-from hubgate.backend.store.layout import RECORDS, STAGING, Shelf
+from hubgate.backend.store.layout import RECORDS, STAGING, USERS, Shelf
 from hubgate.backend.store.store import Store, StoreFullError
 from hubgate.runtime.config import ConfigError
 from hubgate.wire.repo import RepoRef
@@ -362,13 +362,30 @@ def test_the_operator_may_have_what_nobody_holds(store: Store, clock: Clock) -> 
     assert [bool(store.find(_ref(name))) for name in ("a", "e", "own")] == [True, False, True]
 
 
-def test_what_was_here_before_is_nobodys(store: Store, clock: Clock) -> None:
-    """After a restart nobody knows whose it was: it goes by its last use until somebody uses it again."""
-    _put(store, _ref("a"), 50, "alice")
-    clock.advance(1)
-    _put(store, _ref("e"), 50, "eve")
+def test_whose_a_repo_was_survives_a_restart(store: Store, clock: Clock) -> None:
+    """Else a restart were the moment to push out everybody's."""
+    _put(store, _ref("a"), 40, "alice")
+    _put(store, _ref("e"), 60, "eve")
+    clock.advance(1000)
+    _use(store, "a", "alice")
     store.close()
     again = _open(store.root, clock)
-    _use(again, "a", "alice")
+    clock.advance(86399)
     _put(again, _ref("f"), 50, "eve")
     assert [bool(again.find(_ref(name))) for name in "aef"] == [True, False, True]
+    assert sorted(path.name.split("--")[1] for path in (store.root / USERS).iterdir()) == ["a", "f"]
+
+
+def test_notes_that_say_nothing_are_nobodys(store: Store, clock: Clock) -> None:
+    """A repo without good ones goes by its last use until somebody uses it again."""
+    _put(store, _ref("a"), 50, "alice")
+    clock.advance(1)
+    _put(store, _ref("b"), 50, "bob")
+    (note_of_a,) = (store.root / USERS).glob("*--a--*")
+    note_of_a.write_bytes(b'{"alice": "yesterday"}')
+    (store.root / USERS / "org--gone--x.json").touch()
+    store.close()
+    again = _open(store.root, clock)
+    _put(again, _ref("f"), 50, "eve")
+    assert [bool(again.find(_ref(name))) for name in "abf"] == [False, True, True]
+    assert len(list((store.root / USERS).iterdir())) == 2
