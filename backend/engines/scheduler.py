@@ -102,6 +102,8 @@ class EngineScheduler:
         if free and len(self._slots) - len(taken) > self._reserved(base, awake):
             await self._trim(self._config.max_asleep, base, report)
             return free[0]
+        if not report.is_present():  # nobody makes room for a load that merely lingers
+            return None
         unused, overdue = [], []
         for engine in self._movable():
             age = self._clock() - engine.ready_since
@@ -121,7 +123,7 @@ class EngineScheduler:
             await self._leave(engine, base, report, "own" if own else "unused", self._clock() - idle)
             await engine.vacated.wait()
             return slot
-        if overdue and report.is_present() and not any(self._leaves(engine) for engine in awake):
+        if overdue and not any(self._leaves(engine) for engine in awake):
             _, _, engine = max(overdue, key=lambda candidate: candidate[:2])
             engine.grace = self._config.tenure_grace
             await self._leave(engine, base, report, "turn", self._clock())

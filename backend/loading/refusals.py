@@ -1,6 +1,7 @@
-"""What callers were refused for want of room: who asks again sooner than they were told hears it from here.
+"""Who was refused a place for an adapter and asks again sooner than they were told: they hear it from here.
 
-So a client that tries again without a pause makes no work for engines and disk, and is no more often next.
+So a client that tries again without a pause makes no work for an engine, and closes nobody's adapters. Other
+refusals may be over at any moment, and are not remembered.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from hubgate.wire.control_api import LoadFailed
 
 MEMORY = 10_000  # refusals
 LONGEST = 10.0  # seconds; there may be room sooner than was told
-_OF_ROOM = ("no_capacity", "store_full")
 
 
 class Refusals:
@@ -25,9 +25,10 @@ class Refusals:
 
     def add(self, caller: str, model: str, failed: LoadFailed) -> None:
         """This caller was told to come again later."""
-        if failed.code in _OF_ROOM and failed.retry_after and caller != OPERATOR:
+        of_places = failed.code == "no_capacity" and failed.stage == "loading"
+        if of_places and (failed.retry_after or 0) >= LONGEST and caller != OPERATOR:
             bare = msgspec.structs.replace(failed, downloads=(), evicted=())
-            self._known.put((caller, model), (self._clock() + min(failed.retry_after, LONGEST), bare))
+            self._known.put((caller, model), (self._clock() + LONGEST, bare))
 
     def find(self, caller: str, model: str) -> LoadFailed | None:
         """What they were told, if it is too soon to ask again."""

@@ -47,9 +47,7 @@ class Permit:
     weight: int  # of this caller's share of an engine
     places: int  # that this request takes
 
-    def __init__(
-        self, sub: str, pooled: tuple[Pooled, ...], lines: str, at_once: int, weight: int
-    ) -> None:
+    def __init__(self, sub: str, pooled: tuple[Pooled, ...], lines: str, at_once: int, weight: int) -> None:
         self.sub = sub
         self.pooled = pooled
         self.lines = lines

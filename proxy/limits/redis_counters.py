@@ -30,7 +30,7 @@ from hubgate.wire.secret import Secret
 
 PATIENCE: Final = 0.25  # seconds for one round trip, connecting included
 RETRY: Final = 1.0  # seconds between attempts to reach a Redis that is away
-BATCH: Final = 250  # questions in one round trip: a few milliseconds of Redis
+BATCH: Final = 100  # questions in one round trip: one to four milliseconds of Redis
 PREFIX: Final = "hubgate:"
 # Proxies of before had windows that did not slide, under keys of this prefix alone; both can use one Redis.
 SLIDING: Final = PREFIX + "sliding:"
@@ -65,13 +65,12 @@ local function read(key, life)
   local window = {u = {total = 0}, t = {total = 0}}
   local fields = redis.call('HGETALL', key)
   for i = 1, #fields, 2 do
-    local kind, first = string.sub(fields[i], 1, 1), tonumber(string.sub(fields[i], 2))
+    local slices, first = window[string.sub(fields[i], 1, 1)], tonumber(string.sub(fields[i], 2))
     local count, last = string.match(fields[i + 1], '(%d+) (%d+)')
     count, last = tonumber(count), tonumber(last)
-    if not last or last + life <= now or last > now + life then
+    if not (slices and first and last) or last + life <= now or last > now + life then
       redis.call('HDEL', key, fields[i])
     else
-      local slices = window[kind]
       slices[#slices + 1] = {first = first, last = last, count = count}
       slices.total = slices.total + count
     end

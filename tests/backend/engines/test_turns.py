@@ -108,10 +108,13 @@ async def test_a_stream_that_ends_is_waited_for(gpu: Gpu) -> None:
 
 
 async def test_nobody_waits_so_nobody_leaves(gpu: Gpu) -> None:
-    """However long it has been there; and a load that its caller has left ends nobody's stream."""
-    await gpu.have("alice", ONE, busy=1)
+    """However long it has been there, in use or not: a load that its caller has left ends nobody's engine."""
+    process = await gpu.have("alice", ONE, busy=1)
     gpu.ask("bob", TWO, left=True)
     await gpu.pass_time(700)
+    assert (gpu.running(), gpu.states()) == ([ONE], ["ready"])
+    process.busy = 0
+    await gpu.pass_time(70)
     assert (gpu.running(), gpu.states()) == ([ONE], ["ready"])
 
 

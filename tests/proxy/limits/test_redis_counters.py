@@ -141,6 +141,43 @@ async def test_a_thousand_at_once_need_one_connection(
         assert (await asking.info("stats"))["total_connections_received"] <= 4  # two of them the test's own
 
 
+async def test_a_proxy_from_before_counts_apart(redis: Redis, start_counters: Callable[..., Any]) -> None:
+    """Its windows, which did not slide, have other keys: neither reads or changes the other's."""
+    counters = await start_counters(redis.url)
+    async with redis.client() as asking:
+        await asking.hset("hubgate:a", mapping={"uses": 600, "tokens": 5})
+        await asking.set("hubgate:loads:a:m", 1)
+        assert (await take(counters, most=1)).let_in
+        claims = [Claim("loads:a", 1, UNBOUNDED)]
+        assert [one.let_in for one in await counters.admit(claims, 3600, name="m", again=60)] == [True]
+        assert await asking.hgetall("hubgate:a") in (
+            {"uses": "600", "tokens": "5"},
+            {b"uses": b"600", b"tokens": b"5"},
+        )
+
+
+@pytest.mark.parametrize("value", ["x", "1", "-5 9", "1 2 3", "9" * 400 + " " + "9" * 400, "7 {now}"])
+async def test_what_is_no_count_is_dropped(
+    redis: Redis, start_counters: Callable[..., Any], value: str
+) -> None:
+    """Whatever somebody wrote there, callers are counted, and nobody is locked out by it."""
+    counters = await start_counters(redis.url)
+    async with redis.client() as asking:
+        now, _ = await asking.time()
+        for field in ("u", "ux", "x5", ""):
+            await asking.hset("hubgate:sliding:a", field, value.format(now=now * 1000))
+    assert [(await take(counters, most=2)).let_in for _ in range(3)] == [True, True, False]
+    assert counters.local is None
+
+
+async def test_another_kind_of_value_is_an_outage(redis: Redis, start_counters: Callable[..., Any]) -> None:
+    """Callers are counted here, and nothing ends."""
+    counters = await start_counters(redis.url)
+    async with redis.client() as asking:
+        await asking.set("hubgate:sliding:a", "text")
+    assert [(await take(counters, most=1)).let_in for _ in range(2)] == [True, False]
+
+
 async def test_nothing_stays_in_redis(redis: Redis, start_edge: StartEdge) -> None:
     """Every key ends by itself, and none holds a token or a user's name."""
     edge = await start_edge(shared(redis))
