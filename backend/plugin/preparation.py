@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LARGE: Final = 64 * 1024  # bytes of a body; smaller ones take milliseconds
+LARGE: Final = 8 * 1024  # bytes of a body; smaller ones take some hundredths of a second at most
 AT_ONCE: Final = 2  # large requests that are prepared: one renders while another is tokenized
 PAUSE: Final = 0.25  # seconds between two of them, at most
 CHARACTERS: Final = 16  # for each token of the context: far above what any language or program text has

@@ -159,6 +159,16 @@ def _shapes() -> Iterator[Attack]:
     quick = {"empty-messages", "at-the-bound", "long-key", "unique-keys"}
     for name, make in made.items():
         yield Attack(id=f"{row}:{name}", source=SEEN, make=make, count=3, seconds=15, quick=name in quick)
+    deep = b'{"a":' * 90 + b"1" + b"}" * 90
+    yield Attack(
+        id=f"{row}:at-once",
+        source=SEEN,
+        make=beside(CHAT, lambda _: _lists(b'"x":[', deep, 500, b"]")),
+        count=60,
+        at_once=60,
+        seconds=15,
+        quick=True,
+    )
     yield Attack(
         id=f"{row}:zip-bomb",
         source="CVE-2025-69223",
@@ -298,11 +308,12 @@ def _forms() -> Iterator[Attack]:
         "many-parts": ("CVE-2025-69228", form(model, *[part(f"f{at}", b"x") for at in range(100_000)])),
         "long-heads": ("CVE-2026-34516", form(model, part("file", b"x", "\r\nX-Long: " + "x" * MEGABYTE))),
         "opus-bomb": ("CVE-2026-54233", form(model, opus)),
+        "parameters": (SEEN, form(model, *[part(f"f{at}", b"x", ";" * 4_000) for at in range(60)])),
     }
     for name, (source, make) in made.items():
         yield Attack(
             id=f"{row}:{name}", source=source, make=make, count=5, at_once=2,
-            statuses=REFUSED | {404, 415, 431, SILENCE}, quick=name in ("dashes", "many-parts"),
+            statuses=REFUSED | {404, 415, 431, SILENCE}, quick=name in ("dashes", "many-parts", "parameters"),
         )  # fmt: skip
 
 

@@ -82,6 +82,16 @@ def _texts() -> Iterator[Attack]:
         "many-messages:reranked": (SEEN, asking("/v1/rerank", documents=["a " * 5_000] * 256), 4),
     }  # fmt: skip
     quick = {"detokenize:beyond", "detokenize:many", "many-messages:count", "many-messages:parts"}
+    crowds = {
+        "tokenize:crowd": asking(TOKENIZE, prompt="a " * 30_000),
+        "many-messages:crowd": asking("/v1/responses", input=_small(1_400)),
+        "many-messages:faulty-ids": completion(prompt=[-1] * 20_000),
+        "many-messages:faulty-items": asking("/v1/responses", input=[*_small(1_000, phase="x")]),
+    }
+    for name, make in crowds.items():
+        yield Attack(
+            id=name, source=SEEN, make=make, count=40, at_once=40, seconds=15, quick="faulty" in name
+        )
     for name, (source, make, count) in made.items():
         yield Attack(
             id=name, source=source, make=make, count=count, at_once=4, seconds=15,
