@@ -235,9 +235,9 @@ class RequestParser:
         kept = list(self._headers)  # `Upgrade`, `HTTP2-Settings` and `Connection` are not among them
         if self._length:
             kept.append(("content-length", str(self._length)))
-        if not self._parser.should_keep_alive():
-            kept.append(("connection", "close"))
-        line = self._parser.get_method() + b" " + self._target + b" HTTP/1.1\r\n"
+        kept.append(("connection", "keep-alive" if self._parser.should_keep_alive() else "close"))
+        version = self._parser.get_http_version().encode()
+        line = self._parser.get_method() + b" " + self._target + b" HTTP/" + version + b"\r\n"
         head = line + "".join([f"{name}: {value}\r\n" for name, value in kept]).encode("latin-1") + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
         return memoryview(head)

@@ -3,6 +3,8 @@
 import pytest
 
 from tests.cases import each
+from tests.fakes.answers import chunk, raw
+from tests.fakes.answers import head as answer_head
 from tests.fakes.raw import RawClient
 from tests.fakes.running_proxy import CHAT, Edge, eventually
 from tests.proxy.http.speech import AUTH, LENGTH, LINE, alive, head, post, refused, served
@@ -112,6 +114,24 @@ async def test_row_11_upgrades_are_declined(edge: Edge, upgrade: tuple[bytes, ..
         await alive(client)
     assert len(edge.engine.requests) == 1
     assert b"pgrade" not in edge.engine.wire
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_an_upgrade_of_http_1_0_means_nothing(edge: Edge, *, kept: bool) -> None:
+    """It is ignored there (RFC 9110, 7.8): the answer is for HTTP/1.0, without chunks."""
+    connection = b"Connection: Upgrade, keep-alive" if kept else b"Connection: Upgrade"
+    data = post(connection, b"Upgrade: x", line=line(b"HTTP/1.0"), host=b"")
+    async with RawClient.connect(edge.port) as client:
+        await client.send(data)
+        answer = await client.answer()
+        assert (answer.status, answer.header("Connection")) == (200, "keep-alive" if kept else "close")
+    told = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
+    edge.engine.then(raw(answer_head(200, told) + chunk(b"data: 1\n\n") + chunk(b"")))
+    async with RawClient.connect(edge.port) as client:
+        await client.send(data)
+        answer = await client.answer()
+        assert (answer.status, answer.header("Transfer-Encoding")) == (200, None)
+        assert answer.body + await client.rest() == b"data: 1\n\n"
 
 
 async def test_hundreds_of_upgrades_in_one_read(edge: Edge) -> None:
