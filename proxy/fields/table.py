@@ -168,7 +168,7 @@ class Table:
         for name in self._logprobs:
             if (value := body.get(name)) is not None:
                 logprobs += _count(value)
-        return places * (1 + logprobs // FEW_LOGPROBS)
+        return places * (1 + (logprobs + FEW_LOGPROBS - 1) // FEW_LOGPROBS)  # four cost as well
 
     def cost(self, body: dict[str, Any], places: int) -> str:
         """What the gate of an engine is told of a checked body that counts as so many requests.
