@@ -82,7 +82,7 @@ class StoreSection(Section):
     max_model_bytes: Size = 100_000_000_000
     linger: Seconds = 900
     least_rate: Annotated[float, Field(ge=0)] = 65536
-    min_residency: Seconds = 86400
+    min_residency: Seconds = 3600
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
@@ -192,7 +192,7 @@ class Adapters(Section):
     max_cpu_loras: Annotated[int, Field(ge=1, le=65536)] = 64
     max_rank: Rank = 64
     max_bytes: Size = 2_000_000_000
-    min_residency: Seconds = 600
+    min_residency: Seconds = 300
 
     @model_validator(mode="after")
     def _gpu_fits_memory(self) -> Self:

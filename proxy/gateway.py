@@ -331,7 +331,7 @@ class Gateway:
                 return await json_request.parse_large(endpoint, raw, self.request_settings)
             return json_request.parse(endpoint, raw, self.request_settings)
         finally:
-            await self.bodies.turns.end(sub)
+            self.bodies.turns.end(sub)
 
     async def _authorize(self, context: RequestContext, caller: Caller, name: str) -> Access | Denied:
         """Step 5: on every request, whatever is loaded."""

@@ -30,6 +30,7 @@ from hubgate.wire.control_api import Download
 from hubgate.wire.repo import RepoRef, is_sha
 from hubgate.wire.secret import Secret
 
+LEAST_TURN = 5.0  # seconds for which an attempt keeps its worker, whoever else has less
 PARALLEL = 4  # downloads at a time, for callers; the operator's own have a place more
 
 _NO_ROOM = Failure(code="store_full", message="the store has no room for this model now", retry_after=60)
@@ -90,7 +91,7 @@ class Fetcher:
         self._metrics = metrics
         self._endpoint = endpoint or ""
         self._patience = patience
-        self._line = Line(PARALLEL)
+        self._line = Line(PARALLEL, LEAST_TURN)
 
     def staging(self) -> AbstractContextManager[Staging]:
         """Where the bytes of one repo gather, whoever's token fetches them. Raises as `Store.staging`."""

@@ -1,14 +1,18 @@
 """A line before a few places, in which callers get equal shares of the places, whoever has how many wishes.
 
-Who holds the fewest places is next; among equals, who was let in longest ago; then, who came first. So before
-a caller who holds none, each other one is let in once at most. Nobody is held back while a place is free: one
-alone may hold all of them. Who comes then gets one back if somebody holds at least two more: that one's
-youngest is *called back*. What nobody waits for any more is called back first, and let in last.
+Who holds the fewest places is next; among equals, who was let in longest ago; then, who came first. So
+before a caller who holds none, each other one is let in once at most. Nobody is held back while a place is
+free: one alone may hold all of them. Who comes then gets one back if somebody holds at least two more: that
+one's youngest is *called back*. What nobody waits for any more is called back first, and let in last.
+
+A place is kept for `least` seconds before it is called back: else somebody who comes and goes could have
+others' work begun anew all the time.
 
 The operator has a place of their own beside the others, and is always next.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -37,6 +41,7 @@ class Turn:
     number: int
     came: asyncio.Event = field(default_factory=asyncio.Event)
     payer: str = _NOBODY  # whose share it takes up
+    since: float = 0.0  # when it came
     called_back: bool = False
     on_call: Callable[[], None] = _ignore
 
@@ -53,8 +58,10 @@ class Turn:
 class Line:
     """Before `width` places for callers, and one for the operator."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, least: float = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._width = width
+        self._least = least
+        self._clock = clock
         self._waiting: list[Turn] = []
         self._inside: list[Turn] = []
         self._let_in: BoundedMap[str, int] = BoundedMap(MEMORY)
@@ -104,6 +111,9 @@ class Line:
             self._let_in.put(turn.payer, next(self._numbers))
             self._waiting.remove(turn)
             self._inside.append(turn)
+            turn.since = self._clock()
+            if self._least:
+                asyncio.get_running_loop().call_later(self._least, self.settle)
             turn.came.set()
         self._call_back()
 
@@ -127,7 +137,9 @@ class Line:
 
     def _above(self, held: Counter[str], most: int) -> Turn | None:
         """The youngest place of nobody's, or of whoever holds the most, if that is more than `most`."""
+        kept = self._clock() - self._least
         mine = [turn for turn in self._inside if not turn.called_back and turn.payer != OPERATOR]
+        mine = [turn for turn in mine if turn.since <= kept]
         nobodys = [turn for turn in mine if turn.payer == _NOBODY]
         if nobodys:
             return nobodys[-1]

@@ -90,7 +90,7 @@ class Store:
     clock: Callable[[], float]  # seconds since the epoch
     free: Callable[[Path], int] = free_bytes
     delete: Delete = delete_now  # a large model takes seconds
-    residency: float = 86400  # seconds for which a repo is its users'
+    residency: float = 3600  # seconds for which a repo is its users'
     evicted: Callable[[Why], object] = lambda _: None  # is told why something made room
     _shelf: Shelf = field(init=False)
     _entries: dict[RepoRef, _Entry] = field(default_factory=dict, init=False)

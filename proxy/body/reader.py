@@ -78,7 +78,7 @@ class BodyReader:
                 busy = self._hold(sub, len(body), len(body) + len(part))
                 refused = body.add(part) or busy  # what came counts until it is released, refused or not
             finally:
-                await self.turns.end(sub)
+                self.turns.end(sub)
             if refused:
                 return refused
             if len(body) > self._largest:
@@ -87,7 +87,7 @@ class BodyReader:
         try:
             return body.end()
         finally:
-            await self.turns.end(sub)
+            self.turns.end(sub)
 
     def pace(self) -> Pace:
         """Of one body, for `next`."""

@@ -28,13 +28,17 @@ class Turns:
         self._lock = asyncio.Lock()
         self._callers: dict[str, _Caller] = {}  # who has a body here, by `Identity.sub`
         self._began = 0.0
+        self._was_long = False  # whether others have not been served since the last body
 
     def __len__(self) -> int:
         """How many callers have a body here."""
         return len(self._callers)
 
     async def begin(self, sub: str) -> None:
-        """Wait for the turn of one of this caller's bodies; then `end` it, whatever comes of it."""
+        """Wait for the turn of one of this caller's bodies; then `end` it, whatever comes of it.
+
+        Where the last one took long, others are served before.
+        """
         caller = self._callers.get(sub)
         if caller is None:
             caller = self._callers[sub] = _Caller()
@@ -43,24 +47,28 @@ class Turns:
             await caller.lock.acquire()
             try:
                 await self._lock.acquire()
+                try:
+                    if self._was_long:
+                        await asyncio.sleep(0)
+                except BaseException:
+                    self._lock.release()
+                    raise
             except BaseException:
                 caller.lock.release()
                 raise
         except BaseException:
             self._leave(sub, caller)
             raise
+        self._was_long = False
         self._began = _clock()
 
-    async def end(self, sub: str) -> None:
-        """Let the next one begin; not before others were served, if this one took long."""
-        try:
-            if _clock() - self._began > LONG:
-                await asyncio.sleep(0)
-        finally:
-            caller = self._callers[sub]
-            self._lock.release()
-            caller.lock.release()
-            self._leave(sub, caller)
+    def end(self, sub: str) -> None:
+        """Let the next one begin."""
+        self._was_long = _clock() - self._began > LONG
+        caller = self._callers[sub]
+        self._lock.release()
+        caller.lock.release()
+        self._leave(sub, caller)
 
     def _leave(self, sub: str, caller: _Caller) -> None:
         caller.bodies -= 1

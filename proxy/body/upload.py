@@ -48,7 +48,7 @@ class FormSource:
         try:
             return self.form.feed(part) or True
         finally:
-            await self._bodies.turns.end(sub)
+            self._bodies.turns.end(sub)
 
 
 class Upload:

@@ -144,7 +144,14 @@ class Running:
         """A request straight to an engine, with a grant."""
         now = int(time.time())
         grant = Grant(
-            kind="use", sub="s", model=model, aud=engine.id, boot=engine.boot, jti="1", iat=now, exp=now + 60
+            kind="use",
+            sub="somebody",
+            model=model,
+            aud=engine.id,
+            boot=engine.boot,
+            jti="1",
+            iat=now,
+            exp=now + 60,
         )
         headers = {GRANT_HEADER: sign_grant(grant, self.keyring.proxy.signing)}
         url = f"http://127.0.0.1:{engine.port}/v1/completions"

@@ -20,7 +20,6 @@ import yaml
 
 from hubgate.backend import app as backend_app
 from hubgate.backend.downloads.attempt import Patience
-from hubgate.backend.downloads.fetcher import Fetcher
 from hubgate.backend.engines import lifecycle
 from hubgate.backend.engines.argv import Launch
 from hubgate.backend.engines.client import EngineClient
@@ -28,6 +27,7 @@ from hubgate.backend.vllm_args import render
 from hubgate.demo.hub import DemoHub
 from hubgate.proxy import app, preflight
 from hubgate.proxy.audit import chain
+from hubgate.proxy.limits import loads
 from hubgate.proxy.settings import ProxySettings
 from hubgate.proxy.upstream import upstream_pool
 from hubgate.runtime.config import load
@@ -41,7 +41,6 @@ from tests.faults.switches import Switches
 
 # What takes an operator's machine seconds takes a test less; how often is tried stays as it is.
 ROOT = Path(__file__).parents[2]
-_PATIENCE = Patience(pause=0.05)
 _CALL = 1.0  # seconds that an engine has for what it answers at once
 _GRACE = 0.5  # seconds between SIGTERM and SIGKILL
 
@@ -160,8 +159,9 @@ class Stack:
         with ExitStack() as stack:
             for each in (
                 patch.object(upstream_pool, "POLL_SECONDS", POLL),
+                patch.object(loads, "AGAIN", 0.0),
                 patch.object(harness, "fake_argv", self._argv),
-                patch.object(backend_app, "Fetcher", partial(Fetcher, patience=_PATIENCE)),
+                patch.object(backend_app, "Patience", partial(Patience, pause=0.05)),
                 patch.object(lifecycle, "GRACE", _GRACE),
                 patch.dict(EngineClient._call.__kwdefaults__, timeout=_CALL),
                 patch.dict(os.environ, PYTHONPATH=f"{self.folder / 'site'}{os.pathsep}{ROOT}"),

@@ -13,6 +13,7 @@ import h11
 from joserfc.jwk import KeySet
 
 from hubgate.wire.control_api import GRANT_HEADER
+from hubgate.wire.cost import COST_HEADER
 from hubgate.wire.seal import SealError, verify_grant
 from tests.fakes.answers import chunk, head, whole
 from tests.fakes.engine import CONTINUE, LOCAL, RawEngine, Received
@@ -24,6 +25,7 @@ from tests.proxy.http import grammar
 _SENT: Final = {
     *(b"host", b"user-agent", b"accept-encoding", b"content-type", b"content-length", b"transfer-encoding"),
     *(b"expect", b"x-request-id", GRANT_HEADER.lower().encode(), b"accept", b"traceparent", b"tracestate"),
+    COST_HEADER.lower().encode(),
 }
 _PASSED: Final = {b"accept", b"traceparent", b"tracestate"}  # as the caller wrote them, be it twice
 _STREAM: Final = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]

@@ -238,6 +238,7 @@ async def test_downloads_that_hang_keep_nobody_else_waiting(
 ) -> None:
     """Whether their caller still waits for them, or has left: who comes gets a worker at once."""
     monkeypatch.setattr("hubgate.backend.downloads.fetcher.PARALLEL", 2)
+    monkeypatch.setattr("hubgate.backend.downloads.fetcher.LEAST_TURN", 0)
     for name in ("one", "two", "three"):
         hub.state.add_repo(f"eve/{name}", weights.tiny_llama(name))
     async with downloads(tmp_path, hub) as made:

@@ -109,6 +109,7 @@ class Callers:
 @pytest.fixture
 def callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Callers]:
     monkeypatch.setattr(module, "DownloadAttempt", Attempt)
+    monkeypatch.setattr(module, "LEAST_TURN", 0)
     monkeypatch.setattr(module.log, "info", lambda *_, **__: None)
     monkeypatch.setattr(module.log, "warning", lambda *_, **__: None)
     return lambda: Callers(tmp_path)

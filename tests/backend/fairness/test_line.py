@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hubgate.backend.fairness.line import OPERATOR, Line, Turn
+from tests.fakes.clock import Clock
 
 PLAYS = 1000
 STEPS = 25
@@ -170,6 +171,25 @@ async def test_who_is_cancelled_gives_the_place_up() -> None:
     ends[2].set()
     await tasks[2]
     await asyncio.wait_for(stay(line.turn(lambda: "d"), ends[0]), 1)
+
+
+async def test_a_place_is_kept_for_a_while() -> None:
+    """Who comes and goes has nobody's work begun anew; who stays gets the place when that is over."""
+    clock = Clock()
+    line = Line(2, 0.01, clock)
+    first, second = line.turn(lambda: "a"), line.turn(lambda: "a")
+    called = asyncio.Event()
+    second.on_call = called.set
+    line.enter(first)
+    line.enter(second)
+    waiting = line.turn(lambda: "b")
+    line.enter(waiting)
+    line.leave(waiting)
+    line.enter(waiting)
+    assert not second.called_back
+    clock.advance(0.01)
+    await asyncio.wait_for(called.wait(), 5)
+    assert [turn.called_back for turn in (first, second)] == [False, True]
 
 
 def fill(width: int, wishes: Counter[str]) -> Counter[str]:

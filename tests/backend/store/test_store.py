@@ -299,14 +299,14 @@ def _use(store: Store, name: str, who: str) -> None:
 
 
 def test_whoever_causes_it_pays(store: Store, clock: Clock) -> None:
-    """One caller's loads push out their own repos, and nobody else's that were used within a day."""
+    """One caller's loads push out their own repos, and nobody else's that were used within an hour."""
     _put(store, _ref("a"), 40, "alice")
     for number in range(10):
         clock.advance(60)
         _put(store, _ref(f"e-{number}"), 20, "eve")
     assert [store.find(_ref(f"e-{number}")) is not None for number in range(10)] == [False] * 7 + [True] * 3
     assert store.find(_ref("a")) is not None
-    clock.advance(86400)
+    clock.advance(3600)
     _use(store, "e-9", "eve")
     _put(store, _ref("e-10"), 40, "eve")
     assert store.find(_ref("a")) is None
@@ -370,7 +370,7 @@ def test_whose_a_repo_was_survives_a_restart(store: Store, clock: Clock) -> None
     _use(store, "a", "alice")
     store.close()
     again = _open(store.root, clock)
-    clock.advance(86399)
+    clock.advance(3599)
     _put(again, _ref("f"), 50, "eve")
     assert [bool(again.find(_ref(name))) for name in "aef"] == [True, False, True]
     assert sorted(path.name.split("--")[1] for path in (store.root / USERS).iterdir()) == ["a", "f"]

@@ -16,7 +16,7 @@ async def turn(turns: Turns, sub: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await turns.end(sub)
+        turns.end(sub)
 
 
 async def test_others_are_served_between_two_bodies() -> None:
