@@ -26,6 +26,9 @@ BOUNDS = {
     "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "25",
     "VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT": "10",  # seconds
 }
+# Slots for adapters beyond `max_loras`: for callers who hold none, who else would wait for the end of
+# somebody's streams (hubgate.backend.plugin.shares.adapter_slots).
+SPARE = 1
 GATE = "hubgate.backend.plugin.middleware.GrantMiddleware"
 
 _NAMES = frozenset(
@@ -96,12 +99,13 @@ def argv(launch: Launch, build: Build) -> list[str]:
             module = "vllm.entrypoints.openai.api_server"
             quiet = ("-W", "ignore::DeprecationWarning")
             start = [*child_python.COMMAND, *quiet, "-m", module, "--model", str(launch.path)]
+    slots = launch.max_loras + SPARE
     return [
         *start,
         *("--served-model-name", launch.base),
         *("--host", launch.host, "--port", str(launch.port)),
         "--enable-lora",
-        *("--max-loras", str(launch.max_loras), "--max-cpu-loras", str(launch.max_cpu_loras)),
+        *("--max-loras", str(slots), "--max-cpu-loras", str(max(slots, launch.max_cpu_loras))),
         *("--max-lora-rank", str(launch.max_rank)),
         *("--middleware", GATE),
         "--disable-fastapi-docs",

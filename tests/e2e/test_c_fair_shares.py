@@ -28,7 +28,7 @@ STREAMS = 64
 ASKED = 15  # first tokens of the light caller's, of which the median counts
 TOKEN = "hf_demo_alice"
 LONG, SHORT = 200, 8  # tokens of an answer
-ADAPTERS = tuple(f"alice/shared-{number}" for number in range(3))
+ADAPTERS = tuple(f"alice/shared-{number}" for number in range(4))
 SETTINGS = {
     "proxy": {"limits": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}},
     "backend": {
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """An engine with few seats and two slots for adapters, and three adapters in it."""
+    """An engine with few seats and two slots for adapters, and four adapters in it."""
     root: Path = tmp_path_factory.mktemp("shares") / "run"
     settings = root.with_suffix(".yaml")
     settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
@@ -152,18 +152,34 @@ async def test_a_light_caller_beside_one_with_64_streams(shared: Product) -> Non
     assert _gauge(queue, "hubgate_engine_waiting_requests") >= STREAMS - SEATS
 
 
-async def test_a_third_adapter_beside_one_who_holds_both_slots(shared: Product) -> None:
-    """It waits for one to run dry, and no longer, though there is always more to do for both."""
+async def test_a_third_adapter_beside_one_who_keeps_both_slots_busy(shared: Product) -> None:
+    """It has the slot that is for who has none: nobody's stream has to end for it."""
     async with tenants(shared) as callers:
-        first, second, third = (callers.model(repo) for repo in ADAPTERS)
+        first, second, third, _ = (callers.model(repo) for repo in ADAPTERS)
+        alone = await callers.light(third)
         began = time.perf_counter()
         await callers.stream("greedy", first, LONG)
         longest = time.perf_counter() - began
         async with callers.busy(8, lambda _: "greedy", lambda number: (first, second)[number % 2]):
-            waits = [await callers.stream("victim", third) for _ in range(5)]
-    log.info("one stream alone %.2f s; the victim's first tokens: %s", longest, waits)
-    # A stream beside seven others takes longer than alone; nobody waits for a second one.
-    assert max(waits) <= 6 * longest + 1.0
+            beside = await callers.light(third)
+    log.info(
+        "one stream %.2f s; first token of a third adapter: alone %.3f, beside %.3f", longest, alone, beside
+    )
+    assert beside < longest / 2
+
+
+async def test_a_fourth_adapter_when_that_slot_is_taken_too(shared: Product) -> None:
+    """It waits for an adapter to run dry, and no longer, though there is always more to do for all."""
+    async with tenants(shared) as callers:
+        *others, fourth = (callers.model(repo) for repo in ADAPTERS)
+        began = time.perf_counter()
+        await callers.stream("greedy", others[0], LONG)
+        longest = time.perf_counter() - began
+        whose = ("greedy", "greedy", "other")
+        async with callers.busy(9, lambda number: whose[number % 3], lambda number: others[number % 3]):
+            waits = [await callers.stream("victim", fourth) for _ in range(5)]
+    log.info("one stream %.2f s; first tokens of a fourth adapter: %s", longest, [f"{w:.2f}" for w in waits])
+    assert max(waits) <= 6 * longest + 1.0  # a stream takes longer beside eight others than alone
 
 
 async def test_what_was_let_in_is_let_go_of(shared: Product) -> None:

