@@ -10,8 +10,9 @@ import psutil
 
 KEPT = 4  # ends of idle connections that one run may have kept and another not; all are in this process
 
-
-_SERVING = "RequestHandler.start"  # aiohttp's task for each connection that it accepted
+# Tasks that come and go while nobody asks for anything: aiohttp's for each connection that it accepted, and
+# those that look around.
+_PASSING = ("RequestHandler.start", "Upstream._hello", "Upstream._after", "_look")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Footprint:
     """Of this process with all of the stack in it, and of its children."""
 
     processes: int
-    connections: int  # sockets, and the tasks that serve them
+    connections: int  # sockets, the tasks that serve them, and those that ask over them
     handles: dict[str, int]  # files of the stack by name, all others by kind
     tasks: dict[str, int]
     leftovers: tuple[str, ...]  # partial files, stagings; scratch directories of children that are gone
@@ -38,7 +39,7 @@ class Footprint:
         """As it is at this moment, of a stack in this folder."""
         processes = len(psutil.Process().children(recursive=True))
         handles, tasks = _handles(folder), _tasks()
-        connections = handles.pop("socket", 0) + tasks.pop(_SERVING, 0)
+        connections = handles.pop("socket", 0) + sum([tasks.pop(name, 0) for name in _PASSING])
         return cls(processes, connections, dict(handles), dict(tasks), _leftovers(folder, processes))
 
 
