@@ -28,3 +28,14 @@ def test_what_is_more_than_can_be_written_is_the_most() -> None:
 def test_what_cannot_be_read_is_the_most(value: bytes) -> None:
     """Nobody gets more by writing nonsense."""
     assert cost.read(value) == Cost(MOST, 999)
+
+
+def test_what_goes_without_saying() -> None:
+    """One sequence, whose tokens weigh as tokens do."""
+    assert Cost() == ONE == Cost(1, 1)
+    assert cost.write(Cost(1, 1)) == ""
+
+
+def test_the_most_that_is_written() -> None:
+    """Five digits and three: so much can be said, and one more is said as that."""
+    assert cost.write(Cost(99_999, 999)) == cost.write(Cost(100_000, 1_000)) == "99999,999"
