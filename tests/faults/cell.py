@@ -78,15 +78,18 @@ async def calm(temperature: Temperature, folder: Path, repos: Path) -> Footprint
     async with DemoHub.start(repos=repos) as hub, Stack.start(folder, hub) as stack:
         await prepare(stack, temperature)
         assert not await until_good(stack, ASKED[temperature])
-        seen = Footprint.of(folder)
+        before = seen = Footprint.of(folder)
 
         async def still() -> bool:
-            nonlocal seen
+            nonlocal before, seen
             await asyncio.sleep(LOOK)
             before, seen = seen, Footprint.of(folder)
-            return before == seen and not seen.leftovers
+            return not seen.beyond(before) and not before.beyond(seen) and not seen.leftovers
 
-        await eventually(still)
+        try:
+            await eventually(still)
+        except TimeoutError:
+            raise AssertionError(f"it does not come to rest: {before}, then {seen}") from None
         return seen
 
 

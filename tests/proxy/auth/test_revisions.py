@@ -231,15 +231,17 @@ async def test_a_revision_that_is_not_served_is_a_fault_of_the_name(world: World
         assert (refused.code, refused.param) == ("model_not_allowed", "model")
 
 
-async def test_what_is_forgotten_is_asked_again(world: World) -> None:
-    """After `forget_all` the Hub says anew what the refs are, and what a revision means."""
-    revisions, tag = world.revisions("tags"), RepoRef(LORA.org, LORA.name, "v1")
-    assert not isinstance(await revisions.snapshot(ALICE, tag), Denied)
+@pytest.mark.parametrize("revision", ["v1", "first"])
+async def test_what_is_forgotten_is_asked_again(world: World, revision: str) -> None:
+    """After `forget_all` the Hub says anew what the refs are, their histories, and what a revision means."""
+    revisions = world.revisions("tags", "main")
+    repo = RepoRef(LORA.org, LORA.name, {"first": world.first}.get(revision, revision))
+    assert not isinstance(await revisions.snapshot(ALICE, repo), Denied)
     asked = world.hub.log.paths()
-    assert not isinstance(await revisions.snapshot(ALICE, tag), Denied)
+    assert not isinstance(await revisions.snapshot(ALICE, repo), Denied)
     assert world.hub.log.paths() == asked
     revisions.forget_all()
-    assert not isinstance(await revisions.snapshot(ALICE, tag), Denied)
+    assert not isinstance(await revisions.snapshot(ALICE, repo), Denied)
     assert world.hub.log.paths() == [*asked, *asked]
 
 
