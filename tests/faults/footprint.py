@@ -37,10 +37,18 @@ class Footprint:
     @classmethod
     def of(cls, folder: Path) -> "Footprint":
         """As it is at this moment, of a stack in this folder."""
-        processes = len(psutil.Process().children(recursive=True))
+        processes = sum([_is_of(child, folder) for child in psutil.Process().children(recursive=True)])
         handles, tasks = _handles(folder), _tasks()
         connections = handles.pop("socket", 0) + sum([tasks.pop(name, 0) for name in _PASSING])
         return cls(processes, connections, dict(handles), dict(tasks), _leftovers(folder, processes))
+
+
+def _is_of(child: psutil.Process, folder: Path) -> bool:
+    """Whether it was started by the stack in this folder, and not by a test before; see `Stack`."""
+    try:
+        return child.environ().get("PYTHONPATH", "").startswith(str(folder))
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def _handles(folder: Path) -> Counter[str]:
