@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from hubgate.backend.plugin.preparation import LARGE, LEAST
+from hubgate.backend.plugin.preparation import LEAST
 from tests.cases import each
 from tests.e2e.product import BASE, Product
 
@@ -24,7 +24,7 @@ def _refusal(answer: httpx.Response) -> str:
 
 def test_a_small_request_does_not_wait_behind_large_ones(product: Product) -> None:
     """It is sent after all of them and answered while most of them wait for their turn."""
-    body = {"model": BASE, "prompt": "x" * (LARGE - 20), "return_token_strs": True}
+    body = {"model": BASE, "prompt": "x" * (LEAST - 20), "return_token_strs": True}
     product.complete(BASE, BOB).raise_for_status()
     with ThreadPoolExecutor(FLOOD) as callers:
         flood = {callers.submit(product.post, "/tokenize", body, BOB) for _ in range(FLOOD)}
