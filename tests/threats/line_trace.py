@@ -10,17 +10,11 @@ from typing import Any
 from hubgate import proxy
 
 HOME = Path(proxy.__file__).parent
+# What looks around several times a second, whoever asks for what; what it calls does not count either.
+PERIODIC = ("audit/long_requests.py", "blocks/")
 # What knows of no repo: hellos to the backends, connections that open and close when they will, counters,
-# the audit's writer, which writes out each new second once, and what looks around several times a second.
-BACKGROUND = (
-    "upstream/",
-    "http/",
-    "net/",
-    "metrics/",
-    "audit/writer.py",
-    "audit/long_requests.py",
-    "blocks/",
-)
+# and the audit's writer, which writes out each new second once.
+BACKGROUND = ("upstream/", "http/", "net/", "metrics/", "audit/writer.py", *PERIODIC)
 
 
 @contextmanager
@@ -34,8 +28,8 @@ def traced() -> Iterator[list[str]]:
         return local
 
     def enter(frame: FrameType, _: str, __: Any) -> Any:
-        path = Path(frame.f_code.co_filename)
-        if not path.is_relative_to(HOME) or str(path.relative_to(HOME)).startswith(BACKGROUND):
+        name, caller = _name(frame), _name(frame.f_back)
+        if name is None or name.startswith(BACKGROUND) or (caller or "").startswith(PERIODIC):
             return None
         return local
 
@@ -45,3 +39,9 @@ def traced() -> Iterator[list[str]]:
         yield ran
     finally:
         sys.settrace(before)
+
+
+def _name(frame: FrameType | None) -> str | None:
+    """The file of a frame below proxy/, or `None`."""
+    path = Path(frame.f_code.co_filename) if frame is not None else HOME.parent
+    return str(path.relative_to(HOME)) if path.is_relative_to(HOME) else None
