@@ -8,11 +8,13 @@ A walk costs a question for each page, so that each caller has a budget of them,
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.client import HubClient, Page
+from hubgate.proxy.hub.schemas import unavailable
 from hubgate.wire.bounded_map import BoundedMap
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
@@ -23,28 +25,30 @@ MAX_COMMITS: Final = 200_000  # that are remembered of all histories; 20 MB
 MAX_HISTORIES: Final = 10_000
 MAX_WALKERS: Final = 10_000  # callers whose budget is remembered
 
+_NONE_YET: Final = unavailable()
+
 
 class _History:
     """What is known of one."""
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self.asked: float | None = None  # when its first page was, for the last time
+        self.asked = -math.inf  # when its first page was, for the last time
         self.commits: set[bytes] = set()
         self.pages = 0
         self.following: str | None = None  # the path of the page that comes next
         self.turn = asyncio.Lock()  # of who asks for a page
-        self.outages = 0
-        self.outage: Denied | None = None  # the last one
+        self.outage = _NONE_YET  # the last one
 
     @property
     def is_walked(self) -> bool:
-        return self.asked is not None and (self.following is None or self.pages >= MAX_PAGES)
+        """Whether no page is left to ask for but the first one, anew."""
+        return self.following is None or self.pages >= MAX_PAGES
 
     def begin(self, page: Page, now: float) -> None:
         """Take its first page."""
         commits = _ids(page.commits)
-        if self.asked is None or self.commits.isdisjoint(commits):
+        if self.commits.isdisjoint(commits):
             self.began = now
             self.commits.clear()
             self.pages, self.following = 1, page.following
@@ -85,12 +89,12 @@ class Histories:
             told = self._verdict(history, commit, began)
             if told is not None:
                 return told
-            outages = history.outages
+            outage = history.outage
             async with history.turn:
                 told = self._verdict(history, commit, began)
                 if told is not None:
                     return told
-                if history.outages > outages and history.outage is not None:
+                if history.outage is not outage:
                     return history.outage  # who waited for it need not find out again
                 refused = await self._next_page(history, token, repo, who, began)
                 if refused is not None:
@@ -102,7 +106,7 @@ class Histories:
         return False if history.is_walked and not self._is_stale(history, began) else None
 
     def _is_stale(self, history: _History, began: float) -> bool:
-        return history.asked is None or history.asked + self._fresh < began
+        return history.asked + self._fresh < began
 
     async def _next_page(
         self, history: _History, token: Secret, repo: RepoRef, who: str, began: float
@@ -115,7 +119,6 @@ class Histories:
         page = await self._hub.commits(token, repo, None if first else history.following, who)
         if isinstance(page, Denied):
             if page.code == "hub_unavailable" and not page.own:
-                history.outages += 1
                 history.outage = page
             return page
         before = len(history.commits)
@@ -130,7 +133,7 @@ class Histories:
 
     def _spend(self, who: str, now: float) -> float:
         """Take one page of a walker's budget, or give the seconds until there is one."""
-        until = max(self._spent.get(who, 0.0), now) + 60 / PAGES_PER_MINUTE
+        until = max(self._spent.get(who, now), now) + 60 / PAGES_PER_MINUTE
         if until > now + 60:
             return until - now - 60
         self._spent.put(who, until)

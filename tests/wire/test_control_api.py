@@ -216,6 +216,7 @@ def test_what_can_be_fetched(kind: type[msgspec.Struct], word: str, good: bool) 
         ("base", "x" * 256, ""),
         ("port", 65535, 1),
         ("adapters", ["a/b@1"] * 65536, []),
+        ("claims", ["weight"] * 64, []),
     ],
 )
 def test_what_is_told_of_an_engine_is_bounded(field: str, most: Any, least: Any) -> None:
@@ -225,6 +226,15 @@ def test_what_is_told_of_an_engine_is_bounded(field: str, most: Any, least: Any)
     for bad in (65536, 0) if field == "port" else (most + most[:1],):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(ENGINE | {field: bad}, EngineInfo)
+
+
+@pytest.mark.parametrize("field", ["seats", "taken", "waiting", "longest_wait"])
+def test_what_is_told_of_a_queue_is_a_number_or_none(field: str) -> None:
+    """Nothing is below none, and what an engine does not say is none."""
+    assert getattr(msgspec.convert({field: 0}, EngineQueue), field) == 0
+    assert getattr(msgspec.convert({}, EngineQueue), field) == 0
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({field: -1}, EngineQueue)
 
 
 HELLO: dict[str, Any] = {"protocol": 1, "name": "gpu-0", "boot": "x", "nonce": "n", "engines": []}

@@ -44,6 +44,14 @@ def test_the_limit_is_on_levels(make: Callable[[int], bytes]) -> None:
         assert is_excessive(make(depth))
 
 
+@each("pair", [b"[]", b"{}"])
+def test_an_end_closes_one_level(pair: bytes) -> None:
+    """Whatever was opened and closed before, what is open counts."""
+    before = b"[" * 50 + pair * 60
+    assert not is_excessive(before + b"[" * (MAX_DEPTH - 50))
+    assert is_excessive(before + b"[" * (MAX_DEPTH - 49))
+
+
 @each(
     "text",
     [

@@ -258,6 +258,19 @@ def test_an_optional_claim_is_written_where_it_says_something(ring: Keyring) -> 
         assert believed(ring, value) == made
 
 
+def test_an_optional_claim_that_is_not_there(ring: Keyring) -> None:
+    """A grant of the release before has the weight of anybody, and does not wait."""
+    found = believed(ring, seal.sign_grant(grant(), ring.proxy.signing))
+    assert (found.weight, found.patience) == (100, None)
+
+
+@each("weight", [1, 10_000])
+def test_the_least_and_the_greatest_weight(ring: Keyring, weight: int) -> None:
+    """Those of a cgroup's `cpu.weight`."""
+    made = msgspec.structs.replace(grant(), weight=weight)
+    assert believed(ring, seal.sign_grant(made, ring.proxy.signing)).weight == weight
+
+
 @each("claims", [{"weight": 0}, {"weight": 10_001}, {"weight": 1.5}, {"patience": 0}, {"patience": -1.0}])
 def test_no_claim_is_beyond_its_bounds(ring: Keyring, claims: dict[str, float]) -> None:
     """Whoever signs it."""

@@ -117,6 +117,7 @@ def test_names_as_the_list_keeps_them(text: str, who: str) -> None:
         "::number",
         "a" * 97,
         "eyJ!" + "a" * 12,
+        "!alice",
     ],
 )
 def test_what_is_no_name(text: str) -> None:

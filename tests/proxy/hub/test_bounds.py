@@ -1,6 +1,6 @@
 """The numbers that callers, operators and the Hub are promised: to change one is a decision, not a slip."""
 
-from hubgate.proxy.hub import breaker, cache, client, cooldown, histories, transport, turns
+from hubgate.proxy.hub import breaker, cache, client, cooldown, histories, schemas, transport, turns
 from tests.cases import each
 
 
@@ -19,10 +19,14 @@ from tests.cases import each
         (histories.MAX_PAGES, 50),
         (histories.PAGES_PER_MINUTE, 100),
         (histories.MAX_COMMITS, 200_000),
+        (histories.MAX_HISTORIES, 10_000),
+        (histories.MAX_WALKERS, 10_000),
+        (schemas.MAX_NAME, 1_000),  # characters
         (turns.AT_ONCE, 48),
         (turns.RESERVE, 16),
         (client.MAX_VERDICT, 64 * 1024),  # bytes
         (transport.MAX_ANSWER, 4 * 1024 * 1024),
+        (transport.PATIENCE, 5),  # seconds that a question waits for its turn
         (transport.SEVERAL, 3),  # tokens in a row
         (transport.LONGEST_PROBING, 10),  # seconds
         (cooldown.MAXIMUM, 5 * 60),  # seconds, a window of the Hub

@@ -79,7 +79,9 @@ async def test_a_busy_key_is_asked_anew_ahead_of_time() -> None:
     clock = Clock()
     one, hub = cache(clock), Hub()
     await one.get("a", at_once("old"))
+    assert one.fresh("a") == "old"
     clock.advance(TTL * REFRESH)
+    assert one.fresh("a") is None
     for _ in range(5):
         assert await one.get("a", hub) == ("old", "cache")
     await turn()

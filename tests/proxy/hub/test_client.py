@@ -123,12 +123,14 @@ async def test_snapshots_are_pinned(client: HubClient, hub: DemoHub) -> None:
         (b'{"base_model_name_or_path": ""}', ""),
         (b'{"base_model_name_or_path": 5}', ""),
         (b"{}", ""),
+        (b'{"base_model_name_or_path": "%s"}' % (b"x" * 1_000), "x" * 1_000),
+        (b'{"base_model_name_or_path": "%s"}' % (b"x" * 1_001), ""),
     ],
 )
 async def test_an_adapter_may_name_anything(
     client: HubClient, hub: DemoHub, config: bytes, base: str
 ) -> None:
-    """What an adapter's config says of its base is passed on as text, or as nothing."""
+    """What an adapter's config says of its base is passed on as text, up to a length, or as nothing."""
     sha = hub.state.add_repo("demo/odd-lora", {"adapter_config.json": config})
     repo = RepoRef.parse("demo/odd-lora")
     assert await client.snapshot(Secret("hf_demo_bob"), repo) == Snapshot(
@@ -136,14 +138,26 @@ async def test_an_adapter_may_name_anything(
     )
 
 
-@pytest.mark.parametrize("config", [b"", b"{", b"[]", b"\xff"])
-async def test_an_adapter_whose_config_is_no_json(client: HubClient, hub: DemoHub, config: bytes) -> None:
-    """A config that cannot be read rejects the adapter."""
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        (b"", "is not JSON."),
+        (b"{", "is not JSON."),
+        (b"[]", "is not JSON."),
+        (b"\xff", "is not JSON."),
+        (b'{"x":' + b"[" * 100 + b"]" * 100 + b"}", "nests too deep, or holds too much."),
+        (b" " * (1024 * 1024 + 1), "is larger than 1048576 bytes."),
+    ],
+)
+async def test_an_adapter_whose_config_cannot_be_read(
+    client: HubClient, hub: DemoHub, config: bytes, fault: str
+) -> None:
+    """It is rejected, and its author reads why."""
     hub.state.add_repo("demo/odd-lora", {"adapter_config.json": config})
-    assert (
-        code(await client.snapshot(Secret("hf_demo_bob"), RepoRef.parse("demo/odd-lora")))
-        == "adapter_rejected"
-    )
+    denied = await client.snapshot(Secret("hf_demo_bob"), RepoRef.parse("demo/odd-lora"))
+    assert isinstance(denied, Denied)
+    assert denied.code == "adapter_rejected"
+    assert denied.message == f"demo/odd-lora: adapter_config.json {fault}"
 
 
 async def test_histories_are_followed_over_pages(client: HubClient, hub: DemoHub) -> None:

@@ -97,7 +97,10 @@ async def test_what_is_not_there_costs_one_page_for_a_while() -> None:
     assert [await world.holds(number) for number in range(1000, 1100)] == [False] * 100
     assert world.pages == 3
     world.push(1000)
-    world.clock.advance(FRESH + 0.1)
+    world.clock.advance(FRESH)
+    assert await world.holds(1000) is False
+    assert world.pages == 3
+    world.clock.advance(0.1)
     assert [await world.holds(number) for number in (1000, 1001, 5)] == [True, False, True]
     assert world.pages == 4
 
@@ -123,6 +126,17 @@ async def test_what_was_found_has_a_life() -> None:
     assert await world.holds(60) is True
     world.clock.advance(1)
     assert await world.holds(60) is False
+
+
+async def test_another_history_has_a_life_of_its_own() -> None:
+    """It counts from when it was seen first, however old the one before it was."""
+    world = World(50)
+    assert await world.holds(1) is True
+    world.push(*range(2_100, 2_000, -1))
+    for seconds, pages in ((LIFE - 1, 2), (LIFE - 1, 2), (1, 3)):
+        world.clock.advance(seconds)
+        assert await world.holds(2_100) is True
+        assert world.pages == pages
 
 
 async def test_a_history_has_a_bound() -> None:
@@ -213,6 +227,9 @@ async def test_what_is_remembered_has_a_bound() -> None:
             kept = world.histories._histories.values()
             assert world.histories._commits == sum(len(history.commits) for history in kept)
     assert world.pages == 31 * 2
+    world.histories.forget_all()
+    assert await world.holds(1) is True
+    assert world.histories._commits == 100
 
 
 class Play:

@@ -43,6 +43,7 @@ def test_what_whoami_leaves_out_is_nothing() -> None:
     """A fact that is missing is empty or absent: never a role, a kind or a list that nobody gave."""
     facts = answer(b'{"id": "1", "name": "a"}').decode(WhoAmI)
     assert facts == WhoAmI(id="1", name="a", type="", orgs=[], auth=Auth("", None, None))
+    assert answer(b'{"id": "1", "name": "a", "orgs": [{"name": "b"}]}').decode(WhoAmI).orgs[0].id == ""
     token = answer(b'{"id": "1", "name": "a", "auth": {"accessToken": {}}}').decode(WhoAmI).auth.access_token
     assert (token.display_name, token.role, token.created_at, token.fine_grained) == ("", "", None, None)
     assert answer(b"{}").decode(FineGrained) == FineGrained(scoped=None, global_=None)
@@ -59,6 +60,51 @@ def test_refs_are_read_in_the_hubs_words() -> None:
 def test_what_a_redirect_is(status: int) -> None:
     """301, 302, 307 and 308 (RFC 9110, section 15.4) lead on; 303, 304 and the rest do not."""
     assert answer(status=status).redirects is (status in {301, 302, 307, 308})
+
+
+@each(
+    ("kind", "body", "is_page"),
+    [
+        ("text/html", b"<p>", True),
+        ("text/html; charset=utf-8", b"", True),
+        ("application/xhtml+xml", b"<p>", True),
+        ("TEXT/HTML", b"<p>", True),
+        ("text/html", b" OK\n", False),
+        ("text/plain", b"<p>", False),
+        ("application/json", b"{}", False),
+    ],
+)
+def test_what_is_for_a_browser(kind: str, body: bytes, *, is_page: bool) -> None:
+    """HTML in either form, but for what a server calls so for want of another type."""
+    assert answer(body, Content_Type=kind).is_page is is_page
+
+
+@each("header", ["X-Error-Code", "X-Error-Message"])
+def test_what_the_hub_says_in_a_header_of_its_own_is_its_word(header: str) -> None:
+    """Whatever page is below it; and a redirect leads on."""
+    assert answer(b"<p>", 404, Content_Type="text/html", **{header: "GatedRepo"}).is_page is False
+    assert answer(b"<p>", 302, Content_Type="text/html").is_page is False
+    assert answer(b"<p>", 404, Content_Type="text/html", X_Error="GatedRepo").is_page
+
+
+@each(
+    ("status", "body", "opens"),
+    [
+        (200, b"", True),
+        (200, b"OK", True),
+        (200, b"{}", True),
+        (200, b'{"error": null}', True),
+        (200, b'{"error": ""}', False),
+        (200, b"\n <p>", False),
+        (200, b"[" * 101, False),
+        (201, b"{}", False),
+        (403, b"", False),
+    ],
+)
+def test_what_is_a_yes(status: int, body: bytes, *, opens: bool) -> None:
+    """200, with nothing below it that is somebody else's; and never what was cut short."""
+    assert answer(body, status).opens is opens
+    assert HubResponse(status, {}, body, cut=True).opens is False
 
 
 @each(
