@@ -23,14 +23,6 @@ A, B = "a" * 24, "b" * 24
 LISTED = {"users": ["alice", "bob"], "orgs": ["acme"], "block": {"users": ["mallory"]}}
 
 
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    async with Redis.start(folder) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No outage but those that a test makes; and those end at once."""

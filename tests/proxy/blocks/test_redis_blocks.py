@@ -29,11 +29,8 @@ SHARED, ALONE = (
 
 
 @pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    async with Redis.start(folder, password="canary-of-redis-0123456789") as running:
-        yield running
+def redis_password() -> str:
+    return "canary-of-redis-0123456789"
 
 
 @pytest.fixture(autouse=True)

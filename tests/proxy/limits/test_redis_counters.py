@@ -25,15 +25,6 @@ PASSWORD = "canary-of-redis-0123456789"
 UP, AWAY = "limits storage is up", "limits storage is away; each proxy limits for itself"
 
 
-@pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[Redis]:
-    """A Redis of the test's own; what asks it is as patient as a machine under load needs."""
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    async with Redis.start(folder) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No outage but those that a test makes; and those end soon after."""
