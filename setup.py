@@ -27,7 +27,7 @@ COMPILED = (
     "src/hubgate/proxy/body/json_request.py",
     "src/hubgate/proxy/body/large_json.py",
     "src/hubgate/proxy/body/reader.py",
-    "src/hubgate/proxy/body/turns.py",
+    "src/hubgate/proxy/body/round_robin.py",
     "src/hubgate/proxy/context.py",
     "src/hubgate/proxy/drain.py",
     "src/hubgate/proxy/endpoints.py",

@@ -40,7 +40,7 @@ from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.connection_limit import RESERVE, ConnectionLimit, most_connections
 from hubgate.proxy.http.server import Server
 from hubgate.proxy.http.tls import Certificate
-from hubgate.proxy.hub import turns
+from hubgate.proxy.hub import fair_turns
 from hubgate.proxy.hub.cache import Cache
 from hubgate.proxy.hub.client import HubClient
 from hubgate.proxy.hub.errors import HubErrors
@@ -331,7 +331,7 @@ async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohtt
             trust_env=False,
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=settings.hub.timeout),
-            connector=aiohttp.TCPConnector(limit=turns.AT_ONCE + turns.RESERVE),
+            connector=aiohttp.TCPConnector(limit=fair_turns.AT_ONCE + fair_turns.RESERVE),
             headers={"User-Agent": "hubgate"},
         )
     )

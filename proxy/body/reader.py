@@ -11,7 +11,7 @@ import asyncio
 
 from hubgate.proxy import settings
 from hubgate.proxy.body.large_json import LargeBody
-from hubgate.proxy.body.turns import Turns
+from hubgate.proxy.body.round_robin import RoundRobin
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.http.request import WINDOW, BodyError, ServerRequest
 from hubgate.proxy.net.pace import Pace
@@ -37,7 +37,7 @@ class BodyReader:
         self._least_rate = least_rate
         self._held = 0
         self._shares: dict[str, int] = {}  # of that, by `Identity.sub`
-        self.turns = Turns()
+        self.turns = RoundRobin()
 
     def take(self, request: ServerRequest) -> bytes | Denied | None:
         """Take one JSON body, if all of it is here; `None`: it is welcome, `read` it.

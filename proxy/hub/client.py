@@ -45,7 +45,7 @@ class Page(FrozenStruct):
 class HubClient:
     """One Hub, asked with the caller's token and never with another.
 
-    `who` asks, whatever their token: turns are shared among those (`turns`).
+    `who` asks, whatever their token: turns are shared among those (`fair_turns`).
     """
 
     def __init__(self, transport: HubTransport, errors: HubErrors) -> None:

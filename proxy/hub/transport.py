@@ -17,8 +17,8 @@ from yarl import URL
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.breaker import Breaker, Why
 from hubgate.proxy.hub.cooldown import Cooldown
+from hubgate.proxy.hub.fair_turns import FairTurns
 from hubgate.proxy.hub.schemas import HubResponse, unavailable
-from hubgate.proxy.hub.turns import Turns
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.secret import Secret
 
@@ -50,12 +50,12 @@ class HubTransport:
         digest_key: bytes,
         *,
         now: Callable[[], float] = time.time,
-        turns: Turns | None = None,
+        turns: FairTurns | None = None,
         patience: float = PATIENCE,
     ) -> None:
         """`patience` is for how many seconds a question waits for its turn."""
         self.url = url
-        self._turns = Turns() if turns is None else turns
+        self._turns = FairTurns() if turns is None else turns
         self._patience = patience
         self._session = session
         self._metrics = metrics

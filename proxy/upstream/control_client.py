@@ -9,7 +9,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.auth.identity import Caller
-from hubgate.proxy.hub.turns import Turns
+from hubgate.proxy.hub.fair_turns import FairTurns
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.wire.control_api import GRANT_HEADER, PROTOCOL, REQUEST_ID_HEADER, EnsureRequest, Event, Hello
 from hubgate.wire.endpoints import ENSURE, HELLO
@@ -50,7 +50,7 @@ class ControlClient:
         """`hello_session` is for hellos alone, so that none waits for a connection."""
         self._session = session
         self._hello_session = hello_session or session
-        self._turns = Turns(BEGUN_AT_ONCE, 0)
+        self._turns = FairTurns(BEGUN_AT_ONCE, 0)
         self._name = name
         self._url = url
         self._backend = backend

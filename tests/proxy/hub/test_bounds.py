@@ -1,6 +1,6 @@
 """The numbers that callers, operators and the Hub are promised: to change one is a decision, not a slip."""
 
-from hubgate.proxy.hub import breaker, cache, client, cooldown, histories, schemas, transport, turns
+from hubgate.proxy.hub import breaker, cache, client, cooldown, fair_turns, histories, schemas, transport
 from tests.cases import each
 
 
@@ -22,8 +22,8 @@ from tests.cases import each
         (histories.MAX_HISTORIES, 10_000),
         (histories.MAX_WALKERS, 10_000),
         (schemas.MAX_NAME, 1_000),  # characters
-        (turns.AT_ONCE, 48),
-        (turns.RESERVE, 16),
+        (fair_turns.AT_ONCE, 48),
+        (fair_turns.RESERVE, 16),
         (client.MAX_VERDICT, 64 * 1024),  # bytes
         (transport.MAX_ANSWER, 4 * 1024 * 1024),
         (transport.PATIENCE, 5),  # seconds that a question waits for its turn

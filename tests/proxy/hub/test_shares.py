@@ -8,8 +8,8 @@ import pytest
 from hubgate.demo.hub import DemoHub
 from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.breaker import THRESHOLD
+from hubgate.proxy.hub.fair_turns import AT_ONCE, RESERVE, FairTurns
 from hubgate.proxy.hub.histories import PAGES_PER_MINUTE
-from hubgate.proxy.hub.turns import AT_ONCE, RESERVE, Turns
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.secret import Secret
 from tests.fakes.hub_client import PRIVATE, MakeClient, code
@@ -54,7 +54,7 @@ async def test_who_waits_in_vain_learns_nothing_of_the_hub(
     hub: DemoHub, make_client: MakeClient, metrics: Metrics
 ) -> None:
     """It is an outage for them alone: nobody who asks the same shares it, and no breaker opens."""
-    client = make_client(hub.endpoint, turns=Turns(1, 0), patience=0.02)
+    client = make_client(hub.endpoint, turns=FairTurns(1, 0), patience=0.02)
     token = Secret("hf_demo_alice")
     hub.state.set_down("hang")
     asking = asyncio.create_task(client.auth_check(token, PRIVATE, "alice"))

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from hubgate.proxy.hub.turns import Turn, Turns
+from hubgate.proxy.hub.fair_turns import FairTurns, Turn
 
 PLAYS = 1_000
 
@@ -14,7 +14,7 @@ PLAYS = 1_000
 class Asked:
     """One question, from its asking to its end."""
 
-    def __init__(self, turns: Turns, who: str, *, walk: bool) -> None:
+    def __init__(self, turns: FairTurns, who: str, *, walk: bool) -> None:
         self.who, self.walk = who, walk
         self.passed: Counter[str] = Counter()  # who began meanwhile in a turn that it could have had
         self._task = asyncio.create_task(turns.begin(who, walk=walk))
@@ -34,7 +34,7 @@ class Play:
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - a play, to be played again
         self._at_once, self._reserve = self._chance.randint(1, 8), self._chance.randint(0, 4)
-        self.turns = Turns(self._at_once, self._reserve)
+        self.turns = FairTurns(self._at_once, self._reserve)
         self._names = [f"caller-{number}" for number in range(self._chance.randint(2, 20))]
         self._greedy = self._chance.choice(self._names)
         self.waiting: list[Asked] = []
@@ -131,7 +131,7 @@ async def test_everybody_has_a_share() -> None:
 
 async def test_who_is_new_finds_a_turn() -> None:
     """Whatever one caller asks for at once, others begin at once; walks do not."""
-    turns = Turns(4, 2)
+    turns = FairTurns(4, 2)
     many = [asyncio.create_task(turns.begin("greedy")) for _ in range(100)]
     await asyncio.sleep(0)
     assert sum(task.done() for task in many) == 4
@@ -151,7 +151,7 @@ async def test_who_is_new_finds_a_turn() -> None:
 @pytest.mark.parametrize("granted", [False, True])
 async def test_who_leaves_has_no_turn(*, granted: bool) -> None:
     """Neither while they wait, nor when they were called and did not hear it any more."""
-    turns = Turns(1, 0)
+    turns = FairTurns(1, 0)
     first = await turns.begin("a")
     waits = asyncio.create_task(turns.begin("b"))
     await asyncio.sleep(0)

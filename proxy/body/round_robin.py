@@ -21,7 +21,7 @@ class _Caller:
         self.bodies = 0
 
 
-class Turns:
+class RoundRobin:
     """One body at a time; of each caller one waits in line with those of others, first come, first served."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ RESERVE: Final = 16  # more of them, for who has none under way
 
 
 class Turn(FrozenStruct):
-    """Leave for one question; it ends with exactly one `Turns.end`."""
+    """Leave for one question; it ends with exactly one `FairTurns.end`."""
 
     who: str
     reserved: bool
@@ -29,7 +29,7 @@ class _Waiter:
         self.turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
 
 
-class Turns:
+class FairTurns:
     """Counts questions under way by asker. It neither asks nor knows for how long anybody waits."""
 
     def __init__(self, at_once: int = AT_ONCE, reserve: int = RESERVE) -> None:

@@ -6,12 +6,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from hubgate.proxy.body.turns import LONG, Turns
+from hubgate.proxy.body.round_robin import LONG, RoundRobin
 from tests.cases import each
 
 
 @asynccontextmanager
-async def turn(turns: Turns, sub: str) -> AsyncIterator[None]:
+async def turn(turns: RoundRobin, sub: str) -> AsyncIterator[None]:
     await turns.begin(sub)
     try:
         yield
@@ -21,7 +21,7 @@ async def turn(turns: Turns, sub: str) -> AsyncIterator[None]:
 
 async def test_others_are_served_between_two_bodies() -> None:
     """However many are complete at once: each is worked on in another round of the loop."""
-    turns, rounds, worked = Turns(), 0, list[int]()
+    turns, rounds, worked = RoundRobin(), 0, list[int]()
 
     async def count() -> None:
         nonlocal rounds
@@ -45,7 +45,7 @@ async def test_others_are_served_between_two_bodies() -> None:
 
 async def test_callers_take_turns() -> None:
     """One with many bodies does not go before another's first, but for the one that waits in line."""
-    turns, order = Turns(), list[str]()
+    turns, order = RoundRobin(), list[str]()
 
     async def work(sub: str) -> None:
         async with turn(turns, sub):
@@ -61,7 +61,7 @@ async def test_callers_take_turns() -> None:
 @each("seed", range(20))
 async def test_who_leaves_holds_nobody_up(seed: int) -> None:
     """Cancelled while waiting, while working or while handing on: the others go on, and nothing is left."""
-    turns, rng, done = Turns(), random.Random(seed), list[str]()  # noqa: S311 - the same in every run
+    turns, rng, done = RoundRobin(), random.Random(seed), list[str]()  # noqa: S311 - the same in every run
 
     async def work(sub: str) -> None:
         async with turn(turns, sub):
