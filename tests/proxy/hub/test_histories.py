@@ -228,8 +228,38 @@ async def test_what_is_remembered_has_a_bound() -> None:
             assert world.histories._commits == sum(len(history.commits) for history in kept)
     assert world.pages == 31 * 2
     world.histories.forget_all()
-    assert await world.holds(1) is True
-    assert world.histories._commits == 100
+    for _ in range(2):
+        assert await world.holds(1) is True
+        assert world.histories._commits == 100
+        world.clock.advance(LIFE)
+
+
+async def test_how_many_histories_are_remembered_has_a_bound() -> None:
+    """With one more, the one that was used longest ago goes, and its commits count no more."""
+    repos = [RepoRef.parse(f"acme/lora-{number}@main") for number in range(5)]
+    with patch.object(histories, "MAX_HISTORIES", 3):
+        world = World()
+        for number, repo in enumerate(repos):
+            world.hub.commits[str(repo)] = [commit(number) for number in range(10)]
+            assert await world.holds(9, repo=repo) is True
+            assert world.histories._commits == 10 * min(number + 1, 3)
+        for repo, pages in ((repos[4], 5), (repos[3], 5), (repos[2], 5), (repos[1], 6)):
+            assert await world.holds(9, repo=repo) is True
+            assert world.pages == pages
+
+
+@pytest.mark.parametrize(("most", "pages"), [(60, 4), (149, 4), (150, 3)])
+async def test_what_is_in_use_is_kept_whatever_the_bound(most: int, pages: int) -> None:
+    """As many commits as the bound says are kept, and the history that is walked now in any case."""
+    world = World(100)
+    world.hub.commits[str(OTHER)] = [commit(number) for number in range(50)]
+    with patch.object(histories, "MAX_COMMITS", most):
+        for _ in range(2):
+            assert await world.holds(1) is True
+            assert world.pages == 2
+        assert await world.holds(1, repo=OTHER) is True
+        assert await world.holds(100) is True
+        assert world.pages == pages
 
 
 class Play:

@@ -127,9 +127,9 @@ def test_the_hubs_own_words(given: HubResponse, reason: str) -> None:
     assert given.reason == reason
 
 
-@each("body", [b"", b"{", b"[]", b'{"id": 1, "name": "a"}', b'{"id": "\xff"}'])
+@each("body", [b"", b"{", b"[]", b'{"id": 1, "name": "a"}', b'{"id": "", "name": "a"}', b'{"id": "\xff"}'])
 def test_nonsense_is_an_outage(body: bytes) -> None:
-    """An answer that cannot be read is no denial."""
+    """An answer that cannot be read is no denial, and one without an id is nobody's."""
     assert answer(body).decode(WhoAmI) == unavailable()
 
 
