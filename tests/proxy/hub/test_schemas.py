@@ -133,6 +133,13 @@ def test_nonsense_is_an_outage(body: bytes) -> None:
     assert answer(body).decode(WhoAmI) == unavailable()
 
 
+def test_a_part_of_an_answer_is_none() -> None:
+    """What was cut short is not read, even where it could be."""
+    body = b'{"id": "1", "name": "a"}'
+    assert isinstance(HubResponse(200, {}, body).decode(WhoAmI), WhoAmI)
+    assert HubResponse(200, {}, body, cut=True).decode(WhoAmI) == unavailable()
+
+
 @each(("asked", "told"), [(None, 5), (7, 7), (1, 1), (0.2, 1), (0, 1)])
 @each("own", [False, True])
 def test_when_to_come_again(asked: float | None, told: float, *, own: bool) -> None:
