@@ -12,7 +12,7 @@ from hubgate.proxy.hub.fair_turns import AT_ONCE, RESERVE, FairTurns
 from hubgate.proxy.hub.histories import PAGES_PER_MINUTE
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.secret import Secret
-from tests.fakes.hub_client import PRIVATE, MakeClient, code
+from tests.fakes.hub_client import PRIVATE, PUBLIC, MakeClient, code
 from tests.fakes.raw import RawAnswer
 from tests.fakes.running_proxy import ALICE, BASE, BOB, Edge, eventually
 from tests.proxy.conftest import StartEdge
@@ -68,6 +68,23 @@ async def test_who_waits_in_vain_learns_nothing_of_the_hub(
     hub.state.set_down(None)
     await asking
     assert code(await client.auth_check(Secret("hf_demo_bob"), PRIVATE, "bob")) == "model_not_found"
+
+
+async def test_walks_leave_to_newcomers_what_is_kept_for_them(hub: DemoHub, make_client: MakeClient) -> None:
+    """Neither the list of refs nor a page of a history takes a turn of the reserve."""
+    client = make_client(hub.endpoint, turns=FairTurns(1, 1), patience=0.02)
+    alice, bob = Secret("hf_demo_alice"), Secret("hf_demo_bob")
+    hub.state.set_down("hang", paths="*/auth-check")
+    asking = asyncio.create_task(client.auth_check(alice, PRIVATE, "alice"))
+    await hub.state.outages.wait_held(1)
+    for walk in (client.refs(bob, PUBLIC, "bob"), client.commits(bob, PUBLIC, None, "bob")):
+        denied = await walk
+        assert isinstance(denied, Denied)
+        assert (denied.code, denied.own) == ("hub_unavailable", True)
+    assert code(await client.whoami(bob, "bob")) == "WhoAmI"
+    hub.state.set_down(None)
+    await asking
+    assert code(await client.refs(bob, PUBLIC, "bob")) == "Refs"
 
 
 @pytest.mark.parametrize("at_once", [1, 10])
