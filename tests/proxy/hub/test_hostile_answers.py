@@ -10,6 +10,7 @@ from hubgate.proxy.hub.breaker import THRESHOLD
 from hubgate.proxy.hub.client import MAX_VERDICT, HubClient
 from hubgate.proxy.hub.schemas import MAX_NAME, Snapshot
 from hubgate.proxy.hub.transport import MAX_ANSWER
+from hubgate.proxy.metrics.registry import Metrics
 from hubgate.wire.json_bounds import MAX_ADAPTER_CONFIG, MAX_CONTAINERS, MAX_DEPTH
 from hubgate.wire.secret import Secret
 from tests.fakes.answers import chunk, head, raw, whole
@@ -171,6 +172,19 @@ async def test_a_firewalls_refusal_is_not_the_hubs(
     for _ in range(THRESHOLD + 1):
         assert set(await everything(rogue_client)) == {"hub_unavailable"}
     assert len(rogue.requests) == 6 * (THRESHOLD + 1)
+
+
+@pytest.mark.parametrize(("status", "up"), [(403, 0), (429, 1)])
+async def test_whether_a_page_shows_that_the_hub_is_there(
+    rogue: RawEngine, rogue_client: HubClient, metrics: Metrics, status: int, up: int
+) -> None:
+    """A page does not, between failures; but a 429 is an answer whatever is below it."""
+    fails = raw(whole(503, b""))
+    rogue.then(*[fails] * (THRESHOLD - 1), raw(whole(status, PAGE, "text/html")), fails)
+    for number in range(THRESHOLD + 1):
+        assert code(await rogue_client.auth_check(Secret(f"hf_canary{number}"), BASE)) == "hub_unavailable"
+    assert len(rogue.requests) == THRESHOLD + 1
+    assert f"hubgate_hub_up {up}.0".encode() in metrics.expose()
 
 
 async def test_the_hubs_word_counts_whatever_is_below_it(rogue: RawEngine, rogue_client: HubClient) -> None:
