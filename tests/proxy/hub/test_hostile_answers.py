@@ -187,6 +187,17 @@ async def test_whether_a_page_shows_that_the_hub_is_there(
     assert f"hubgate_hub_up {up}.0".encode() in metrics.expose()
 
 
+async def test_a_429_is_obeyed_whatever_is_below_it(rogue: RawEngine, rogue_client: HubClient) -> None:
+    """For its own token, and for as long as it says."""
+    said = [("Retry-After", "7"), ("Content-Type", "text/html"), ("Content-Length", str(len(PAGE)))]
+    rogue.then(raw(head(429, said) + PAGE))
+    for _ in range(2):
+        denied = await rogue_client.auth_check(TOKEN, BASE)
+        assert isinstance(denied, Denied)
+        assert (denied.code, denied.retry_after, denied.own) == ("hub_unavailable", 7, True)
+    assert len(rogue.requests) == 1
+
+
 async def test_the_hubs_word_counts_whatever_is_below_it(rogue: RawEngine, rogue_client: HubClient) -> None:
     """Its errors have a header of their own."""
     word = [("X-Error-Message", "no"), ("Content-Type", "text/html"), ("Content-Length", "0")]
