@@ -30,6 +30,20 @@ def check_repo(text: str) -> str:
     return text
 
 
+def check_tls_name(name: str) -> str:
+    """The name, if a certificate can be for it (RFC 5280, section 4.2.1.6, `dNSName`). Raises `ValueError`.
+
+    One of digits alone would be taken for an address.
+    """
+    labels = name.split(".")
+    if not all(0 < len(label) < 64 for label in labels) or labels[-1].isdigit():
+        raise ValueError(
+            f"{name} is no name for a certificate: between its dots there are 1 to 63 characters each, and "
+            "what comes last is not a number"
+        )
+    return name
+
+
 Url = Annotated[str, AfterValidator(_check_url)]
 RepoText = Annotated[str, AfterValidator(check_repo)]  # org/name[@revision]
 # A backend's name, which is the audience of what is sealed for it; a local key's name.

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from hubgate.cli_block import block, unblock
+from hubgate.cli_certs import certs
 from hubgate.cli_store import store
 from hubgate.runtime.config import ConfigError, load
 
@@ -97,6 +98,7 @@ def refresh(config: Path, repo: str | None) -> None:
 backend.add_command(store)
 main.add_command(block)
 main.add_command(unblock)
+main.add_command(certs)
 
 
 @main.command("check-config")

@@ -46,6 +46,8 @@ def trail(folder: Path, *users: str) -> Path:
         ("backend", "refresh"),
         ("check-config",),
         ("keygen",),
+        ("certs",),
+        ("certs", "make"),
         ("fingerprint",),
         ("audit",),
         ("audit", "verify"),
