@@ -178,7 +178,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         pool=pool,
         cold_loader=ColdLoader(audit, settings.cold_start.heartbeat_after),
         grants=grants,
-        relay=Relay(_connections(stack, settings), settings.timeouts, metrics),
+        relay=Relay(_connections(stack, settings, checked), settings.timeouts, metrics),
         audit=audit,
         long_requests=long_requests,
         metrics=metrics,
@@ -337,8 +337,8 @@ async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohtt
     )
 
 
-def _connections(stack: AsyncExitStack, settings: ProxySettings) -> ConnectionPool:
-    connections = ConnectionPool(settings.timeouts.connect)
+def _connections(stack: AsyncExitStack, settings: ProxySettings, checked: Checked) -> ConnectionPool:
+    connections = ConnectionPool(settings.timeouts.connect, tls=checked.upstream_tls)
     stack.callback(connections.close)
     return connections
 
@@ -378,6 +378,7 @@ async def _pool(
             grants=grants,
             now=clocks.now,
             hello_session=greeting,
+            tls_files=checked.upstream_tls.get(entry.name),
         )
         return Upstream(entry.name, entry.url, control)
 

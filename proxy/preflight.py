@@ -14,10 +14,11 @@ from hubgate.proxy.auth.identity import LocalKey
 from hubgate.proxy.auth.name_book import NameBookError
 from hubgate.proxy.blocks.messages import load_admin_key
 from hubgate.proxy.http.tls import Certificate
-from hubgate.proxy.settings import Admin, KeyTokenFile, Limits, ProxySettings, Tls, parse_storage
+from hubgate.proxy.settings import Admin, KeyTokenFile, Limits, ProxySettings, Tls, Upstream, parse_storage
 from hubgate.runtime import service_token
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.service_token import TokenFile
+from hubgate.runtime.tls import Party, Paths, TlsFiles
 from hubgate.runtime.watch import Watched
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
@@ -30,6 +31,7 @@ class Checked:
 
     keys: KeyFile[ProxyKeys]  # our own
     backends: Mapping[str, KeyFile[BackendPublic]]
+    upstream_tls: Mapping[str, TlsFiles]  # of the backends that are spoken to with TLS, by their names
     certificate: Certificate | None  # of the public port
     local: Mapping[bytes, LocalKey]
     limits_storage: Secret
@@ -42,6 +44,8 @@ class Checked:
         files: dict[str, Watched] = {"seal.key_file": self.keys}
         for index, file in enumerate(self.backends.values()):
             files[f"upstreams.{index}.public_key_file"] = file
+        for name, tls in self.upstream_tls.items():
+            files[f"upstreams.{list(self.backends).index(name)}.tls"] = tls
         if self.admin_key is not None:
             files["admin.key_file"] = self.admin_key
         return files if self.certificate is None else {**files, "listen.tls": self.certificate}
@@ -51,6 +55,7 @@ def check(settings: ProxySettings) -> Checked:
     """Read every file that the settings name. Raises `ConfigError` with all faults at once."""
     faults: list[str] = []
     backends: dict[str, KeyFile[BackendPublic]] = {}
+    upstream_tls: dict[str, TlsFiles] = {}
     keys: KeyFile[ProxyKeys] | None = None
     try:
         keys = KeyFile(settings.seal.key_file, load_proxy_keys, time.monotonic)
@@ -62,6 +67,8 @@ def check(settings: ProxySettings) -> Checked:
             backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
         except KeyFileError as error:
             faults.append(f"upstreams.{index}.public_key_file: {error}")
+        if (files := _upstream_tls(index, upstream, faults)) is not None:
+            upstream_tls[upstream.name] = files
     certificate = _certificate(settings.listen.tls, faults)
     faults += endpoints.unknown(settings.request.extra_fields)
     local = _local_keys(settings, faults)
@@ -73,7 +80,19 @@ def check(settings: ProxySettings) -> Checked:
         faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
     if faults or keys is None:
         raise ConfigError(faults)
-    return Checked(keys, backends, certificate, local, storage, admin_key, owners)
+    return Checked(keys, backends, upstream_tls, certificate, local, storage, admin_key, owners)
+
+
+def _upstream_tls(index: int, upstream: Upstream, faults: list[str]) -> TlsFiles | None:
+    tls = upstream.tls
+    if tls is None:
+        return None
+    paths = Paths((tls.ca_file,), tls.cert_file, tls.key_file)
+    try:
+        return TlsFiles(paths, Party("client", "proxy", ("backend", "engine")))
+    except KeyFileError as error:
+        faults.append(f"upstreams.{index}.tls: {error}")
+        return None
 
 
 def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.shared_settings import Log, Name, RepoText, Url, check_repo
+from hubgate.runtime.shared_settings import Log, Name, RepoText, Url, check_repo, check_tls_name
 from hubgate.wire.secret import Secret
 
 PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
@@ -29,13 +29,6 @@ BODIES = 4
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Days = Annotated[int, Field(gt=0)]
-
-
-def _check_private(text: str) -> str:
-    # The control API would be asked with TLS, and the engines, whose ports it tells, without.
-    if not text.startswith("http://"):
-        raise ValueError("must be http://, there is no TLS to backends yet: keep their network private")
-    return text
 
 
 def _check_glob(text: str) -> str:
@@ -66,7 +59,6 @@ def _check_account(text: str) -> str:
     return text
 
 
-PrivateUrl = Annotated[Url, AfterValidator(_check_private)]
 ModelGlob = Annotated[str, AfterValidator(_check_glob)]
 HubAccount = Annotated[str, AfterValidator(_check_account)]
 
@@ -281,13 +273,30 @@ class Request(Section):
         return self
 
 
+class UpstreamTls(Tls):
+    """What a proxy shows a backend and its engines, and the authorities whose word counts for theirs, PEM."""
+
+    ca_file: Path
+
+
 class Upstream(Section):
     """One backend: `name` is its own, the audience of what we seal for it."""
 
     name: Name
-    url: PrivateUrl
+    url: Url
     public_key_file: Path
-    tls: None = None
+    tls: UpstreamTls | None = None
+
+    @model_validator(mode="after")
+    def _all_or_nothing(self) -> Self:
+        # Control API and engines alike: one without the other would tell prompts, or tokens' grants.
+        if self.tls is None and self.url.startswith("https://"):
+            raise ValueError("url is https://, so tls must be set: {ca_file, cert_file, key_file}")
+        if self.tls is not None:
+            if not self.url.startswith("https://"):
+                raise ValueError("tls is set, so url must be https://")
+            check_tls_name(self.name)
+        return self
 
 
 class Seal(Section):

@@ -1,6 +1,7 @@
 """Talks to one backend's control API: what it runs, and making a model warm there."""
 
 import secrets
+import ssl
 from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
@@ -11,6 +12,8 @@ from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.auth.identity import Caller
 from hubgate.proxy.hub.fair_turns import FairTurns
 from hubgate.proxy.upstream.grant_signer import GrantSigner
+from hubgate.runtime import tls
+from hubgate.runtime.tls import TlsFiles, of_tls, reason
 from hubgate.wire.control_api import GRANT_HEADER, PROTOCOL, REQUEST_ID_HEADER, EnsureRequest, Event, Hello
 from hubgate.wire.endpoints import ENSURE, HELLO
 from hubgate.wire.keys import BackendPublic, ProxyKeys
@@ -46,8 +49,10 @@ class ControlClient:
         grants: GrantSigner,
         now: Callable[[], float],
         hello_session: aiohttp.ClientSession | None = None,
+        tls_files: TlsFiles | None = None,
     ) -> None:
         """`hello_session` is for hellos alone, so that none waits for a connection."""
+        self._tls = tls_files
         self._session = session
         self._hello_session = hello_session or session
         self._turns = FairTurns(BEGUN_AT_ONCE, 0)
@@ -67,6 +72,8 @@ class ControlClient:
                 headers={GRANT_HEADER: grant},
                 timeout=HELLO_TIMEOUT,
                 allow_redirects=False,  # the grant is meant for this address alone
+                ssl=self._context(),
+                server_hostname=self._name if self._tls is not None else None,
             ) as response:
                 if response.status != 200:
                     raise ControlError(f"hello answered {response.status}")
@@ -74,7 +81,7 @@ class ControlClient:
                 while not response.content.at_eof() and len(signed) < MAX_HELLO:
                     signed += await response.content.read(MAX_HELLO - len(signed))
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
-            raise ControlError(type(error).__name__) from None
+            raise ControlError(self._reason(error)) from None
         return self._believe(signed, nonce)
 
     async def ensure(
@@ -89,7 +96,7 @@ class ControlClient:
         try:
             response = await self._begin(access, caller, boot, request_id)
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
-            raise ControlError(type(error).__name__) from None
+            raise ControlError(self._reason(error)) from None
         finally:
             self._turns.end(turn)
         try:
@@ -101,7 +108,7 @@ class ControlClient:
                     yield event
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, *NOT_JSON) as error:
             # HttpProcessingError: a line that is longer than the buffer.
-            raise ControlError(type(error).__name__) from None
+            raise ControlError(self._reason(error)) from None
 
     async def _begin(
         self, access: Access, caller: Caller, boot: str, request_id: str
@@ -118,7 +125,13 @@ class ControlClient:
             },
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30),
             allow_redirects=False,
+            ssl=self._context(),
+            server_hostname=self._name if self._tls is not None else None,
         )
+
+    def _context(self) -> ssl.SSLContext | bool:
+        """For the next connection. The name is checked, and not the address: see `hubgate.runtime.tls`."""
+        return True if self._tls is None else self._tls.context("backend")
 
     def _believe(self, signed: bytes, nonce: str) -> Hello:
         try:
@@ -134,6 +147,17 @@ class ControlClient:
         if not secrets.compare_digest(hello.nonce, nonce):
             raise ControlError("hello is not fresh")
         return hello
+
+    def _reason(self, error: Exception) -> str:
+        """What is wrong with the connection or what came of it, for the log."""
+        if (fault := of_tls(error)) is not None:
+            return reason(fault)
+        name = type(error).__name__
+        if isinstance(error, aiohttp.ServerDisconnectedError):
+            # The first is what a port that speaks TLS does when it is spoken to without.
+            ended = "it ended the connection without an answer: does it speak TLS?"
+            return f"{name}: {ended if self._tls is None else tls.ENDED}"
+        return name
 
     def _scoped(self, access: Access, caller: Caller, boot: str) -> str:
         now = int(self._now())

@@ -1,6 +1,7 @@
 """A connection to an engine: HTTP/1.1 on llhttp."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol, cast
@@ -35,7 +36,8 @@ _NAMES: Final = {
 
 _GOOD: Final = b"HTTP/1.1 200 "
 
-Address = tuple[str, int]  # host, port
+# Host, port, and where TLS is spoken the name that the certificate there has to be for, else "".
+Address = tuple[str, int, str]
 
 log = structlog.get_logger("upstream")
 
@@ -91,12 +93,16 @@ class EngineConnection:
         keepalive: float,
         on_idle: "Callable[[EngineConnection], None]",
         on_lost: "Callable[[EngineConnection], None]",
+        context: ssl.SSLContext | None = None,
     ) -> None:
-        """It carries no other request once it was idle for `keepalive` seconds.
+        """It carries no other request once it was idle for `keepalive` seconds. `context` is that of its TLS.
 
         `on_idle` hears of it when it can carry another request, and `on_lost` when it is closed.
         """
         self.address = address
+        self.context = context
+        self.error: Exception | None = None  # that it ended with
+        self.unheard = False  # it was ended by the engine, asked and before its first answer
         self.idle_since = 0.0
         self._keepalive = keepalive
         self._on_idle = on_idle
@@ -247,13 +253,13 @@ class EngineConnection:
         self._room = None
 
     def eof_received(self) -> None:
-        self._break()
+        self._ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc
+        self.error = exc
         self._deadline.cancel()
+        self._ended()
         self._on_lost(self)
-        self._break()
 
     # What reading leads to.
 
@@ -364,6 +370,12 @@ class EngineConnection:
     def _break(self) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_exception(BrokenError())
+
+    def _ended(self) -> None:
+        """By the other side, or when we are done with it."""
+        if self._head is None and self._done is not None and not self._done.done():
+            self.unheard = True
+        self._break()
 
     def _late(self) -> None:
         """Nothing has moved on in time."""

@@ -12,7 +12,7 @@ RESPONSE: Final = frozenset({"content-type", "cache-control"})
 
 def to_upstream(
     path: str,
-    address: tuple[str, int],
+    address: tuple[str, int, str],
     passed: str,
     length: int | None,
     *,

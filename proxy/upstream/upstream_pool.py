@@ -35,7 +35,9 @@ class Upstream:
 
     def __init__(self, name: str, url: str, control: ControlClient) -> None:
         self.name = name
-        self.host = urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        self.host = parts.hostname or ""
+        self._certified = name if parts.scheme == "https" else ""  # what its engines' certificate is for
         self._control = control
         self._boot: str | None = None
         self._engines: dict[str, EngineInfo] = {}
@@ -76,9 +78,9 @@ class Upstream:
                 return sha
         return None
 
-    def address(self, engine: EngineInfo) -> tuple[str, int]:
-        """Where the engine listens: the host is ours to know, only the port is the backend's word."""
-        return self.host, engine.port
+    def address(self, engine: EngineInfo) -> tuple[str, int, str]:
+        """Where the engine listens: host and TLS are ours to know, only the port is the backend's word."""
+        return self.host, engine.port, self._certified
 
     def lost(self, engine: EngineInfo) -> None:
         """Forget an engine that turned out not to be what we knew; the next hello may tell of it anew."""

@@ -8,6 +8,7 @@ async with FakeBackend.start(ring) as backend:
 """
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -63,7 +64,8 @@ class Hosted:
 class FakeBackend:
     """Answers `GET /v1/hello` and `POST /v1/ensure`, and refuses both without a control grant."""
 
-    def __init__(self, ring: Keyring, name: str) -> None:
+    def __init__(self, ring: Keyring, name: str, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.ring = ring
         self.name = name
         self.boot = "boot-1"
@@ -83,9 +85,11 @@ class FakeBackend:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, ring: Keyring, name: str = "gpu-0") -> AsyncIterator["FakeBackend"]:
+    async def start(
+        cls, ring: Keyring, name: str = "gpu-0", tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator["FakeBackend"]:
         """Listen until the context ends."""
-        backend = cls(ring, name)
+        backend = cls(ring, name, tls)
         await backend.up()
         try:
             yield backend
@@ -94,7 +98,7 @@ class FakeBackend:
 
     @property
     def url(self) -> str:
-        return f"http://{LOCAL}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{LOCAL}:{self.port}"
 
     async def up(self) -> None:
         """Listen; on the same port again after `down`."""
@@ -103,7 +107,7 @@ class FakeBackend:
         app.router.add_post("/v1/ensure", self._ensure)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, LOCAL, self.port).start()
+        await web.TCPSite(self._runner, LOCAL, self.port, ssl_context=self.tls).start()
         self.port = self._runner.addresses[0][1]
 
     async def down(self) -> None:

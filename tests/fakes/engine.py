@@ -10,6 +10,7 @@ An answer is a coroutine function of the request and its connection; `tests/fake
 """
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._engine.connections.add(self)
+        self._engine.handshakes += 1
         self._task = asyncio.create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
@@ -168,7 +170,9 @@ class Connection(asyncio.Protocol):
 class RawEngine:
     """Listens on a port of its own; says nothing until told what to answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
+        self.handshakes = 0  # connections that got so far
         self.requests: list[Received] = []
         self.wire = bytearray()  # every byte that came, in whatever shape
         self.connections: set[Connection] = set()
@@ -181,9 +185,9 @@ class RawEngine:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls) -> AsyncIterator[Self]:
+    async def start(cls, tls: ssl.SSLContext | None = None) -> AsyncIterator[Self]:
         """Listen until the context ends."""
-        engine = cls()
+        engine = cls(tls)
         await engine.up()
         try:
             yield engine
@@ -193,7 +197,7 @@ class RawEngine:
     async def up(self) -> None:
         """Listen; on the same port again after `down`."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), LOCAL, self.port)
+        self._server = await loop.create_server(lambda: Connection(self), LOCAL, self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:

@@ -10,6 +10,7 @@ configured, it does not allow here either: the settings go through a YAML file, 
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -47,6 +48,15 @@ CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """What control APIs and engines listen with, and `upstreams[].tls` of the proxy; each if there is any."""
+
+    control: ssl.SSLContext | None
+    engines: ssl.SSLContext | None
+    shown: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Edge:
     """A running proxy and all that it talks to."""
 
@@ -71,13 +81,15 @@ class Edge:
         backends: Sequence[str] = ("gpu-0",),
         ready: bool = True,
         clocks: app.Clocks = app.CLOCKS,
+        tls: Tls | None = None,
     ) -> AsyncIterator["Edge"]:
         """Start everything; `settings` go over the ones below, section by section.
 
-        With `ready` false it does not wait for the first hello. Raises `ConfigError`.
+        With `tls`, backends and engines have it. With `ready` false it does not wait for the first hello.
+        Raises `ConfigError`.
         """
         async with AsyncExitStack() as stack:
-            hub, fakes, config = await surroundings(stack, folder, settings, backends)
+            hub, fakes, config = await surroundings(stack, folder, settings, backends, tls)
             read = load(ProxySettings, config)
             checked = preflight.check(read)
             stack.enter_context(patch.object(upstream_pool, "POLL_SECONDS", POLL))
@@ -232,17 +244,28 @@ async def surroundings(
     folder: Path,
     settings: Mapping[str, Any] | None = None,
     backends: Sequence[str] = ("gpu-0",),
+    tls: Tls | None = None,
 ) -> tuple[DemoHub, list[FakeBackend], Path]:
     """All that a proxy talks to, and its configuration."""
     hub = await stack.enter_async_context(DemoHub.start())
-    fakes = [await _backend(stack, hub, folder / name, name) for name in backends]
-    return hub, fakes, _written(folder, _merged(_defaults(folder, hub, fakes), settings or {}))
+    fakes = [await _backend(stack, hub, folder / name, name, tls) for name in backends]
+    below = _defaults(folder, hub, fakes)
+    if tls is not None:
+        for upstream in below["upstreams"]:
+            upstream["url"] = upstream["url"].replace("https:", "http:")
+            if tls.shown is not None:
+                upstream["tls"] = dict(tls.shown)
+                upstream["url"] = upstream["url"].replace("http:", "https:")
+    return hub, fakes, _written(folder, _merged(below, settings or {}))
 
 
-async def _backend(stack: AsyncExitStack, hub: DemoHub, folder: Path, name: str) -> FakeBackend:
+async def _backend(
+    stack: AsyncExitStack, hub: DemoHub, folder: Path, name: str, tls: Tls | None
+) -> FakeBackend:
     ring = Keyring.make(folder)
-    backend = await stack.enter_async_context(FakeBackend.start(ring, name))
-    engine = await stack.enter_async_context(RawEngine.start())
+    control, engines = (tls.control, tls.engines) if tls is not None else (None, None)
+    backend = await stack.enter_async_context(FakeBackend.start(ring, name, control))
+    engine = await stack.enter_async_context(RawEngine.start(engines))
     engine.always(completion())
     backend.host(engine, f"{BASE}@{hub.state.sha(BASE)}", id=f"{name}-engine-1")
     return backend

@@ -11,6 +11,7 @@ from hubgate.proxy.settings import PUBLIC_HUB, Hub, ProxySettings, read_account
 from hubgate.runtime.config import ConfigError, load
 from tests.cases import each
 from tests.fakes.keyring import Keyring
+from tests.fakes.pki import Pki
 
 CANARY = "hf_canary_4711"
 ID = "5f0c1d2e3b4a59687786a5b4"
@@ -21,6 +22,8 @@ MINIMAL: dict[str, Any] = {
     "upstreams": [{"name": "gpu-0", "url": "http://127.0.0.1:8100", "public_key_file": "backend.pub"}],
     "seal": {"key_file": "proxy.key"},
 }
+TLS = {"ca_file": "ca.pem", "cert_file": "proxy.pem", "key_file": "proxy.tls"}
+SECURE = {**MINIMAL["upstreams"][0], "url": "https://127.0.0.1:8100", "tls": TLS}
 
 
 def read(folder: Path, **sections: Any) -> ProxySettings:
@@ -127,7 +130,12 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         ({"limits": {"refusals_per_minute": 0}}, "limits.refusals_per_minute"),
         ({"upstreams": []}, "upstreams"),
         ({"upstreams": MINIMAL["upstreams"] * 2}, "configuration"),
-        ({"upstreams": [{**MINIMAL["upstreams"][0], "url": f"https://{CANARY}"}]}, "upstreams.0.url"),
+        ({"upstreams": [{**MINIMAL["upstreams"][0], "url": f"https://{CANARY}"}]}, "upstreams.0"),
+        ({"upstreams": [{**MINIMAL["upstreams"][0], "tls": TLS}]}, "upstreams.0"),
+        ({"upstreams": [{**SECURE, "name": "10.0.0.7"}]}, "upstreams.0"),
+        ({"upstreams": [{**SECURE, "name": "a..b"}]}, "upstreams.0"),
+        ({"upstreams": [{**SECURE, "tls": {**TLS, "ca_file": None}}]}, "upstreams.0.tls.ca_file"),
+        ({"upstreams": [{**SECURE, "tls": {"ca_file": "x", "key_file": "x"}}]}, "upstreams.0.tls.cert_file"),
         ({"upstreams": [{**MINIMAL["upstreams"][0], "tls": CANARY}]}, "upstreams.0.tls"),
         ({"listen": {"port": 65536}}, "listen.port"),
         ({"listen": {"tls": {"cert_file": "x"}}}, "listen.tls.key_file"),
@@ -203,6 +211,39 @@ def test_key_files_are_checked_together(tmp_path: Path) -> None:
         "listen.tls",
         "keys.0.token",
     ]
+
+
+def test_certificates_are_checked_with_the_rest(tmp_path: Path) -> None:
+    """Each upstream's: whose it is not, which key it does not fit, when it ended, what is not there."""
+    ring, pki = Keyring.make(tmp_path / "keys"), Pki(tmp_path)
+    good, old = pki.pair("proxy", "proxy"), pki.pair("proxy", "p", stem="old", from_days=-9, days=1)
+    engine = pki.pair("engine", "gpu-0")
+    shown = [
+        good.settings,
+        engine.settings,
+        old.settings,
+        {**good.settings, "key_file": str(engine.key)},
+        {**engine.settings, "ca_file": str(tmp_path / "nowhere")},
+    ]
+    upstreams = [
+        {
+            "name": f"gpu-{index}",
+            "url": f"https://127.0.0.1:{index + 1}",
+            "public_key_file": str(ring.backend_public),
+            "tls": {"ca_file": str(pki.ca), **one},
+        }
+        for index, one in enumerate(shown)
+    ]
+    settings = read(tmp_path, upstreams=upstreams, seal={"key_file": str(ring.proxy_private)})
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(settings)
+    said = [fault.replace(str(tmp_path), "") for fault in caught.value.faults]
+    assert len(said) == 4
+    assert said[0].startswith("upstreams.1.tls: /engine-gpu-0.pem: the certificate is that of an engine, not")
+    assert said[1].startswith("upstreams.2.tls: /old.pem: expired on ")
+    assert "is no certificate of the key in" in said[2]
+    assert "/nowhere: No such file" in said[3]
+    assert "that of an engine" in said[3]
 
 
 async def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:

@@ -413,7 +413,7 @@ async def asked(connection: engines.EngineConnection, *reads: bytes) -> tuple[Ta
 def engine() -> tuple[engines.EngineConnection, Wire]:
     wire = Wire()
     pool = ConnectionPool(5)
-    connection = engines.EngineConnection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
+    connection = engines.EngineConnection(("engine", 1, ""), pool.keepalive, pool.give_back, pool.lost)
     connection.connection_made(cast("asyncio.Transport", wire))
     return connection, wire
 

@@ -58,9 +58,9 @@ async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
     async with RawEngine.start() as engine:
         engine.always(raw(whole(200, b"x")))
         pool = ConnectionPool(5)
-        connection = await pool.open((LOCAL, engine.port))
+        connection = await pool.open((LOCAL, engine.port, ""))
         await connection.exchange((GET, ()), Slow(connection), PATIENT)
-        assert pool.take((LOCAL, engine.port)) is connection
+        assert pool.take((LOCAL, engine.port, "")) is connection
         await connection.exchange((GET, ()), Slow(), PATIENT)
         pool.close()
 
@@ -104,7 +104,7 @@ async def test_a_caller_who_is_full_at_the_end_does_not_hold_the_next_one() -> N
             told = await relay.forward(
                 RequestContext("req-1", "192.0.2.1"),
                 request,
-                address=(LOCAL, engine.port),
+                address=(LOCAL, engine.port, ""),
                 body=(b"{}",),
                 content_type="application/json",
                 passed="",
@@ -119,11 +119,11 @@ async def test_a_connection_that_has_ended_is_not_taken() -> None:
     async with RawEngine.start() as engine:
         engine.always(raw(whole(200, b"x")))
         pool = ConnectionPool(5)
-        ended = await pool.open((LOCAL, engine.port))
+        ended = await pool.open((LOCAL, engine.port, ""))
         await ended.exchange((GET, ()), Slow(), PATIENT)
         ended.eof_received()
         ended.close()  # as the transport does then; `connection_lost` follows one turn of the loop later
-        assert pool.take((LOCAL, engine.port)) is None
+        assert pool.take((LOCAL, engine.port, "")) is None
         pool.close()
 
 

@@ -74,8 +74,10 @@ def watching() -> Iterator[Watch]:
     """Watch the proxies that are started in here."""
     watch = Watch()
 
-    def pool(connect_timeout: float) -> ConnectionPool:
-        watch.pools.append(ConnectionPool(connect_timeout, keepalive=60))  # a slow machine is no idle one
+    def pool(connect_timeout: float, **named: Any) -> ConnectionPool:
+        watch.pools.append(
+            ConnectionPool(connect_timeout, keepalive=60, **named)
+        )  # a slow machine is no idle one
         return watch.pools[-1]
 
     # What the loop calls by name can be replaced in what is compiled as well.

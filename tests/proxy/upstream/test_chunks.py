@@ -107,7 +107,7 @@ async def exchanged(connection: EngineConnection, reads: Sequence[bytes]) -> tup
 def connected(pool: ConnectionPool | None = None) -> EngineConnection:
     """A connection to no engine."""
     pool = pool or ConnectionPool(5)
-    connection = EngineConnection(("engine", 1), pool.keepalive, pool.give_back, pool.lost)
+    connection = EngineConnection(("engine", 1, ""), pool.keepalive, pool.give_back, pool.lost)
     connection.connection_made(cast("asyncio.Transport", Wire()))
     return connection
 

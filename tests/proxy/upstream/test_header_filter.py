@@ -25,7 +25,7 @@ def sent(*inbound: tuple[str, str], host: str = "gpu", cost: str = "") -> dict[s
     """The headers that reach the engine; each stands once."""
     head = header_filter.to_upstream(
         "/v1/chat/completions",
-        (host, 8201),
+        (host, 8201, ""),
         header_filter.passed(inbound),
         7,
         grant="ours",

@@ -126,14 +126,14 @@ async def test_a_base_runs_from_its_start_on(state: str, *, runs: bool) -> None:
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("http://gpu:8100", ("gpu", 8201)),
-        ("https://gpu", ("gpu", 8201)),
-        ("http://[::1]:8100", ("::1", 8201)),
-        ("http://10.0.0.7:8100/x", ("10.0.0.7", 8201)),
+        ("http://gpu:8100", ("gpu", 8201, "")),
+        ("https://gpu", ("gpu", 8201, "gpu")),
+        ("http://[::1]:8100", ("::1", 8201, "")),
+        ("http://10.0.0.7:8100/x", ("10.0.0.7", 8201, "")),
     ],
 )
-async def test_the_host_is_the_proxys_to_know(url: str, address: tuple[str, int]) -> None:
-    """Only the port is the backend's word."""
+async def test_the_host_is_the_proxys_to_know(url: str, address: tuple[str, int, str]) -> None:
+    """Only the port is the backend's word; a certificate is for the backend's name, not for its host."""
     upstream, _ = await known(engine(), url=url)
     assert upstream.address(engine()) == address
 
