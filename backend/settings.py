@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from hubgate.backend import gpu_placement
 from hubgate.backend.vllm_args import VllmArgs, checked_args
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.shared_settings import Log, Name, Url, check_repo
+from hubgate.runtime.shared_settings import Log, Name, Url, check_repo, check_tls_name
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -51,11 +51,26 @@ def _devices(text: str) -> str:
 Args = Annotated[VllmArgs, AfterValidator(checked_args)]
 
 
+class Pair(Section):
+    """A certificate with its chain, and its key, PEM."""
+
+    cert_file: Path
+    key_file: Path
+
+
+class Tls(Pair):
+    """What the control API shows, and the engines; and the authorities whose word counts for proxies."""
+
+    ca_file: Path
+    engines: Pair
+
+
 class Listen(Section):
-    """Where the control API listens: for proxies, and for probes and metrics."""
+    """Where the control API listens: for proxies, probes and metrics. With `tls`, engines have it too."""
 
     host: str = "0.0.0.0"
     port: Port = 8100
+    tls: Tls | None = None
 
 
 class Seal(Section):
@@ -218,4 +233,10 @@ class BackendSettings(Settings):
         ports = range(self.engines.first_port, self.engines.first_port + self.engines.places)
         if self.listen.port in ports:
             raise ValueError("listen.port lies among the engines' ports")
+        return self
+
+    @model_validator(mode="after")
+    def _name_can_be_certified(self) -> Self:
+        if self.listen.tls is not None:
+            check_tls_name(self.name)
         return self

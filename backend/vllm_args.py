@@ -18,7 +18,8 @@ RESERVED = frozenset(
         "enable-lora", "lora-modules", "default-mm-loras", "max-loras", "max-cpu-loras", "max-lora-rank",
         "allowed-media-domains", "allowed-local-media-path", "disable-fastapi-docs",
         "enable-sleep-mode", "structured-outputs-config",
-        "ssl-keyfile", "ssl-certfile", "tool-server", "tool-parser-plugin", "reasoning-parser-plugin",
+        "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs", "ssl-ciphers", "enable-ssl-refresh",
+        "tool-server", "tool-parser-plugin", "reasoning-parser-plugin",
         "enable-tokenizer-info-endpoint", "enable-scale-out", "tokens-only",
     }
 )  # fmt: skip

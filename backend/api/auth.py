@@ -69,6 +69,6 @@ class ControlAuth:
     def _verify(self, value: str, boot: str, *, hello: bool, own: bool) -> Grant:
         ours, proxies = self._keys.current().signing, self._proxies.current()
         signers = KeySet([ours]) if own else proxies
-        if hello:
+        if hello and not own:
             signers = KeySet([*proxies.keys, ours])
         return verify_grant(value, signers, aud=self._name, boot=boot, now=self._clock())

@@ -51,7 +51,11 @@ class ControlApi:
         supervisor: Supervisor,
         loader: ModelLoader,
         preloader: Preloader,
+        *,
+        certified: bool = False,
     ) -> None:
+        """With `certified`, proxies show a certificate; the operator has the backend's own key instead."""
+        self._certified = certified
         self._identity = identity
         self._auth = auth
         self._supervisor = supervisor
@@ -60,11 +64,13 @@ class ControlApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every path that is not open comes here, known or not: nobody learns which exist."""
+        values, path = request.headers.getall(GRANT_HEADER, []), request.path
+        bare = self._certified and not request.get_extra_info("peercert")
         try:
-            values, path = request.headers.getall(GRANT_HEADER, []), request.path
-            grant = self._auth.grant(values, hello=path == HELLO, own=path == REFRESH)
+            grant = self._auth.grant(values, hello=path == HELLO, own=path == REFRESH or bare)
         except SealError as error:
-            log.warning("control.refused", path=request.path, reason=error.reason, peer=request.remote)
+            why = "no_certificate" if bare else error.reason
+            log.warning("control.refused", path=request.path, reason=why, peer=request.remote)
             return refusal(401, "invalid_grant", "no valid grant")
         match request.method, request.path:
             case "GET", path if path == HELLO:

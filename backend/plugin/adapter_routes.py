@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,8 +17,10 @@ from fastapi import FastAPI, Request, Response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
-from hubgate.backend.plugin import grammars, prompts
+from hubgate.backend.plugin import engine_tls, grammars, prompts
 from hubgate.backend.plugin.binding import bind
+from hubgate.backend.plugin.engine_identity import VARIABLE
+from hubgate.backend.plugin.engine_identity import read as read_identity
 from hubgate.backend.plugin.first_fault import stop_at_first_fault
 from hubgate.backend.plugin.shares import running
 from hubgate.backend.plugin.shares.gate import Gate
@@ -46,6 +49,8 @@ class AdapterRoutes:
     def attach_router(self, app: FastAPI) -> None:
         """Called once, before the server accepts connections, and behind vLLM's own routes."""
         stop_at_first_fault(app)
+        if (path := os.environ.get(VARIABLE)) is not None:  # else the gate lets nothing start
+            engine_tls.secure(read_identity(Path(path)))
         app.state.hubgate_traffic = self._traffic
         app.state.hubgate_gate = self._gate
         app.add_api_route(endpoints.LOAD_ADAPTER, self._load, methods=["POST"], response_model=None)

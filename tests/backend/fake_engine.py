@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from hubgate.backend.plugin import engine_tls
 from hubgate.backend.plugin.engine_identity import VARIABLE, read
 from hubgate.backend.plugin.grant_verifier import GrantVerifier
 from hubgate.backend.plugin.traffic import Traffic
@@ -39,6 +40,7 @@ class FakeEngine:
         proxies = KeyFile(Path(identity.proxies_file), load_verifying, time.monotonic)
         self.verifier = GrantVerifier(identity, proxies, time.time)
         self.base = identity.base
+        self.tls = identity.tls
         self.switches = switches
         self.traffic = Traffic(time.monotonic)
         self.adapters: dict[str, str] = {}
@@ -192,10 +194,17 @@ def main(argv: list[str], engine: type[FakeEngine] = FakeEngine) -> None:
     if "child" in switches:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", engine(switches).handle)
+    fake = engine(switches)
+    app.router.add_route("*", "/{path:.*}", fake.handle)
     signals = "ignore-sigterm" not in switches
     web.run_app(
-        app, host="127.0.0.1", port=int(argv[2]), print=None, handle_signals=signals, shutdown_timeout=0.1
+        app,
+        host="127.0.0.1",
+        port=int(argv[2]),
+        print=None,
+        handle_signals=signals,
+        shutdown_timeout=0.1,
+        ssl_context=None if fake.tls is None else engine_tls.files(fake.tls).listener(),
     )
 
 

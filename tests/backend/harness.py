@@ -18,12 +18,15 @@ from aiohttp import web
 
 from hubgate.backend.app import Checked, build, check
 from hubgate.backend.background import Background
+from hubgate.backend.cli import listen
 from hubgate.backend.engines.argv import Launch
 from hubgate.backend.engines.gpus import Gpus
 from hubgate.backend.settings import BackendSettings
 from hubgate.backend.vllm_args import render
 from hubgate.demo.hub import DemoHub
+from hubgate.runtime.tls import TlsFiles
 from hubgate.wire import control_api, seal
+from hubgate.wire.certificates import Kind
 from hubgate.wire.control_api import GRANT_HEADER, EnsureRequest, Event, Hello, LoadFailed, Progress, Ready
 from hubgate.wire.seal import Grant, ScopedToken, control_grant, sign_grant
 from tests.fakes.keyring import Keyring
@@ -56,19 +59,31 @@ class Running:
     """A backend that runs, seen from a proxy."""
 
     def __init__(
-        self, settings: BackendSettings, keyring: Keyring, hub: DemoHub, session: aiohttp.ClientSession
+        self,
+        settings: BackendSettings,
+        keyring: Keyring,
+        hub: DemoHub,
+        session: aiohttp.ClientSession,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.settings = settings
-        self.url = f"http://127.0.0.1:{settings.listen.port}"
+        self.tls = tls
+        self.scheme = "http" if tls is None else "https"
+        self.url = f"{self.scheme}://127.0.0.1:{settings.listen.port}"
         self.keyring = keyring
         self.hub = hub
         self.session = session
         self.failures: list[str] = []
 
+    def secure(self, kind: Kind = "backend") -> dict[str, Any]:
+        """How a proxy connects."""
+        return {} if self.tls is None else {"ssl": self.tls.context(kind), "server_hostname": "gpu-0"}
+
     async def hello(self) -> Hello:
         """Ask, and believe only what is signed and answers this very question."""
         grant, nonce = control_grant(self.keyring.proxy.signing, aud="gpu-0", boot="", now=time.time())
-        async with self.session.get(f"{self.url}/v1/hello", headers={GRANT_HEADER: grant}) as response:
+        headers = {GRANT_HEADER: grant}
+        async with self.session.get(f"{self.url}/v1/hello", headers=headers, **self.secure()) as response:
             assert response.status == 200
             assert response.content_type == "application/jose"
             signed = await response.read()
@@ -108,7 +123,7 @@ class Running:
         grant, _ = control_grant(self.keyring.proxy.signing, aud="gpu-0", boot=boot, now=time.time())
         body = msgspec.json.encode(EnsureRequest(token=sealed))
         async with self.session.post(
-            f"{self.url}/v1/ensure", data=body, headers={GRANT_HEADER: grant}
+            f"{self.url}/v1/ensure", data=body, headers={GRANT_HEADER: grant}, **self.secure()
         ) as response:
             yield response
 
@@ -154,8 +169,9 @@ class Running:
             exp=now + 60,
         )
         headers = {GRANT_HEADER: sign_grant(grant, self.keyring.proxy.signing)}
-        url = f"http://127.0.0.1:{engine.port}/v1/completions"
-        async with self.session.post(url, json={"model": model, **fields}, headers=headers) as response:
+        url = f"{self.scheme}://127.0.0.1:{engine.port}/v1/completions"
+        body = {"model": model, **fields}
+        async with self.session.post(url, json=body, headers=headers, **self.secure("engine")) as response:
             return response.status, await response.json(content_type=None) if response.status == 200 else None
 
     @asynccontextmanager
@@ -175,7 +191,7 @@ class Running:
         assert (await request)[0] == 200
 
     async def metrics(self) -> str:
-        async with self.session.get(f"{self.url}/metrics") as response:
+        async with self.session.get(f"{self.url}/metrics", **self.secure()) as response:
             return await response.text()
 
     async def until_state(self, state: str, seconds: float = 10) -> Hello:
@@ -214,9 +230,9 @@ def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -
 
 @asynccontextmanager
 async def running(
-    folder: Path, hub: DemoHub, gpus: Gpus | None = None, **changes: Any
+    folder: Path, hub: DemoHub, gpus: Gpus | None = None, tls: TlsFiles | None = None, **changes: Any
 ) -> AsyncIterator[Running]:
-    """Start a backend with fake engines, and end it."""
+    """Start a backend with fake engines, and end it; with `tls`, which is a proxy's, it must listen so."""
     if not (folder / "keys").exists():
         Keyring.make(folder / "keys")
     keyring = Keyring(*((folder / "keys" / name) for name in NAMES))
@@ -228,8 +244,8 @@ async def running(
     async with aiohttp.ClientSession() as session:
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.listen.host, settings.listen.port).start()
-            yield Running(settings, keyring, hub, session)
+            await listen(runner, settings, checked)
+            yield Running(settings, keyring, hub, session, tls)
         finally:
             await runner.cleanup()
     assert not failures

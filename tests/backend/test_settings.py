@@ -13,6 +13,7 @@ from hubgate.backend.settings import BackendSettings
 from hubgate.runtime.config import ConfigError, Section, load
 from tests.backend.engines.test_gpus import FakeGpus
 from tests.cases import each
+from tests.fakes.pki import Pki
 
 SHIPPED = Path(__file__).parents[2] / "config" / "backend.yaml"
 REQUIRED: dict[str, Any] = {
@@ -224,3 +225,41 @@ def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """HUBGATE_STORE__LINGER sets store.linger."""
     monkeypatch.setenv("HUBGATE_STORE__LINGER", "5")
     assert _load(tmp_path).store.linger == 5
+
+
+def _tls(pki: Pki, **changes: Any) -> dict[str, Any]:
+    return {"tls": {**pki.backend(), **changes}}
+
+
+def test_tls_is_whole_or_not_there(tmp_path: Path) -> None:
+    """What is missing is named, the engines' own pair too, and a name that no certificate can be for."""
+    pki = Pki(tmp_path)
+    half = {"tls": {"ca_file": "x", "engines": {"cert_file": "x"}}}
+    assert _faults(tmp_path, listen=half).splitlines() == [
+        "listen.tls.cert_file: is missing",
+        "listen.tls.key_file: is missing",
+        "listen.tls.engines.key_file: is missing",
+    ]
+    assert "10.0.0.7 is no name for a certificate" in _faults(tmp_path, listen=_tls(pki), name="10.0.0.7")
+
+
+def test_certificates_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    """Both pairs, each for its kind and for this backend's name, with all other faults."""
+    pki = Pki(tmp_path)
+    other = pki.pair("engine", "gpu-1").settings
+    listen = _tls(pki, **pki.pair("proxy", "gpu-0").settings, engines=other)
+    with pytest.raises(ConfigError) as caught:
+        check(_load(tmp_path, listen=listen), {}, lambda: None, lambda: None)
+    said = [fault.replace(str(tmp_path), "") for fault in caught.value.faults if "tls" in fault]
+    assert said == [
+        "listen.tls: /proxy-gpu-0.pem: the certificate is that of a proxy, not that of a backend",
+        "listen.tls.engines: /engine-gpu-1.pem: the certificate is for gpu-1, not for gpu-0",
+    ]
+    assert len(caught.value.faults) > len(said)
+
+
+@pytest.mark.parametrize("flag", ["ssl-ca-certs", "ssl-cert-reqs", "ssl-ciphers", "enable-ssl-refresh"])
+def test_vllms_own_flags_for_tls_are_ours(tmp_path: Path, flag: str) -> None:
+    """An engine's TLS is told in one place."""
+    said = _faults(tmp_path, engines={"on_demand": ["a/*"], "vllm_args": {flag: "x"}})
+    assert f"{flag} is set by Hubgate itself" in said
