@@ -9,7 +9,10 @@ from typing import Any
 
 import yaml
 
+from hubgate.runtime import certificate_maker
+from hubgate.runtime.certificate_maker import Wanted
 from hubgate.wire import keygen
+from hubgate.wire.certificates import Kind
 
 # What suits a tiny model on two cores.
 ENGINE_ARGS: dict[str, Any] = {"enforce-eager": True, "dtype": "float32", "max-model-len": 512, "seed": 0}
@@ -21,6 +24,7 @@ ENGINE_ENVIRONMENT: dict[str, str] = {
     "OMP_NUM_THREADS": "1",
 }
 
+NAME = "gpu-0"  # of the one backend
 SERVICE_TOKEN = "hf_demo_service"  # noqa: S105 - made up; opens nothing but the demo Hub
 
 
@@ -58,6 +62,15 @@ class Layout:
         return self.root / "keys"
 
     @property
+    def certificates(self) -> Path:
+        return self.root / "certificates"
+
+    @property
+    def authority(self) -> Path:
+        """Of the certificates, if there are any."""
+        return self.certificates / "tls_ca.pem"
+
+    @property
     def logs(self) -> Path:
         return self.root / "log"
 
@@ -83,9 +96,17 @@ Changes = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def write(
-    layout: Layout, ports: Ports, *, on_demand: bool = False, changes: Changes = MappingProxyType({})
+    layout: Layout,
+    ports: Ports,
+    *,
+    on_demand: bool = False,
+    tls: bool = False,
+    changes: Changes = MappingProxyType({}),
 ) -> None:
-    """Make the folder; keys and store of an earlier run are kept. `on_demand`: no model is preloaded."""
+    """Make the folder; keys and store of an earlier run are kept. `on_demand`: no model is preloaded.
+
+    With `tls`, proxy, backend and engine speak it to each other.
+    """
     for folder in (layout.root, layout.keys, layout.logs, layout.service_token.parent):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (layout.keys / "hubgate_proxy.key").exists():
@@ -97,9 +118,25 @@ def write(
         ("proxy", layout.proxy_config, proxy(layout, ports)),
         ("backend", layout.backend_config, backend(layout, ports, on_demand=on_demand)),
     ):
+        if tls:
+            _secure(layout, name, values)
         for section, own in changes.get(name, {}).items():
             values[section] = {**values.get(section, {}), **own}
         _write(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def _secure(layout: Layout, program: str, values: dict[str, Any]) -> None:
+    kinds: tuple[Kind, ...] = ("proxy", "backend", "engine")
+    wanted = [Wanted(kind, NAME) for kind in kinds]
+    authority, *pairs = certificate_maker.make(layout.certificates, wanted, renew=True)
+    shown = [{"cert_file": str(pair.certificate), "key_file": str(pair.key)} for pair in pairs]
+    own, backend_pair, engines = shown
+    ca = {"ca_file": str(authority.certificate)}
+    if program == "backend":
+        values["listen"]["tls"] = {**ca, **backend_pair, "engines": engines}
+    else:
+        (upstream,) = values["upstreams"]
+        upstream |= {"url": upstream["url"].replace("http:", "https:"), "tls": {**ca, **own}}
 
 
 def proxy(layout: Layout, ports: Ports) -> dict[str, Any]:
@@ -112,7 +149,7 @@ def proxy(layout: Layout, ports: Ports) -> dict[str, Any]:
         "models": {"allow": ["demo/tiny-llama", "demo/*", "alice/*"]},
         "upstreams": [
             {
-                "name": "gpu-0",
+                "name": NAME,
                 "url": f"http://127.0.0.1:{ports.backend}",
                 "public_key_file": str(layout.keys / "hubgate_backend.pub"),
             }
@@ -130,7 +167,7 @@ def backend(layout: Layout, ports: Ports, *, on_demand: bool = False) -> dict[st
     staying = {"preload": [{"repo": "demo/tiny-llama"}]}
     return {
         "listen": {"host": "127.0.0.1", "port": ports.backend},
-        "name": "gpu-0",
+        "name": NAME,
         "seal": {
             "key_file": str(layout.keys / "hubgate_backend.key"),
             "proxies_file": str(layout.keys / "hubgate_proxy.pub"),

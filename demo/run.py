@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import aiohttp
 import click
@@ -29,6 +29,7 @@ from hubgate.demo import configs
 from hubgate.demo.configs import Changes, Layout, Ports
 from hubgate.demo.programs import Program, program
 from hubgate.runtime import build
+from hubgate.runtime.tls import believing
 
 ALICE = "hf_demo_alice"
 BASE = "demo/tiny-llama"
@@ -39,17 +40,19 @@ POLL = 0.5  # seconds
 console = Console(highlight=False, soft_wrap=True)
 
 
-async def run(layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool = False) -> int:
+async def run(
+    layout: Layout, ports: Ports, changes: Changes, *, on_demand: bool = False, tls: bool = False
+) -> int:
     """Start everything, say what to try, and wait. Returns the exit code."""
     if changed := build.stale():
         console.print(f"[yellow]compiled code is older than its sources: {', '.join(changed)}[/]")
     _refuse_taken(ports)
-    configs.write(layout, ports, on_demand=on_demand, changes=changes)
+    configs.write(layout, ports, on_demand=on_demand, tls=tls, changes=changes)
     stopping = _stop_signals()
     async with AsyncExitStack() as stack:
         programs = await _start(stack, layout, ports)
         watch = asyncio.create_task(_watch(programs, stopping))
-        first = await _until_ready(ports, watch)
+        first = await _until_ready(ports, watch, _control(layout, ports, tls=tls))
         if first is not None:
             _say_ready(layout, ports, first)
         await watch
@@ -90,7 +93,16 @@ async def _listening(port: int, by: Program) -> None:
         await asyncio.sleep(POLL / 5)
 
 
-async def _until_ready(ports: Ports, watch: "asyncio.Task[None]") -> str | None:
+def _control(layout: Layout, ports: Ports, *, tls: bool) -> dict[str, Any]:
+    """How the backend is asked whether it is ready."""
+    url = f"http://127.0.0.1:{ports.backend}/readyz"
+    if not tls:
+        return {"url": url}
+    context = believing((layout.authority,), "backend")
+    return {"url": url.replace("http:", "https:"), "ssl": context, "server_hostname": configs.NAME}
+
+
+async def _until_ready(ports: Ports, watch: "asyncio.Task[None]", control: dict[str, Any]) -> str | None:
     """Wait until alice was given a token of text, and give it; show how far things are."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -98,7 +110,7 @@ async def _until_ready(ports: Ports, watch: "asyncio.Task[None]") -> str | None:
         async with aiohttp.ClientSession() as session:
             begun = time.monotonic()
             while not watch.done():
-                stage = await _stage(session, ports)
+                stage = await _stage(session, control)
                 # vLLM does not tell how far it is; an engine's start takes about a minute on two cores.
                 share = 90 * (1 - 0.5 ** ((time.monotonic() - begun) / 20))
                 progress.update(task, description=stage, completed=share)
@@ -110,9 +122,9 @@ async def _until_ready(ports: Ports, watch: "asyncio.Task[None]") -> str | None:
     return None
 
 
-async def _stage(session: aiohttp.ClientSession, ports: Ports) -> str:
+async def _stage(session: aiohttp.ClientSession, control: dict[str, Any]) -> str:
     try:
-        async with session.get(f"http://127.0.0.1:{ports.backend}/readyz") as response:
+        async with session.get(**control) as response:
             told = await response.json()
             return "ready" if response.status == 200 else f"vLLM on the CPU: {told['status']}"
     except (aiohttp.ClientError, OSError, ValueError, KeyError):
@@ -233,6 +245,7 @@ def _say_ready(layout: Layout, ports: Ports, first: str) -> None:
 @click.option("--engine-port", default=8200, help="Of the first engine.")
 @click.option("--hub-port", default=8090, help="Of the demo Hub; its files are on the next one.")
 @click.option("--on-demand", is_flag=True, help="Preload nothing: base models swap on the one engine.")
+@click.option("--tls", is_flag=True, help="Mutual TLS between proxy, backend and engine.")
 @click.option(
     "--settings",
     type=click.File(),
@@ -246,13 +259,14 @@ def main(
     hub_port: int,
     *,
     on_demand: bool,
+    tls: bool,
     settings: TextIO | None,
 ) -> None:
     """Run demo Hub, backend (vLLM on the CPU) and proxy together, until Ctrl-C."""
     os.environ.setdefault("HUBGATE_RUN_ID", secrets.token_hex(8))  # marks every process of this run
     ports = Ports(proxy=port, backend=backend_port, engine=engine_port, hub=hub_port)
     changes = yaml.safe_load(settings) if settings is not None else {}
-    sys.exit(asyncio.run(run(Layout(root.resolve()), ports, changes, on_demand=on_demand)))
+    sys.exit(asyncio.run(run(Layout(root.resolve()), ports, changes, on_demand=on_demand, tls=tls)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -79,7 +80,11 @@ class Product:
         return _get(f"http://127.0.0.1:{self.ports.admin}/metrics")
 
     def backend_metrics(self) -> str:
-        return _get(f"http://127.0.0.1:{self.ports.backend}/metrics")
+        if not self.layout.authority.exists():
+            return _get(f"http://127.0.0.1:{self.ports.backend}/metrics")
+        trusting = ssl.create_default_context(cafile=self.layout.authority)
+        trusting.check_hostname = False  # it is for the backend's name
+        return _get(f"https://127.0.0.1:{self.ports.backend}/metrics", trusting)
 
     def hub_log(self) -> list[dict[str, Any]]:
         """What the demo Hub was asked, oldest first."""
@@ -190,8 +195,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - loopback
+def _get(url: str, trusting: ssl.SSLContext | None = None) -> str:
+    with urllib.request.urlopen(url, timeout=20, context=trusting) as response:  # noqa: S310 - loopback
         return str(response.read().decode())
 
 

@@ -1,5 +1,7 @@
 """Two base models of different architectures on one engine: they swap, it heals, and nothing is left."""
 
+import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,11 +34,11 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def swapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """A product of its own that preloads nothing; it is ready when the Llama has answered."""
+    """A product of its own with TLS inside, preloading nothing; it is ready when the Llama has answered."""
     root: Path = tmp_path_factory.mktemp("swap") / "run"
     settings = root.with_suffix(".yaml")
     settings.write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
-    with started(root, "--on-demand", "--settings", str(settings)) as running:
+    with started(root, "--on-demand", "--tls", "--settings", str(settings)) as running:
         yield running
 
 
@@ -88,6 +90,35 @@ def test_another_base_takes_the_engine(swapping: Product) -> None:
     text = swapping.backend_metrics()
     assert 'hubgate_engine_ends_total{reason="room"} 1.0' in text
     assert "tiny-" not in text
+
+
+def _knock(port: int, context: ssl.SSLContext | None) -> bytes:
+    """What a port says to who has no grant; b"" where they do not get so far."""
+    try:
+        plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+        with context.wrap_socket(plain, server_hostname="gpu-0") if context else plain as speaking:
+            speaking.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return speaking.recv(100)
+    except OSError:
+        return b""
+
+
+def test_vllm_itself_asks_for_a_proxys_certificate(swapping: Product) -> None:
+    """Who shows it comes to the gate; who shows another, or none, or speaks HTTP, comes nowhere."""
+    folder = swapping.layout.certificates
+
+    def shown(kind: str | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=swapping.layout.authority)
+        if kind is not None:
+            context.load_cert_chain(folder / f"tls_{kind}_gpu-0.pem", folder / f"tls_{kind}_gpu-0.key")
+        return context
+
+    port = swapping.ports.engine
+    assert _knock(port, shown("proxy")).startswith(b"HTTP/1.1 401")
+    assert [_knock(port, shown(kind)) for kind in ("engine", "backend", None)] == [b"", b"", b""]
+    assert _knock(port, None) == b""
+    server = swapping.process("vllm.entrypoints", "--ssl-certfile")
+    assert "--ssl-cert-reqs" in server.cmdline()
 
 
 def test_a_core_killed_in_mid_stream_is_seen_and_the_first_base_comes_back(swapping: Product) -> None:
