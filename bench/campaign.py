@@ -1,13 +1,13 @@
 """One run: everybody is started, then measured in rounds, each taking its turn in each measure."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.client import LoadError
-from bench.contenders import DIRECT, Contender, Place
+from bench.contenders import DIRECT, SECURE, Contender, Place
 from bench.measures import Measure, Subject
 from bench.process import StartError
 from bench.results import Results
@@ -60,7 +60,12 @@ async def run(plan: Plan, tell: Callable[[str], None]) -> Results:
 
 async def _take(results: Results, measure: Measure, subject: Subject, folder: Path) -> None:
     try:
-        values = await (_anew(measure, subject, folder) if measure.once else measure.take(subject))
+        if measure.tls:
+            values: Mapping[str, float] = await _secured(measure, subject, folder)
+        elif measure.once:
+            values = await _anew(measure, subject, folder)
+        else:
+            values = await measure.take(subject)
     except (LoadError, StartError) as error:
         results.fail(subject.contender.name, measure, str(error))
     else:
@@ -72,6 +77,17 @@ async def _anew(measure: Measure, subject: Subject, folder: Path) -> dict[str, f
     place = _place(folder, f"{contender.name}-{measure.key}", upstream.port)
     async with contender.start(place) as fresh:
         return dict(await measure.take(Subject(contender, fresh, upstream, subject.round)))
+
+
+async def _secured(measure: Measure, subject: Subject, folder: Path) -> dict[str, float]:
+    """With another upstream, and a contender that speaks TLS to it."""
+    contender = subject.contender
+    name = f"{contender.name}-{measure.key}-{subject.round}"
+    behind = _place(folder, f"{name}-upstream", 0)
+    async with SECURE.start(behind) as upstream:
+        place = replace(_place(folder, name, upstream.port), certificates=behind.folder)
+        async with contender.start(place) as fresh:
+            return dict(await measure.take(Subject(contender, fresh, upstream, subject.round)))
 
 
 def _place(folder: Path, name: str, upstream: int) -> Place:

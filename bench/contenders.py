@@ -17,6 +17,7 @@ import yaml
 from bench.messages import LOCAL
 from bench.process import Child, StartError, free_port, running, until_listening
 from bench.surroundings import ALICE, BOB, Address
+from bench.tls import UPSTREAM
 from hubgate.runtime import child_python
 
 CONFIGS: Final = Path(__file__).with_name("configs")
@@ -26,10 +27,14 @@ ROOT: Final = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a contender is started: a folder of its own, and the upstream's port."""
+    """Where a contender is started: a folder of its own, and the upstream's port.
+
+    With `certificates`, a folder of them, the upstream has TLS and asks for one.
+    """
 
     folder: Path
     upstream: int
+    certificates: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ def _peer(name: str, *command: str, config: str | None = None, **environment: st
             "@OTHER@": str(free_port()),
             "@FOLDER@": str(place.folder),
             "@USER@": getpass.getuser(),
+            "@SCHEME@": "http" if place.certificates is None else "https",
+            "@TLS@": "" if place.certificates is None else _nginx_tls(place.certificates),
             "@FILES@": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         }
 
@@ -95,10 +102,22 @@ def _peer(name: str, *command: str, config: str | None = None, **environment: st
     return start
 
 
+def _nginx_tls(folder: Path) -> str:
+    """What Hubgate does as well: show a certificate, and believe one of this authority for this name."""
+    own = folder / "tls_proxy_proxy"
+    return (
+        f"proxy_ssl_certificate {own}.pem; proxy_ssl_certificate_key {own}.key; "
+        f"proxy_ssl_trusted_certificate {folder / 'tls_ca.pem'}; proxy_ssl_verify on; "
+        f"proxy_ssl_name {UPSTREAM}; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3;"
+    )
+
+
 @asynccontextmanager
 async def _hubgate(place: Place) -> AsyncIterator[Running]:
     surroundings = (*child_python.COMMAND, "-m", "bench.surroundings")
-    arguments = ("--folder", str(place.folder), "--engine-port", str(place.upstream))
+    arguments = ["--folder", str(place.folder), "--engine-port", str(place.upstream)]
+    if place.certificates is not None:
+        arguments += ["--certificates", str(place.certificates)]
     ours = {"PYTHONPATH": str(ROOT)}
     async with running(
         "surroundings", *surroundings, *arguments, folder=place.folder, environment=ours
@@ -106,7 +125,7 @@ async def _hubgate(place: Place) -> AsyncIterator[Running]:
         address = await _address(place.folder / "surroundings.json", hub)
         port, admin = free_port(), free_port()
         config = place.folder / "proxy.yaml"
-        config.write_text(yaml.safe_dump(_settings(place.folder, address, port, admin)), "utf-8")
+        config.write_text(yaml.safe_dump(_settings(place, address, port, admin)), "utf-8")
         command = (str(Path(sys.executable).with_name("hubgate")), "proxy", "--config", str(config))
         async with running("hubgate", *command, folder=place.folder) as child:
             await until_listening(child, port)
@@ -114,9 +133,16 @@ async def _hubgate(place: Place) -> AsyncIterator[Running]:
             yield Running(port, child, ALICE, BOB)
 
 
-def _settings(folder: Path, address: Address, port: int, admin: int) -> dict[str, object]:
+def _settings(place: Place, address: Address, port: int, admin: int) -> dict[str, object]:
     """Everything on; limits so high that they are counted but never reached; a Hub that answers in time."""
     plenty = 1_000_000_000
+    upstream: dict[str, object] = {"name": UPSTREAM, "url": address.backend}
+    if (folder := place.certificates) is not None:
+        pair = {
+            "cert_file": str(folder / "tls_proxy_proxy.pem"),
+            "key_file": str(folder / "tls_proxy_proxy.key"),
+        }
+        upstream["tls"] = {"ca_file": str(folder / "tls_ca.pem"), **pair}
     return {
         "listen": {"host": LOCAL, "port": port},
         "admin": {"port": admin},
@@ -124,9 +150,9 @@ def _settings(folder: Path, address: Address, port: int, admin: int) -> dict[str
         "callers": {"anyone": True},
         "models": {"allow": ["demo/*"]},
         "limits": dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrent_requests"), plenty),
-        "upstreams": [{"name": "gpu-0", "url": address.backend, "public_key_file": address.backend_public}],
+        "upstreams": [{**upstream, "public_key_file": address.backend_public}],
         "seal": {"key_file": address.proxy_key},
-        "audit": {"path": str(folder / "audit.jsonl")},
+        "audit": {"path": str(place.folder / "audit.jsonl")},
         "timeouts": {"drain": 0.5},
     }
 
@@ -253,6 +279,19 @@ DIRECT: Final = Contender(
     "the upstream alone",
     _peer(
         "upstream", *child_python.COMMAND, "-m", "bench.upstream", "--port", "@PORT@", PYTHONPATH=str(ROOT)
+    ),
+    (sys.executable, "--version"),
+)
+
+# The same with TLS: it makes the certificates that are used with it in its folder.
+SECURE: Final = Contender(
+    "secure",
+    "the upstream with TLS",
+    _peer(
+        "upstream",
+        *child_python.COMMAND,
+        *("-m", "bench.upstream", "--port", "@PORT@", "--certificates", "@FOLDER@"),
+        PYTHONPATH=str(ROOT),
     ),
     (sys.executable, "--version"),
 )

@@ -64,6 +64,8 @@ class Measure:
     """Whether a contender of a small pace is measured too."""
     direct: bool = False
     """Whether it is also taken without any proxy."""
+    tls: bool = False
+    """Whether the upstream has TLS; each round is in a process started for it."""
 
     def concerns(self, contender: Contender) -> bool:
         """Whether it makes sense for this contender."""
@@ -82,6 +84,10 @@ async def _json(subject: Subject) -> Mapping[str, float]:
 async def _traced(subject: Subject) -> Mapping[str, float]:
     seen = await subject.load("call", connections=subject.share(32), seconds=2.0, traced=True)
     return {"traced": seen.cpu / seen.requests * 1e6}
+
+
+async def _tls(subject: Subject) -> Mapping[str, float]:
+    return {"tls": (await _json(subject))["json"]}
 
 
 async def _stream(subject: Subject) -> Mapping[str, float]:
@@ -230,6 +236,20 @@ MEASURES: Final = (
             ),
         ),
         _traced,
+    ),
+    Measure(
+        "tls",
+        (
+            Row(
+                "tls",
+                "the same, TLS to the engine",
+                "µs",
+                "as the JSON request, where both sides show certificates (TLS 1.3, connections kept)",
+            ),
+        ),
+        _tls,
+        only=frozenset({"nginx", "hubgate"}),
+        tls=True,
     ),
     Measure(
         "stream",

@@ -11,6 +11,7 @@ import click
 import msgspec
 import uvloop
 
+from bench import tls
 from bench.messages import MODEL
 from hubgate.demo.catalog import Token
 from hubgate.demo.hub import DemoHub
@@ -37,14 +38,15 @@ def stranger(index: int) -> str:
     return f"hf_demo_stranger{index:06d}"
 
 
-async def _serve(folder: Path, port: int) -> None:
+async def _serve(folder: Path, port: int, certificates: Path | None) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     ring = Keyring.make(folder / "keys")
     engine = RawEngine()  # never started: only its port is told
     engine.port = port
-    async with DemoHub.start() as hub, FakeBackend.start(ring) as backend:
+    secure = None if certificates is None else tls.listener(certificates, "backend")
+    async with DemoHub.start() as hub, FakeBackend.start(ring, tls.UPSTREAM, secure) as backend:
         backend.host(engine, f"{MODEL}@{hub.state.sha(MODEL)}")
         for index in range(STRANGERS):
             hub.state.add_token(stranger(index), Token(user="alice", name=f"stranger-{index}", age_days=1))
@@ -58,9 +60,12 @@ async def _serve(folder: Path, port: int) -> None:
 @click.command()
 @click.option("--folder", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--engine-port", required=True, type=int)
-def main(folder: Path, engine_port: int) -> None:
+@click.option(
+    "--certificates", type=click.Path(path_type=Path), help="Serve with TLS, by those in this folder."
+)
+def main(folder: Path, engine_port: int, certificates: Path | None) -> None:
     """Serve until told to stop."""
-    uvloop.run(_serve(folder, engine_port))
+    uvloop.run(_serve(folder, engine_port, certificates))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ seconds one event, a chunk and a write of its own, goes to each open stream.
 import asyncio
 import re
 import time
+from pathlib import Path
 from typing import Final, cast
 
 import click
 import uvloop
 
+from bench import tls
 from bench.messages import ANSWER, LAST_CHUNK, LOCAL, MODELS, STREAM_END, STREAM_HEAD, event
 
 LARGE: Final = 256 * 1024  # bytes; of a larger body only the length is kept
@@ -120,19 +122,26 @@ class Connection(asyncio.Protocol):
             self._transport.write(ANSWER)
 
 
-async def _serve(port: int, step: float) -> None:
+async def _serve(port: int, step: float, certificates: Path | None) -> None:
+    secure = None
+    if certificates is not None:
+        tls.make(certificates)
+        secure = tls.listener(certificates, "engine")
     ticker = Ticker(step)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(ticker), LOCAL, port, backlog=4096)
+    server = await loop.create_server(lambda: Connection(ticker), LOCAL, port, backlog=4096, ssl=secure)
     await server.serve_forever()
 
 
 @click.command()
 @click.option("--port", required=True, type=int)
 @click.option("--step", default=0.02, help="Seconds between two events of a stream.")
-def main(port: int, step: float) -> None:
+@click.option(
+    "--certificates", type=click.Path(path_type=Path), help="Serve with TLS; a folder for its files."
+)
+def main(port: int, step: float, certificates: Path | None) -> None:
     """Serve until killed."""
-    uvloop.run(_serve(port, step))
+    uvloop.run(_serve(port, step, certificates))
 
 
 if __name__ == "__main__":
