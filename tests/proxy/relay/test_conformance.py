@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -17,8 +18,9 @@ import pytest_asyncio
 from tests.fakes.answers import chunk, dies, head, raw, silent, whole
 from tests.fakes.certificates import Authority
 from tests.fakes.engine import LOCAL, Answer, Connection, Received
+from tests.fakes.pki import Pki
 from tests.fakes.raw import RawAnswer, RawClient, request
-from tests.fakes.running_proxy import ALICE, Edge, eventually
+from tests.fakes.running_proxy import ALICE, Edge, Tls, eventually
 from tests.proxy.relay import cells
 from tests.proxy.relay.cells import CELLS, ENDPOINTS, OUTCOMES, Endpoint, Fault, Mode, Outcome
 from tests.proxy.relay.watch import Watch, tasks, watching
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 VAST = 64  # events of 128 KiB: more than all socket buffers on the way
 LENGTH = 1000  # bytes of a plain answer that does not come to its end
 NUMBERS = itertools.count(1)
-Door = Literal["plain", "tls"]
+Door = Literal["plain", "tls", "tls behind"]
 HASTY = 0.1  # seconds; only where nothing more comes anyway
 
 
@@ -61,9 +63,17 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
                 "timeouts": times,
                 "limits": {"requests_per_minute": 1_000_000},
             }
-            bench.edges[door, name] = edge = await stack.enter_async_context(Edge.start(folder, settings))
+            ends = secured(folder) if door == "tls behind" else None
+            edge = await stack.enter_async_context(Edge.start(folder, settings, tls=ends))
+            bench.edges[door, name] = edge
             await serves(bench, door, edge)  # what is made once is made
         yield bench
+
+
+def secured(folder: Path) -> Tls:
+    """TLS at the backend and its engine."""
+    pki = Pki(folder)
+    return Tls(pki.control().listener(), pki.engine().listener(), pki.upstream())
 
 
 def begun(endpoint: Endpoint, mode: Mode) -> bytes:
@@ -106,7 +116,8 @@ def misbehaves(endpoint: Endpoint, mode: Mode, fault: Fault) -> Answer:
 
 @pytest.mark.parametrize(
     ("door", "name", "mode", "fault"),
-    [("plain", *cell) for cell in CELLS] + [("tls", *cell) for cell in CELLS if cell[0] == "chat"],
+    [("plain", *cell) for cell in CELLS]
+    + [(door, *cell) for door in ("tls", "tls behind") for cell in CELLS if cell[0] == "chat"],
 )
 async def test_every_cell(bench: Bench, door: Door, name: str, mode: Mode, fault: Fault) -> None:
     """The caller, the audit and the engine see what the table says, and nothing is left behind."""
