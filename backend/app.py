@@ -149,6 +149,10 @@ def _tls(settings: BackendSettings, faults: list[str]) -> dict[str, TlsFiles]:
     return files
 
 
+def _until(files: TlsFiles) -> float:
+    return files.until
+
+
 def _refused(why: str) -> None:
     log.warning("control.no_tls", why=why)
 
@@ -237,6 +241,8 @@ async def backend(
         background.start("queues", watch_queues(supervisor.engines))
         files: dict[str, Watched] = {"seal.key_file": checked.keys, "seal.proxies_file": checked.proxies}
         files |= {f"listen.{name}": one for name, one in checked.tls.items()}
+        for name, one in checked.tls.items():
+            metrics.certificate(f"listen.{name}", partial(_until, one))
         if tls is not None:
             files["listen.tls.ca_file"] = tls.files
         background.start("watch files", watch(files))

@@ -83,6 +83,13 @@ class Metrics:
             "hubgate_cold_starts_total", "Loads by outcome", ("kind", "result"), registry=self.registry
         )
 
+        self._certificates = Gauge(
+            "hubgate_certificate_expiry_timestamp_seconds",
+            "When a certificate of ours ends, by its place in the settings; seconds since the epoch",
+            ("certificate",),
+            registry=self.registry,
+        )
+
     def downloaded(self, kind: str, result: str, size: int, seconds: float) -> None:
         """A download ended."""
         self._downloads.labels(kind, result if result in _RESULTS else "error").inc()
@@ -129,6 +136,10 @@ class Metrics:
         gauge.set_function(adapters)
         gauge = Gauge("hubgate_store_bytes", "Bytes of finished downloads on disk", registry=self.registry)
         gauge.set_function(stored)
+
+    def certificate(self, name: str, until: Callable[[], float]) -> None:
+        """When this certificate ends, in seconds since the epoch."""
+        self._certificates.labels(name).set_function(until)
 
     def render(self, engines: Mapping[str, str], configured: Mapping[str, str] | None = None) -> bytes:
         """The exposition: ours, then the `vllm:*` series of each engine (id to its own exposition).

@@ -65,6 +65,7 @@ from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.upstream_pool import Pool, Upstream
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.tls import TlsFiles
 from hubgate.runtime.watch import watch
 from hubgate.wire.keys import ProxyKeys
 from hubgate.wire.secret import Secret
@@ -178,7 +179,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
         pool=pool,
         cold_loader=ColdLoader(audit, settings.cold_start.heartbeat_after),
         grants=grants,
-        relay=Relay(_connections(stack, settings, checked), settings.timeouts, metrics),
+        relay=Relay(_connections(stack, settings, checked, metrics), settings.timeouts, metrics),
         audit=audit,
         long_requests=long_requests,
         metrics=metrics,
@@ -337,8 +338,16 @@ async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohtt
     )
 
 
-def _connections(stack: AsyncExitStack, settings: ProxySettings, checked: Checked) -> ConnectionPool:
+def _until(tls: TlsFiles) -> float:
+    return tls.until
+
+
+def _connections(
+    stack: AsyncExitStack, settings: ProxySettings, checked: Checked, metrics: Metrics
+) -> ConnectionPool:
     connections = ConnectionPool(settings.timeouts.connect, tls=checked.upstream_tls)
+    for name, tls in checked.upstream_tls.items():
+        metrics.certificate_expiry.labels(f"upstreams.{name}.tls").set_function(partial(_until, tls))
     stack.callback(connections.close)
     return connections
 

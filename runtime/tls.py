@@ -91,6 +91,12 @@ class TlsFiles:
             self.fault = f"{self._paths.certificate}: has expired; nobody believes it any more"
         return self._contexts
 
+    @property
+    def until(self) -> float:
+        """When our own certificate ends, in seconds since the epoch."""
+        self.current()
+        return self._until
+
     def context(self, peer: Kind) -> ssl.SSLContext:
         """For the next connection with somebody of this kind; another object once something has changed."""
         self.current()
@@ -176,7 +182,10 @@ class _Checked(ssl.SSLObject):
         shown = self.getpeercert(binary_form=True)
         if shown is None:
             return  # the context does not ask for one
-        wrong = certificates.wrong_kind(x509.load_der_x509_certificate(shown), peers)
+        try:
+            wrong = certificates.wrong_kind(x509.load_der_x509_certificate(shown), peers)
+        except ValueError:  # OpenSSL takes more than is well-formed
+            wrong = "it cannot be read"
         if wrong is not None:
             raise ssl.SSLCertVerificationError(1, wrong)
 

@@ -144,7 +144,12 @@ class Metrics:
         self.upstream_up = PromGauge(
             "hubgate_upstream_up", "Whether the backend answers its hello", ["upstream"], registry=registry
         )
-
+        self.certificate_expiry = PromGauge(
+            "hubgate_certificate_expiry_timestamp_seconds",
+            "When a certificate of ours ends, by its place in the settings; seconds since the epoch",
+            ["certificate"],
+            registry=registry,
+        )
         self.limits_storage_up = PromGauge(
             "hubgate_limits_storage_up",
             "Whether limits are counted where they should be; 0: Redis is away, each proxy counts for itself",

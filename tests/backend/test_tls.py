@@ -43,7 +43,10 @@ async def test_everything_goes_with_tls(backend: Running) -> None:
     ready = await backend.ready(base, adapter)
     status, _ = await backend.use(ready.engine, adapter)
     assert status == 200
-    assert "vllm:num_requests_running" in await backend.metrics()
+    metrics = await backend.metrics()
+    assert "vllm:num_requests_running" in metrics
+    for name in ("listen.tls", "listen.tls.engines"):
+        assert f'hubgate_certificate_expiry_timestamp_seconds{{certificate="{name}"}}' in metrics
     assert (await backend.hello()).engines[0].state == "ready"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.fakes.raw import RawClient, request
 from tests.fakes.running_proxy import ALICE, BASE, CHAT, Edge, Tls, eventually
 from tests.proxy.conftest import StartEdge
 
+EXPIRY = "hubgate_certificate_expiry_timestamp_seconds"
 SECRET = "the quick brown canary"
 
 
@@ -59,6 +61,8 @@ async def test_a_request_and_a_stream(start_edge: StartEdge, pki: Pki) -> None:
     assert len([chunk async for chunk in stream]) == 5
     assert (await edge.chat("demo/public-lora")).status == 200
     assert edge.engine.handshakes == 1
+    expiry = await edge.metric(EXPIRY, certificate="upstreams.gpu-0.tls")
+    assert expiry == edge.checked.upstream_tls["gpu-0"].until > time.time()
     assert edge.backend.asked
 
 
