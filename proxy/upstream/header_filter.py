@@ -8,6 +8,9 @@ from hubgate.proxy.http.request import Headers, lines
 # W3C Trace Context, and what describes a body.
 REQUEST: Final = frozenset({"traceparent", "tracestate", "accept"})
 RESPONSE: Final = frozenset({"content-type", "cache-control"})
+# What stands in front of us keeps no event back and none for later. nginx buffers an answer unless told so
+# (ngx_http_proxy_module, `proxy_buffering`); Ingress controllers and others obey the same header.
+STREAM: Final = "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 
 
 def to_upstream(
@@ -55,8 +58,10 @@ def passed(headers: Headers) -> str:
     return found
 
 
-def to_caller(headers: Sequence[tuple[str, str]]) -> str:
-    """The headers of a relayed answer, as lines."""
+def to_caller(headers: Sequence[tuple[str, str]], *, streaming: bool = False) -> str:
+    """The headers of a relayed answer, as lines; of a stream, with what has it pass on at once."""
+    if streaming:
+        return lines([(_NAMES[name], value) for name, value in headers if name == "content-type"]) + STREAM
     return lines([(_NAMES[name], value) for name, value in headers if name in RESPONSE])
 
 

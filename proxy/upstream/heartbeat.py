@@ -9,9 +9,10 @@ from typing import Self
 
 from hubgate.proxy.context import RequestContext
 from hubgate.proxy.http.request import ServerRequest, lines
+from hubgate.proxy.upstream.header_filter import STREAM
 from hubgate.wire.control_api import Progress
 
-_STREAM = lines((("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache")))
+_STREAM = lines((("Content-Type", "text/event-stream; charset=utf-8"),)) + STREAM
 _VERBS = {"queued": "waiting for", "downloading": "loading", "starting": "starting", "loading": "loading"}
 
 

@@ -30,7 +30,7 @@ class ResponseHead:
         self.framing = _framing(fields)
         named = dict(fields)
         self.streaming = named.get("content-type", "").startswith("text/event-stream")
-        self.lines = header_filter.to_caller(fields)
+        self.lines = header_filter.to_caller(fields, streaming=self.streaming)
         waited, retry = named.get("x-hubgate-waited"), named.get("retry-after")
         self.waited = float(waited) if waited is not None and _SECONDS.fullmatch(waited) else 0.0
         self.retry_after = int(retry) if retry is not None and _WHOLE.fullmatch(retry) else None

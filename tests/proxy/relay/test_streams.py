@@ -28,6 +28,13 @@ async def test_the_bytes_are_the_engines(edge: Edge) -> None:
     assert answer.body == bytes(stream.sent)
     assert answer.body.endswith(DONE)
     assert answer.header("Content-Type") == "text/event-stream; charset=utf-8"
+    assert (answer.header("X-Accel-Buffering"), answer.header("Cache-Control")) == ("no", "no-cache")
+
+
+async def test_a_plain_answer_says_nothing_of_buffers(edge: Edge) -> None:
+    """What comes in one piece may be held back on its way."""
+    answer = await edge.chat()
+    assert (answer.header("X-Accel-Buffering"), answer.header("Cache-Control")) == (None, None)
 
 
 async def test_events_come_one_by_one(edge: Edge) -> None:

@@ -117,6 +117,16 @@ def test_the_way_back_is_an_allow_list_too() -> None:
     }
 
 
+def test_a_stream_is_not_held_back_on_its_way() -> None:
+    """An answer is buffered by nginx unless it is told not to, and nobody is to keep events for later."""
+    inbound = [("content-type", "text/event-stream"), ("cache-control", "max-age=60"), ("server", "uvicorn")]
+    assert by_name(header_filter.to_caller(inbound, streaming=True)) == {
+        "Content-Type": "text/event-stream",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+    }
+
+
 def test_a_cost_is_told_where_there_is_one() -> None:
     """To the engine's gate, which reads no body; by the proxy alone."""
     assert sent(("x-hubgate-cost", "1,1"), cost="8,5")["x-hubgate-cost"] == "8,5"
