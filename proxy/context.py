@@ -52,6 +52,7 @@ class RequestContext:
         self.notice: str | None = None  # what the caller should know of their token
         self.locked_out: Denied | None = None  # what to tell a caller who was locked out meanwhile
         self.buffered = 0  # bytes of a large body that is held in memory
+        self.complete = False  # whether a stream's last event went out, whatever came after it
         self.cold = False
         self.stream = False
         self.upstream: str | None = None
@@ -100,7 +101,9 @@ class RequestContext:
         self.code = code
 
     def left(self) -> None:
-        """The caller hung up; 499 is for logs only (nginx's convention)."""
+        """The caller hung up before the end; 499 is for logs only (nginx's convention)."""
+        if self.complete:
+            return
         self.status, self.code = 499, "client_left"
 
     def interrupted(self) -> Denied | None:

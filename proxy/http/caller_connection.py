@@ -194,6 +194,10 @@ class CallerConnection:
     def draining(self) -> bool:
         return self._server.draining
 
+    @property
+    def behind(self) -> bool:
+        return self._write_paused
+
     def admit(self) -> None:
         if not self.admitted and not self._transport.is_closing():  # else it had to go, and is not counted
             self.admitted = True

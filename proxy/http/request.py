@@ -55,6 +55,8 @@ class Link(Flow, Protocol):
     @property
     def draining(self) -> bool: ...  # whether this answer is the connection's last
     @property
+    def behind(self) -> bool: ...  # whether the caller has not taken what was sent
+    @property
     def write(self) -> Callable[[bytes], None]: ...  # the transport's own: each piece of a stream goes there
     def admit(self) -> None: ...
     def set_source(self, source: Flow | None) -> None: ...
@@ -278,6 +280,11 @@ class ServerRequest:
     def set_source(self, source: Flow | None) -> None:
         """Hold this source while the caller does not read what was sent already."""
         self._link.set_source(source)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the caller does not read as fast as we write, so that much of it is still here."""
+        return self._link.behind
 
     def cut(self) -> None:
         """Close the connection, so that what was sent of the answer cannot look complete."""

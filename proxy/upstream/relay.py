@@ -32,6 +32,13 @@ from hubgate.wire.endpoints import COUNTING
 
 BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
 MAX_ERROR: Final = 64 * 1024  # bytes of an engine's error that are read
+SMALL: Final = 64  # bytes: what is shorter may be a part of an event
+
+# After these nothing follows: OpenAI's own streams, Anthropic's, and those of the Responses API.
+_LAST_EVENT: Final = re.compile(
+    rb"(?:\A|\n)(?:data: ?\[DONE\]"
+    rb"|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\n[^\n]*)\n\n\Z"
+)
 
 # The engine's words on a bad request help; where its files lie is nobody's business.
 _PATH = re.compile(r"(?:file://|(?<![\w/.]))/(?:[\w.@-]+/)+[\w.@-]*")
@@ -101,7 +108,9 @@ class Relay:
         except CutShortError as error:
             return answer.broke_off(error.denied)
         except asyncio.CancelledError:
-            answer.left = True
+            # The caller left, which a client may as soon as it has read the last event.
+            context.complete = answer.complete()
+            answer.left = not context.complete
             locked_out = context.interrupted()
             if locked_out is None:
                 raise
@@ -153,6 +162,7 @@ class _Answer:
         self._withheld = withheld
         self._head = b""  # ours, which goes out with the first bytes
         self._sent = False
+        self._last = b""  # what went out last, and before it if that was little
         self._streaming = False
         self._refused = bytearray()
         self._retry_after: int | None = None
@@ -196,7 +206,9 @@ class _Answer:
             self._context.first_byte = self._context.elapsed
             self._request.write(data, self._head)
             self._head = b""
-        self._context.bytes_out += len(data)
+        size = len(data)
+        self._last = data if size >= SMALL else self._last[-SMALL:] + data
+        self._context.bytes_out += size
 
     def end(self) -> None:
         """The engine's answer is complete, and so is ours."""
@@ -206,6 +218,17 @@ class _Answer:
     def _flush(self) -> None:
         if self._withheld is not None and (rest := self._withheld.rest()):
             self._pass_on(rest)
+
+    def complete(self) -> bool:
+        """Whether a stream's last event went out: what comes after it is framing."""
+        if not self._streaming or self._request.behind:
+            return False
+        if _LAST_EVENT.search(self._last) is not None:
+            return True
+        # The last event of a response holds all of it, so that it may have come in pieces: the only one with
+        # a usage (vllm/entrypoints/openai/responses/serving.py).
+        responses = self._context.dialect == "responses"
+        return responses and self._last.endswith(b"\n\n") and self.meter.usage() is not None
 
     def refusal(self) -> Denied | StaleEngine:
         """What another status means to the caller."""

@@ -107,7 +107,7 @@ async def test_a_body_is_held_for_as_long_as_its_request(start_edge: StartEdge) 
 class Nowhere:
     """A connection to nobody."""
 
-    date, draining = "now", False
+    date, draining, behind = "now", False, False
 
     def write(self, data: bytes) -> None: ...
     def pause(self) -> None: ...

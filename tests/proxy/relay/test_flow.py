@@ -68,7 +68,7 @@ async def test_a_slow_caller_does_not_hold_the_next_one() -> None:
 class Choking:
     """A caller's connection that is full when an answer's last bytes are written to it."""
 
-    date, draining = "now", False
+    date, draining, behind = "now", False, False
 
     def __init__(self) -> None:
         self.source: Flow | None = None

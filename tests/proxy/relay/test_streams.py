@@ -180,6 +180,76 @@ async def test_the_caller_leaving_ends_the_generation(edge: Edge, when: str) -> 
     assert (await edge.chat()).status == 200
 
 
+ASKED: dict[str, dict[str, object]] = {
+    CHAT: {"messages": MESSAGES},
+    "/v1/completions": {"prompt": "x"},
+    "/v1/responses": {"input": "x"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 9},
+}
+
+
+async def responds(edge: Edge, path: str, *pieces: bytes) -> dict[str, object]:
+    """Have a caller leave as soon as all these pieces of a stream came, whose framing never ends.
+
+    Gives the audit's record.
+    """
+
+    async def answer(_: Received, connection: Connection) -> None:
+        connection.send(head(200, SSE))
+        for piece in pieces:
+            connection.send(chunk(piece))
+            await asyncio.sleep(0)  # mostly a read of its own at the proxy
+        await connection.left.wait()
+
+    edge.engine.then(answer)
+    sent = json.dumps({"model": BASE, "stream": True, **ASKED[path]}).encode()
+    async with RawClient.connect(edge.port) as client:
+        await client.send(request("POST", path, [("Authorization", f"Bearer {ALICE}")], sent))
+        await client.until(pieces[-1][-6:])
+        client.leave()
+    await edge.engine.until(lambda: not edge.engine.connections)
+    return (await edge.records(1, "request.done"))[-1]
+
+
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+USED = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+RESPONSE = (
+    b'{"type":"response.completed","response":{"output":"%s","usage":{"input_tokens":3,"output_tokens":2}}}'
+)
+COMPLETED = b"event: response.completed\ndata: " + RESPONSE % (b"x" * 100) + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "pieces"),
+    [
+        (CHAT, [DELTA, USED, DONE]),
+        (CHAT, [DELTA + USED + DONE]),
+        (CHAT, [DELTA, DONE[:8], DONE[8:]]),
+        (CHAT, [DELTA + DONE[:8], DONE[8:]]),
+        ("/v1/completions", [DELTA, DONE]),
+        ("/v1/messages", [STOP]),
+        ("/v1/messages", [STOP[:30], STOP[30:]]),
+        ("/v1/responses", [COMPLETED]),
+        ("/v1/responses", [COMPLETED[:90], COMPLETED[90:]]),
+        ("/v1/responses", [b'event: response.failed\ndata: {"type":"response.failed"}\n\n']),
+    ],
+)
+async def test_who_leaves_after_the_last_event_had_it_all(edge: Edge, path: str, pieces: list[bytes]) -> None:
+    """Clients hang up as soon as they have read the end: the request is `ok`, whatever of the framing."""
+    record = await responds(edge, path, *pieces)
+    assert (record["status"], record["reason"]) == (200, "ok")
+    labels = {"endpoint": path, "status": "200", "code": "ok"}
+    assert await edge.metric("hubgate_requests_total", **labels) == 1
+
+
+@pytest.mark.parametrize("pieces", [[DELTA], [USED, DELTA], [DELTA, DONE + DELTA]])
+async def test_who_leaves_before_the_last_event_left(edge: Edge, pieces: list[bytes]) -> None:
+    """What has the look of an end in the middle of a stream is none."""
+    record = await responds(edge, CHAT, *pieces)
+    assert (record["status"], record["reason"]) == (499, "client_left")
+
+
 async def test_leaving_gives_the_place_back(start_edge: StartEdge) -> None:
     """A caller who left does not use up their own limit."""
     edge = await start_edge({"limits": {"concurrent_requests": 1}})

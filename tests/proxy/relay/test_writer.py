@@ -15,7 +15,7 @@ class Wire:
     """A connection that keeps what is written, and how the answer ended."""
 
     date = "Sun, 22 Nov 2026 12:00:00 GMT"
-    draining = False
+    draining = behind = False
 
     def __init__(self) -> None:
         self.sent = b""
