@@ -166,10 +166,12 @@ class Engine:
             "engine.state", engine=self.id, base=str(self.base), state=state, asked_by=self.asked_by, **why
         )
 
-    def fail(self, end: End, failure: str) -> None:
-        """It ended against our will, or has to be ended."""
+    def fail(self, end: End, failure: str, cause: str = "") -> None:
+        """It ended against our will, or has to be ended. `cause` is the engine's own word, for the log."""
         self.end, self.failure = end, failure
         self.become("failed")
+        if cause:
+            log.error("engine.first_cause", engine=self.id, base=str(self.base), cause=cause)
         log.error("engine.log_tail", engine=self.id, lines=list(self.tail))
 
     def conclude(self) -> None:

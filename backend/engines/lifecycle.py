@@ -12,6 +12,7 @@ import structlog
 
 from hubgate.backend.engines.client import EngineError
 from hubgate.backend.engines.engine import Engine
+from hubgate.backend.engines.first_cause import FirstCause
 from hubgate.backend.engines.gpus import NoMemoryError
 from hubgate.backend.engines.watchdog import until_hung
 from hubgate.backend.metrics import End, Metrics
@@ -21,6 +22,7 @@ from hubgate.wire.repo import RepoRef
 PROBE = 0.1  # seconds between two looks whether it is up
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.2  # seconds between two looks whether it is drained
+LAST_WORDS = 2.0  # seconds that reading what a dead one printed may take
 
 TakeTurn = Callable[[], Awaitable[Callable[[], None]]]  # see `hubgate.backend.engines.gpus.Turns`
 
@@ -55,6 +57,7 @@ class EngineLifecycle:
         self._end_turn: Callable[[], None] = lambda: None
         self._blame: End = "not_started"  # why it ended, if it ends against our will now
         self._rising: Literal["base", "wake"] | None = "base"
+        self._cause = FirstCause()
         self._end_tasks: list[asyncio.Task[Any]] = []  # it was asked to stop; its process has exited
 
     async def run(self) -> None:
@@ -71,7 +74,8 @@ class EngineLifecycle:
         except _StopError:
             engine.become("stopping")
         except _FailureError as failure:
-            engine.fail(self._blame, str(failure))
+            await self._hear_out(reader)
+            engine.fail(self._blame, str(failure), self._cause.found() if self._rising == "base" else "")
         except OSError as error:
             log.warning("engine.start_failed", engine=engine.id, error=error.strerror)
             engine.fail("not_started", "its program could not be started")
@@ -210,10 +214,17 @@ class EngineLifecycle:
             await self._engine.client.sleep()
             self.forget_adapters()
 
+    async def _hear_out(self, reader: asyncio.Task[None] | None) -> None:
+        """Read what a process that ended left in its pipe, the reason among it."""
+        if reader is not None and len(self._end_tasks) > 1 and self._end_tasks[1].done():
+            await asyncio.wait({reader}, timeout=LAST_WORDS)
+
     async def _read_log(self, child: Child) -> None:
         async for raw in lines(child.stdout, 4000):
             line = raw.decode(errors="replace")
             self._engine.tail.append(line)
+            if self._rising == "base":  # later it has seen requests
+                self._cause.read(line)
             log.debug("engine.log", engine=self._engine.id, line=line)
 
 

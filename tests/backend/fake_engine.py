@@ -1,6 +1,6 @@
 """Stands for vLLM: a process that answers as it does, behind the same verifier, in a tenth of a second.
 
-Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`,
+Hostile switches: `--ignore-sigterm`, `--never-healthy`, `--no-first-token`, `--exit=N`, `--raises`,
 `--slow-start`, `--no-adapters`, `--stuck-adapters`, `--places=N` for adapters, `--no-sleep`, `--no-wake`, and
 `--child`, which leaves a process of its own behind. `--pooling` is a model that generates nothing.
 `--alone` holds its devices as a GPU's memory is held, while it is awake: two of them on the same
@@ -29,6 +29,22 @@ from hubgate.wire.endpoints import FORWARDED
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import load_verifying
 
+# As vLLM's log ends where its engine core does not start, but for the length.
+DYING = "".join(
+    f"{line}\n"
+    for line in (
+        "(APIServer pid=7) INFO 12-01 02:03:04 [utils.py:233] non-default args: {'port': 1}",
+        "(EngineCore_DP0 pid=9) ERROR 12-01 02:03:05 [core.py:936] EngineCore failed to start.",
+        "(EngineCore_DP0 pid=9) ERROR 12-01 02:03:05 [core.py:936] Traceback (most recent call last):",
+        '(EngineCore_DP0 pid=9) ERROR 12-01 02:03:05 [core.py:936]   File "core.py", line 927, in run',
+        "(EngineCore_DP0 pid=9) ERROR 12-01 02:03:05 [core.py:936] ValueError: No memory for cache blocks.",
+        "(EngineCore_DP0 pid=9) Process EngineCore_DP0:",
+        *["(EngineCore_DP0 pid=9)   more of the same"] * 50,
+        "(APIServer pid=7) Traceback (most recent call last):",
+        '(APIServer pid=7)   File "utils.py", line 1, in wait',
+        "(APIServer pid=7) RuntimeError: Engine core initialization failed. See root cause above.",
+    )
+)
 METRICS = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running {:.1f}\n"
 
 
@@ -184,6 +200,9 @@ def main(argv: list[str], engine: type[FakeEngine] = FakeEngine) -> None:
     """`--port N`, then switches."""
     switches = {argument.removeprefix("--") for argument in argv[3:]}
     sys.stderr.write("the fake engine starts\n")
+    if "raises" in switches:
+        sys.stderr.write(DYING)
+        sys.exit(1)
     for switch in switches:
         if switch.startswith("exit="):
             sys.exit(int(switch.removeprefix("exit=")))

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+import structlog
 
 from hubgate.backend.engines.supervisor import LONGEST_BACKOFF, Penalty
 from hubgate.backend.processes.reaper import session_members
@@ -63,6 +64,17 @@ async def test_an_engine_that_ends_at_once_failed(tmp_path: Path, hub: DemoHub) 
     assert second.retry_after is not None
     assert 1 <= second.retry_after <= 2
     assert str(tmp_path) not in first.message
+
+
+async def test_the_log_says_what_an_engine_died_of(tmp_path: Path, hub: DemoHub) -> None:
+    """The first cause, however much was printed after it; callers are not told."""
+    with structlog.testing.capture_logs() as logs:
+        async with running(tmp_path, hub, engines={"vllm_args": {"raises": True}}) as backend:
+            failed = await backend.failed(backend.sha(BASE))
+    (told,) = [entry for entry in logs if entry["event"] == "engine.first_cause"]
+    assert told["cause"].startswith("ValueError: No memory for cache blocks.")
+    assert (told["log_level"], told["base"]) == ("error", backend.sha(BASE))
+    assert "memory" not in failed.message
 
 
 async def test_healthy_is_not_ready(tmp_path: Path, hub: DemoHub) -> None:
