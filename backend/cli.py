@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hubgate.backend.app import Checked, build, check
 from hubgate.backend.background import Background
+from hubgate.backend.processes import orphans
 from hubgate.backend.settings import BackendSettings
 from hubgate.runtime import build as compiled_build
 from hubgate.runtime.config import ConfigError
@@ -48,12 +49,15 @@ async def serve(settings: BackendSettings, checked: Checked) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    app = build(settings, checked, Background(died))
+    orphans.adopt()
+    background = Background(died)
+    app = build(settings, checked, background)
     # A proxy that leaves is seen at once; the load itself goes on, see `ModelLoader.follow`.
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=HURRY, keepalive_timeout=75
     )
     await runner.setup()
+    background.start("orphans", orphans.bury())
     try:
         await listen(runner, settings, checked)
         await stop.wait()
