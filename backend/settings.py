@@ -71,6 +71,7 @@ class Listen(Section):
     host: str = "0.0.0.0"
     port: Port = 8100
     tls: Tls | None = None
+    metrics_key_file: Path | None = None
 
 
 class Seal(Section):

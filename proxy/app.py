@@ -57,6 +57,7 @@ from hubgate.proxy.model_listing import ModelListing
 from hubgate.proxy.preflight import Checked
 from hubgate.proxy.reload import Reloader
 from hubgate.proxy.settings import MEMORY, ProxySettings
+from hubgate.proxy.settings import Admin as AdminSettings
 from hubgate.proxy.settings import Upstream as UpstreamSettings
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.connection_pool import KEEPALIVE, ConnectionPool
@@ -65,6 +66,7 @@ from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.upstream_pool import Pool, Upstream
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.operator_key import KeyGuard, Refusal, is_loopback
 from hubgate.runtime.tls import TlsFiles
 from hubgate.runtime.watch import watch
 from hubgate.wire.keys import ProxyKeys
@@ -208,8 +210,11 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run, report.run)
     background = await _background(stack, work)
     unready = partial(_unready, pool, audit, drain, lock_outs)
-    blocks = BlocksApi(lock_outs, checked.admin_key, frozenset(key.name for key in settings.keys))
-    admin_port = await _listen_admin(stack, settings, admin.app(metrics, old_tokens, unready, blocks))
+    guard = KeyGuard(clocks.monotonic)
+    blocks = BlocksApi(lock_outs, checked.admin_key, guard, frozenset(key.name for key in settings.keys))
+    unreadable = _unreadable(settings.admin, checked, guard)
+    admin_app = admin.app(metrics, old_tokens, unready, blocks, unreadable)
+    admin_port = await _listen_admin(stack, settings, admin_app)
 
     def forget() -> None:
         identities.forget_all()
@@ -446,6 +451,21 @@ async def _listen(
 
     stack.push_async_callback(finish)
     return port
+
+
+def _unreadable(
+    admin: AdminSettings, checked: Checked, guard: KeyGuard
+) -> Callable[[web.Request], Refusal | None]:
+    """Whether /metrics is for who asks: of one of the keys. On loopback only where one was made for it."""
+    here = is_loopback(admin.host)
+    if here and checked.metrics_key is None:
+        return lambda _: None
+    readers = [key for key in (checked.admin_key, checked.metrics_key) if key is not None]
+    if not readers:
+        # Not refused: in a container the port has to be on all interfaces, and a network policy may guard it.
+        hint = "set admin.key_file or admin.metrics_key_file, or have nobody but Prometheus reach it"
+        log.warning("/metrics is open to all who reach the admin port", host=admin.host, hint=hint)
+    return lambda request: guard.refusal(request, readers) if readers else None
 
 
 def _connection_limit(clients: ClientAddresses) -> ConnectionLimit:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,15 @@ from hubgate.proxy import endpoints
 from hubgate.proxy.auth import name_book
 from hubgate.proxy.auth.identity import LocalKey
 from hubgate.proxy.auth.name_book import NameBookError
-from hubgate.proxy.blocks.messages import load_admin_key
 from hubgate.proxy.http.tls import Certificate
-from hubgate.proxy.settings import Admin, KeyTokenFile, Limits, ProxySettings, Tls, Upstream, parse_storage
+from hubgate.proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, Upstream, parse_storage
 from hubgate.runtime import service_token
 from hubgate.runtime.config import ConfigError
-from hubgate.runtime.service_token import TokenFile
+from hubgate.runtime.operator_key import is_loopback, load_key
+from hubgate.runtime.service_token import ServiceToken, TokenFile
 from hubgate.runtime.tls import Party, Paths, TlsFiles
 from hubgate.runtime.watch import Watched
+from hubgate.wire.file_faults import read_line
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import BackendPublic, KeyFileError, ProxyKeys, load_backend_public, load_proxy_keys
 from hubgate.wire.secret import Secret
@@ -35,19 +36,23 @@ class Checked:
     certificate: Certificate | None  # of the public port
     local: Mapping[bytes, LocalKey]
     limits_storage: Secret
+    tokens: Mapping[str, ServiceToken]  # behind local keys, by their names in the settings or the environment
     admin_key: KeyFile[Secret] | None  # of commands on the admin port
+    metrics_key: KeyFile[Secret] | None
     owners: Mapping[str, str]  # whose each kept name is, see `name_book`
 
     @property
     def files(self) -> Mapping[str, Watched]:
         """Those that are read again when they change, by their names in the settings."""
-        files: dict[str, Watched] = {"seal.key_file": self.keys}
+        files: dict[str, Watched] = {"seal.key_file": self.keys, **self.tokens}
         for index, file in enumerate(self.backends.values()):
             files[f"upstreams.{index}.public_key_file"] = file
         for name, tls in self.upstream_tls.items():
             files[f"upstreams.{list(self.backends).index(name)}.tls"] = tls
         if self.admin_key is not None:
             files["admin.key_file"] = self.admin_key
+        if self.metrics_key is not None:
+            files["admin.metrics_key_file"] = self.metrics_key
         return files if self.certificate is None else {**files, "listen.tls": self.certificate}
 
 
@@ -71,16 +76,18 @@ def check(settings: ProxySettings) -> Checked:
             upstream_tls[upstream.name] = files
     certificate = _certificate(settings.listen.tls, faults)
     faults += endpoints.unknown(settings.request.extra_fields)
-    local = _local_keys(settings, faults)
+    local, tokens = _local_keys(settings, faults)
     storage = _limits_storage(settings.limits, faults)
-    admin_key = _admin_key(settings.admin, faults)
+    admin_key, metrics_key = _admin_keys(settings, faults)
     owners = _owners(settings.audit.path, faults)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         # The pure-Python parser is slow and has accepted what the C one refuses (CVE-2023-47641).
         faults.append("aiohttp runs without its C extensions; unset AIOHTTP_NO_EXTENSIONS")
     if faults or keys is None:
         raise ConfigError(faults)
-    return Checked(keys, backends, upstream_tls, certificate, local, storage, admin_key, owners)
+    return Checked(
+        keys, backends, upstream_tls, certificate, local, storage, tokens, admin_key, metrics_key, owners
+    )
 
 
 def _upstream_tls(index: int, upstream: Upstream, faults: list[str]) -> TlsFiles | None:
@@ -105,39 +112,56 @@ def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:
         return None
 
 
-def _admin_key(admin: Admin, faults: list[str]) -> KeyFile[Secret] | None:
-    if admin.key_file is None:
-        return None
-    try:
-        return KeyFile(admin.key_file, load_admin_key, time.monotonic)
-    except KeyFileError as error:
-        faults.append(f"admin.key_file: {error}")
-        return None
+def _admin_keys(settings: ProxySettings, faults: list[str]) -> Sequence[KeyFile[Secret] | None]:
+    found: list[KeyFile[Secret] | None] = []
+    admin = settings.admin
+    for name, path in (("key_file", admin.key_file), ("metrics_key_file", admin.metrics_key_file)):
+        try:
+            found.append(None if path is None else KeyFile(path, load_key, time.monotonic))
+        except KeyFileError as error:
+            faults.append(f"admin.{name}: {error}")
+            found.append(None)
+    guarded = is_loopback(admin.host) or admin.key_file or admin.metrics_key_file
+    if settings.metrics.per_user and not guarded:
+        shown = f"would show names of users to all who reach {admin.host}"
+        faults.append(f"metrics.per_user: {shown}; set admin.metrics_key_file, or admin.host: 127.0.0.1")
+    return found
 
 
-def _local_keys(settings: ProxySettings, faults: list[str]) -> dict[bytes, LocalKey]:
+def _local_keys(
+    settings: ProxySettings, faults: list[str]
+) -> tuple[dict[bytes, LocalKey], dict[str, ServiceToken]]:
     service = service_token.find(os.environ)
     keys: dict[bytes, LocalKey] = {}
+    tokens: dict[str, ServiceToken] = {}
     for index, key in enumerate(settings.keys):
-        source = TokenFile(key.token.file) if isinstance(key.token, KeyTokenFile) else service
+        source = service
+        if isinstance(key.token, KeyTokenFile):
+            source = TokenFile(key.token.file, f"keys.{index}.token.file")
         if source is None:
             names = ", ".join(service_token.NAMES)
             faults.append(f"keys.{index}.token: no service token is set ({names}, or one of them with _FILE)")
         else:
+            tokens[source.name] = source
             keys[bytes.fromhex(key.sha256)] = LocalKey(key.name, key.models, source.read)
-    return keys
+    for name, token in tokens.items():
+        if token.read() is None:
+            faults.append(f"{name}: {token.fault}")
+    return keys, tokens
 
 
 def _limits_storage(limits: Limits, faults: list[str]) -> Secret:
     """Where limits are counted; a file is read once, since a proxy does not change it while it runs."""
     if limits.storage_file is None:
         return limits.storage
-    url = TokenFile(limits.storage_file).read()
-    try:
-        return parse_storage(url.reveal() if url else None)
-    except ValueError as error:
-        faults.append(f"limits.storage_file: {error}" if url else "limits.storage_file: cannot be read")
-        return limits.storage
+    url, fault = read_line(limits.storage_file)
+    if not fault:
+        try:
+            return parse_storage(url)
+        except ValueError as error:
+            fault = str(error)
+    faults.append(f"limits.storage_file: {fault}")
+    return limits.storage
 
 
 def _owners(audit: Path, faults: list[str]) -> Mapping[str, str]:

@@ -81,6 +81,7 @@ class Admin(Section):
     host: str = "127.0.0.1"
     port: Port = 8081
     key_file: Path | None = None
+    metrics_key_file: Path | None = None
 
 
 class Hub(Section):

@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from hubgate.wire.file_faults import unreadable
+
 PREFIX = "HUBGATE_"
 
 
@@ -92,7 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
         # A SafeLoader all the same; ruff knows only the shorter spelling.
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
     except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from None
+        raise ConfigError([unreadable(path, error)]) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""

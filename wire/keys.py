@@ -13,6 +13,8 @@ import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey, OKPKey
 
+from hubgate.wire.file_faults import misplaced, unreadable
+
 PEPPER_BYTES = 32
 SETTLE = 10.0  # seconds that a new key only verifies and opens, until the other side knows it too
 
@@ -84,10 +86,15 @@ def public_dict(key: OKPKey) -> dict[str, Any]:
 def read_jwks(path: Path) -> list[dict[str, Any]]:
     """The keys of a JWK Set, of any kind. Raises `KeyFileError`."""
     try:
-        data = msgspec.json.decode(path.read_bytes())
-        keys = data["keys"]
-    except OSError as error:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
         raise KeyFileError(f"{path}: {error.strerror}; make it with `hubgate keygen`") from None
+    except OSError as error:
+        raise KeyFileError(unreadable(path, error)) from None
+    if fault := misplaced(data):
+        raise KeyFileError(f"{path}: {fault}")
+    try:
+        keys = msgspec.json.decode(data)["keys"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         raise KeyFileError(f"{path}: is no JWK Set; make it with `hubgate keygen`") from None
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):

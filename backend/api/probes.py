@@ -9,6 +9,9 @@ from hubgate.backend.engines.client import EngineError
 from hubgate.backend.engines.engine import Engine
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.metrics import Metrics
+from hubgate.runtime.operator_key import KeyGuard
+from hubgate.wire.keyfile import KeyFile
+from hubgate.wire.secret import Secret
 
 log = structlog.get_logger()
 
@@ -16,9 +19,14 @@ log = structlog.get_logger()
 class Probes:
     """For Kubernetes, Docker and Prometheus."""
 
-    def __init__(self, supervisor: Supervisor, metrics: Metrics) -> None:
+    def __init__(
+        self, supervisor: Supervisor, metrics: Metrics, key: KeyFile[Secret] | None, guard: KeyGuard
+    ) -> None:
+        """With a `key`, /metrics asks for it."""
         self._supervisor = supervisor
         self._metrics = metrics
+        self._key = key
+        self._guard = guard
 
     async def livez(self, _: web.Request) -> web.Response:
         """The event loop answers."""
@@ -30,8 +38,11 @@ class Probes:
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "starting"}, status=503)
 
-    async def metrics(self, _: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
         """Ours, and those of the engines, which answer nobody else without a grant."""
+        refusal = None if self._key is None else self._guard.refusal(request, [self._key])
+        if refusal is not None:
+            return web.Response(text=f"{refusal.message}\n", status=refusal.status, headers=refusal.headers)
         engines = [engine for engine in self._supervisor.engines() if engine.state in ("ready", "draining")]
         texts = await asyncio.gather(*(self._of(engine) for engine in engines))
         body = self._metrics.render(

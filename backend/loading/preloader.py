@@ -68,7 +68,7 @@ class Preloader:
     async def _refresh(self, preload: Preload) -> AsyncGenerator[RefreshEvent, None]:
         base = await self._resolve(preload)
         if isinstance(base, Failure):
-            message = f"{preload.repo} cannot be resolved: {base.message}"
+            message = f"{preload.repo} cannot be resolved: {self._explained(base.message)}"
             yield LoadFailed(code=base.code, message=message, repo=preload.repo, retry_after=base.retry_after)
             return
         before = self._wanted.get(preload.repo, base)
@@ -111,7 +111,8 @@ class Preloader:
 
     async def _resolved(self, preload: Preload) -> RepoRef:
         while isinstance(answer := await self._resolve(preload), Failure):
-            log.error("preload.unresolved", repo=preload.repo, code=answer.code, message=answer.message)
+            message = self._explained(answer.message)
+            log.error("preload.unresolved", repo=preload.repo, code=answer.code, message=message)
             await asyncio.sleep(answer.retry_after or RETRY)
         return answer
 
@@ -125,9 +126,15 @@ class Preloader:
             await self._supervisor.ended(base)
             return None
         if isinstance(last, LoadFailed):
-            log.error("preload.failed", base=str(base), code=last.code, message=last.message)
+            message = self._explained(last.message)
+            log.error("preload.failed", base=str(base), code=last.code, message=message)
             return float(last.retry_after or RETRY)
         return RETRY
+
+    def _explained(self, message: str) -> str:
+        """What is wrong with the token that was not used, before what came of that."""
+        fault = self._token.fault if self._token else None
+        return f"{fault}; without it: {message}" if fault else message
 
     def _secret(self) -> Secret | None:
         return self._token.read() if self._token else None

@@ -10,6 +10,7 @@ from hubgate.proxy.auth.block import MAX_BLOCKS, parse_who
 from hubgate.proxy.blocks import messages
 from hubgate.proxy.blocks.lock_outs import LockOuts
 from hubgate.proxy.blocks.messages import AddBlock, AdminError
+from hubgate.runtime.operator_key import KeyGuard
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.secret import Secret
 
@@ -19,10 +20,17 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 class BlocksApi:
     """`GET` and `POST /blocks`, `DELETE /blocks/{who}`. Without the key nothing is read, and nothing told."""
 
-    def __init__(self, lock_outs: LockOuts, key: KeyFile[Secret] | None, local_keys: frozenset[str]) -> None:
+    def __init__(
+        self,
+        lock_outs: LockOuts,
+        key: KeyFile[Secret] | None,
+        guard: KeyGuard,
+        local_keys: frozenset[str],
+    ) -> None:
         """`local_keys` are the names in `keys:`."""
         self._lock_outs = lock_outs
         self._key = key
+        self._guard = guard
         self._local_keys = frozenset(name.lower() for name in local_keys)
 
     def routes(self) -> list[web.RouteDef]:
@@ -37,8 +45,11 @@ class BlocksApi:
         async def guarded(request: web.Request) -> web.Response:
             if self._key is None:
                 return _error(403, "name a file with a key in admin.key_file, and restart this proxy")
-            if not _presents(request, self._key.current()):
-                return _error(401, "not the key in this proxy's admin.key_file")
+            refusal = self._guard.refusal(request, [self._key], commands=True)
+            if refusal is not None:
+                response = _error(refusal.status, f"{refusal.message}, which is in admin.key_file")
+                response.headers.update(refusal.headers)
+                return response
             return await handler(request)
 
         return guarded
@@ -78,12 +89,6 @@ class BlocksApi:
         return _json(503 if change.fault else 200, change)
 
 
-def _presents(request: web.Request, key: Secret) -> bool:
-    values = request.headers.getall("Authorization", [])
-    scheme, _, presented = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-    return scheme.lower() == "bearer" and presented.isascii() and Secret(presented) == key
-
-
 def _by(request: web.Request) -> str:
     return f"admin@{request.remote}"
 
@@ -98,7 +103,4 @@ def _json(status: int, body: Any) -> web.Response:
 
 
 def _error(status: int, message: str) -> web.Response:
-    response = _json(status, AdminError(message))
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+    return _json(status, AdminError(message))

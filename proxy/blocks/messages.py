@@ -1,24 +1,19 @@
 """What the admin port and `hubgate block` say to each other, in JSON."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 
 from hubgate.proxy.auth.block import Block
-from hubgate.wire.keys import KeyFileError
-from hubgate.wire.secret import Secret
 
 PATH: Final = "/blocks"
 MAX_BODY: Final = 4096  # bytes of a request
 MAX_SECONDS: Final = 10 * 366 * 86400
 MAX_REASON: Final = 200  # characters
-MAX_KEY: Final = 512  # characters, as of a token
 
 # Somewhere in a text: a token of the Hub.
 _TOKEN: Final = re.compile(r"(?:hf|api_org)_[A-Za-z0-9_]{3,}", re.ASCII)
-_KEY: Final = re.compile(rf"[!-~]{{32,{MAX_KEY}}}", re.ASCII)
 
 
 class AddBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,19 +55,3 @@ def check_reason(text: str) -> str:
     if _TOKEN.search(text):
         raise ValueError("the reason holds what looks like a token: say it without")
     return text
-
-
-def load_admin_key(path: Path) -> Secret:
-    """The key of the admin port's commands, from `admin.key_file`. Raises `KeyFileError`."""
-    make = f"make it with (umask 077; openssl rand -hex 32 > {path})"
-    try:
-        mode = path.stat().st_mode
-        with path.open("rb") as file:
-            text = file.read(MAX_KEY + 2).decode("ascii", "replace").strip()
-    except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}; {make}") from None
-    if mode & 0o007:
-        raise KeyFileError(f"{path}: everybody on this machine may read it; chmod o= {path}")
-    if not _KEY.fullmatch(text):
-        raise KeyFileError(f"{path}: holds no key, which is one line of 32 or more ASCII characters; {make}")
-    return Secret(text)

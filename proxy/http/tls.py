@@ -3,6 +3,7 @@
 import ssl
 from pathlib import Path
 
+from hubgate.wire.file_faults import unreadable
 from hubgate.wire.keyfile import version_of
 from hubgate.wire.keys import KeyFileError
 
@@ -48,8 +49,18 @@ class Certificate:
             told = f"{self._certificate} is no certificate of the key in {self._key}, or one is not PEM"
             raise KeyFileError(told) from None
         except OSError as error:
-            raise KeyFileError(f"{self._certificate} or {self._key}: {error.strerror}") from None
+            raise KeyFileError(_unreadable(error, self._certificate, self._key)) from None
         return context
+
+
+def _unreadable(error: OSError, *paths: Path) -> str:
+    """Which of these files cannot be read, and why: OpenSSL does not tell."""
+    for path in paths:
+        try:
+            path.read_bytes()
+        except OSError as found:
+            return unreadable(path, found)
+    return f"{paths[0]} or {paths[1]}: {error.strerror}"  # it can be by now
 
 
 def _context() -> ssl.SSLContext:

@@ -160,8 +160,8 @@ def unblock(whom: tuple[str, ...], config: Path | None, urls: tuple[str, ...], k
 
 def _ports(config: Path | None, urls: tuple[str, ...], key_file: Path | None) -> "list[AdminPort]":
     from hubgate.proxy.blocks.client import AdminPort, local_url  # noqa: PLC0415 - lazy
-    from hubgate.proxy.blocks.messages import load_admin_key  # noqa: PLC0415
     from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
+    from hubgate.runtime.operator_key import load_key  # noqa: PLC0415
     from hubgate.wire.keys import KeyFileError  # noqa: PLC0415
 
     if config is not None:
@@ -179,7 +179,7 @@ def _ports(config: Path | None, urls: tuple[str, ...], key_file: Path | None) ->
     if not urls or key_file is None:
         raise click.UsageError("Say which proxy: --config FILE, or --admin URL with --key-file FILE.")
     try:
-        key = load_admin_key(key_file)
+        key = load_key(key_file)
     except KeyFileError as error:
         raise click.UsageError(str(error)) from None
     return [AdminPort(url, key) for url in urls]

@@ -1,6 +1,7 @@
 """A whole backend with the demo Hub before it and fake engines behind it, and a proxy's way to talk to it."""
 
 import asyncio
+import os
 import random
 import secrets
 import socket
@@ -237,7 +238,8 @@ async def running(
         Keyring.make(folder / "keys")
     keyring = Keyring(*((folder / "keys" / name) for name in NAMES))
     settings = settings_for(folder, keyring, hub, **changes)
-    checked: Checked = replace(check(settings, {}, lambda: gpus, lambda: "vllm"), make_argv=fake_argv)
+    tokens = {name: value for name, value in os.environ.items() if name.startswith("HF_TOKEN")}
+    checked: Checked = replace(check(settings, tokens, lambda: gpus, lambda: "vllm"), make_argv=fake_argv)
     failures: list[str] = []
     app = build(settings, checked, Background(lambda: failures.append("died")))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)

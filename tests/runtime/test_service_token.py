@@ -63,19 +63,59 @@ def test_a_value_goes_before_the_file_of_the_same_name(tmp_path: Path) -> None:
     assert token({"HF_API_TOKEN_FILE": str(path), "HF_TOKEN": "hf_value"}) == "hf_file"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"hf_\xc3\xa9"])
-def test_a_file_of_odd_bytes_is_read_without_an_error(tmp_path: Path, content: bytes) -> None:
-    """A file that is no ASCII gives a token that no Hub could know, and no exception that quotes it."""
+FAULTY = {
+    b"": "is empty",
+    b" \n": "is empty",
+    b"\xef\xbb\xbfhf_canary_4711": "byte order mark",
+    "hf_canary_4711".encode("utf-16"): "byte order mark",
+    b'"hf_canary_4711"': "in quotes",
+    b"'hf_canary_4711'\n": "in quotes",
+    b"HF_TOKEN=hf_canary_4711": "NAME=VALUE",
+    b'export HF_TOKEN="hf_canary_4711"': "in quotes",
+    b"Bearer hf_canary_4711": "begins with Bearer",
+    b"hf_canary_4711\nhf_canary_4712\n": "several lines",
+    b"hf_canary 4711": "a space",
+    b"hf_canary_\xc3\xa9": "not ASCII",
+    b"\xff\x00hf_canary_4711": "not ASCII",
+}
+
+
+@pytest.mark.parametrize("content", FAULTY)
+def test_what_cannot_be_a_token_is_none_and_said_so(tmp_path: Path, content: bytes) -> None:
+    """Each fault has a sentence of its own, with the file's name, and nothing of what is in it."""
     path = tmp_path / "token"
     path.write_bytes(content)
-    secret = TokenFile(path).read()
-    assert secret is not None
-    assert "\N{REPLACEMENT CHARACTER}" in secret.reveal()
+    source = TokenFile(path, "HF_TOKEN_FILE")
+    assert source.read() is None
+    assert source.fault is not None
+    assert source.fault.startswith(f"{path}: ")
+    assert FAULTY[content] in source.fault
+    assert "canary" not in source.fault
+    path.write_text(CANARY)
+    assert source.read() == Secret(CANARY)
+    assert source.fault is None
+
+
+@pytest.mark.parametrize("content", [c for c in FAULTY if c.strip() and not c.startswith(b"\xff")])
+def test_a_value_of_the_environment_has_the_same_faults(content: bytes) -> None:
+    """Docker's `--env-file` keeps quotes, which are no part of a token."""
+    source = service_token.find({"HF_TOKEN": content.decode()})
+    assert source is not None
+    assert source.read() is None
+    assert FAULTY[content] in (source.fault or "")
+    assert "canary" not in (source.fault or "")
+
+
+def test_a_key_in_base64_is_no_assignment() -> None:
+    """Padding stands at the end."""
+    assert token({"HF_TOKEN": "YWJjZA=="}) == "YWJjZA=="
 
 
 def test_a_folder_is_no_token(tmp_path: Path) -> None:
-    """A path that cannot be read counts as missing."""
-    assert TokenFile(tmp_path).read() is None
+    """Docker makes one where the file of a mount is missing, and that is said."""
+    source = TokenFile(tmp_path)
+    assert source.read() is None
+    assert "Docker makes one" in (source.fault or "")
 
 
 def test_the_value_is_not_shown() -> None:

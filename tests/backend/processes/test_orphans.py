@@ -32,7 +32,8 @@ PROGRAM = """
     from tests.backend.harness import fake_argv
 
     settings = BackendSettings.model_validate_json(Path(sys.argv[1]).read_text())
-    checked = replace(app.check(settings, {}, lambda: None, lambda: "vllm"), make_argv=fake_argv)
+    checked = app.check(settings, find_gpus=lambda: None, find_build=lambda: "vllm")
+    checked = replace(checked, make_argv=fake_argv)
     sys.exit(uvloop.run(cli.serve(settings, checked)))
 """
 PATIENCE = 30.0  # seconds

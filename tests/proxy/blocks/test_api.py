@@ -7,8 +7,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from hubgate.proxy.blocks.messages import MAX_BODY, MAX_SECONDS, load_admin_key
+from hubgate.proxy.blocks.messages import MAX_BODY, MAX_SECONDS
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.operator_key import load_key
 from hubgate.wire.keys import KeyFileError
 from tests.cases import each
 from tests.fakes.raw import ask, request
@@ -165,13 +166,15 @@ async def test_the_key_is_nowhere(admin: Edge, capfd: pytest.CaptureFixture[str]
 @each(
     ("content", "mode", "told"),
     [
-        (b"", 0o600, "holds no key"),
+        (b"", 0o600, "is empty"),
         (b"short", 0o600, "holds no key"),
         (b"x" * 31, 0o600, "holds no key"),
         (b"x" * 600, 0o600, "holds no key"),
-        (b"x" * 20 + b" " + b"x" * 20, 0o600, "holds no key"),
-        (b"x" * 40 + b"\n" + b"x" * 40, 0o600, "holds no key"),
-        ("ä".encode() * 40, 0o600, "holds no key"),
+        (b"x" * 20 + b" " + b"x" * 20, 0o600, "holds a space"),
+        (b"x" * 40 + b"\n" + b"x" * 40, 0o600, "has several lines"),
+        ("ä".encode() * 40, 0o600, "not ASCII"),
+        (b'"' + b"x" * 40 + b'"', 0o600, "is in quotes"),
+        (b"KEY=" + b"x" * 40, 0o600, "reads NAME=VALUE"),
         (b"x" * 40, 0o604, "everybody"),
         (b"x" * 40, 0o602, "everybody"),
         (None, 0o600, "No such file"),
@@ -185,7 +188,7 @@ def test_key_files_that_are_none(tmp_path: Path, content: bytes | None, mode: in
         path.write_bytes(content)
         path.chmod(mode)
     with pytest.raises(KeyFileError, match=told) as raised:
-        load_admin_key(path)
+        load_key(path)
     assert "xxxx" not in str(raised.value)
 
 
@@ -195,7 +198,7 @@ def test_key_files(tmp_path: Path, mode: int) -> None:
     path = tmp_path / f"{mode:o}.key"
     path.write_text(f"  {KEY}\r\n")
     path.chmod(mode)
-    assert load_admin_key(path).reveal() == KEY
+    assert load_key(path).reveal() == KEY
 
 
 async def test_a_key_file_that_is_missing_stops_the_start(tmp_path: Path) -> None:
