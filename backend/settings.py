@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from hubgate.backend import gpu_placement
 from hubgate.backend.vllm_args import VllmArgs, checked_args
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.shared_settings import Log, Name, Url, check_repo, check_tls_name
+from hubgate.runtime.shared_settings import HubRoute, Log, Name, check_repo, check_tls_name
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -79,12 +79,6 @@ class Seal(Section):
 
     key_file: Path
     proxies_file: Path
-
-
-class Hub(Section):
-    """`endpoint: null` is `HF_ENDPOINT`, or the public Hub."""
-
-    endpoint: Url | None = None
 
 
 class StoreSection(Section):
@@ -223,7 +217,7 @@ class BackendSettings(Settings):
     listen: Listen = Listen()
     name: Name
     seal: Seal
-    hub: Hub = Hub()
+    hub: HubRoute = HubRoute()
     store: StoreSection = StoreSection()
     engines: Engines
     adapters: Adapters = Adapters()

@@ -66,6 +66,7 @@ from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.upstream_pool import Pool, Upstream
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.hub_route import Route
 from hubgate.runtime.operator_key import KeyGuard, Refusal, is_loopback
 from hubgate.runtime.tls import TlsFiles
 from hubgate.runtime.watch import watch
@@ -119,7 +120,7 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
 
     errors = HubErrors(settings.hub.url)
     digest_key = secrets.token_bytes(32)
-    session = await _hub_session(stack, settings)
+    session = await _hub_session(stack, settings, checked.hub)
     transport = HubTransport(
         session,
         settings.hub.url,
@@ -330,14 +331,18 @@ def _revisions(hub: HubClient, settings: ProxySettings, policy: ModelPolicy, clo
     )
 
 
-async def _hub_session(stack: AsyncExitStack, settings: ProxySettings) -> aiohttp.ClientSession:
+async def _hub_session(stack: AsyncExitStack, settings: ProxySettings, route: Route) -> aiohttp.ClientSession:
     return await stack.enter_async_context(
         aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
+            trust_env=False,  # it would also take netrc's passwords, and HTTP_PROXY, which would see tokens
+            proxy=route.proxy.reveal() if route.proxy is not None else None,
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=settings.hub.timeout),
-            connector=aiohttp.TCPConnector(limit=fair_turns.AT_ONCE + fair_turns.RESERVE),
+            connector=aiohttp.TCPConnector(
+                limit=fair_turns.AT_ONCE + fair_turns.RESERVE,
+                ssl=True if route.context is None else route.context,
+            ),
             headers={"User-Agent": "hubgate"},
         )
     )

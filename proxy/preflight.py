@@ -14,8 +14,9 @@ from hubgate.proxy.auth.identity import LocalKey
 from hubgate.proxy.auth.name_book import NameBookError
 from hubgate.proxy.http.tls import Certificate
 from hubgate.proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, Upstream, parse_storage
-from hubgate.runtime import service_token
+from hubgate.runtime import hub_route, service_token
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.hub_route import Route
 from hubgate.runtime.operator_key import is_loopback, load_key
 from hubgate.runtime.service_token import ServiceToken, TokenFile
 from hubgate.runtime.tls import Party, Paths, TlsFiles
@@ -35,6 +36,7 @@ class Checked:
     upstream_tls: Mapping[str, TlsFiles]  # of the backends that are spoken to with TLS, by their names
     certificate: Certificate | None  # of the public port
     local: Mapping[bytes, LocalKey]
+    hub: Route
     limits_storage: Secret
     tokens: Mapping[str, ServiceToken]  # behind local keys, by their names in the settings or the environment
     admin_key: KeyFile[Secret] | None  # of commands on the admin port
@@ -77,6 +79,7 @@ def check(settings: ProxySettings) -> Checked:
     certificate = _certificate(settings.listen.tls, faults)
     faults += endpoints.unknown(settings.request.extra_fields)
     local, tokens = _local_keys(settings, faults)
+    hub = hub_route.find(settings.hub.url, settings.hub, faults)
     storage = _limits_storage(settings.limits, faults)
     admin_key, metrics_key = _admin_keys(settings, faults)
     owners = _owners(settings.audit.path, faults)
@@ -86,7 +89,7 @@ def check(settings: ProxySettings) -> Checked:
     if faults or keys is None:
         raise ConfigError(faults)
     return Checked(
-        keys, backends, upstream_tls, certificate, local, storage, tokens, admin_key, metrics_key, owners
+        keys, backends, upstream_tls, certificate, local, hub, storage, tokens, admin_key, metrics_key, owners
     )
 
 

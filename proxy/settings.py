@@ -1,6 +1,5 @@
 """The proxy's configuration, `config/proxy.yaml`: every key, its range and its default."""
 
-import os
 import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
@@ -19,10 +18,9 @@ from pydantic import (
 )
 
 from hubgate.runtime.config import Section, Settings
-from hubgate.runtime.shared_settings import Log, Name, RepoText, Url, check_repo, check_tls_name
+from hubgate.runtime.shared_settings import HubRoute, Log, Name, RepoText, Url, check_repo, check_tls_name
 from hubgate.wire.secret import Secret
 
-PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
 MEMORY = "memory://"
 # The largest bodies that must have room at once: one caller may take half of it (proxy/body/reader.py).
 BODIES = 4
@@ -84,21 +82,15 @@ class Admin(Section):
     metrics_key_file: Path | None = None
 
 
-class Hub(Section):
+class Hub(HubRoute):
     """Where the Hub is, and for how many seconds its answers hold."""
 
-    endpoint: Url | None = None
     timeout: PositiveFloat = 5
     identity_ttl: PositiveFloat = 300
     access_ttl: PositiveFloat = 60
     denial_ttl: PositiveFloat = 10
     revision_ttl: PositiveFloat = 3600
     refused_tokens_per_minute: PositiveInt = 60
-
-    @property
-    def url(self) -> str:
-        """The endpoint to ask: configured, else `HF_ENDPOINT`, else the public Hub."""
-        return self.endpoint or os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB
 
 
 class Block(Section):

@@ -1,6 +1,8 @@
 """What the configurations of both programs have in common: sections, and checks of their values."""
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl
@@ -8,6 +10,8 @@ from pydantic import AfterValidator, Field, HttpUrl
 from hubgate.runtime.config import Section
 from hubgate.runtime.log import Level
 from hubgate.wire.repo import InvalidRepoError, RepoRef
+
+PUBLIC_HUB = "https://huggingface.co"  # huggingface_hub/constants.py
 
 _URL = re.compile(r"https?://[^\s\\@?#/]+(?:/[^\s\\@?#]*)?")
 
@@ -44,10 +48,35 @@ def check_tls_name(name: str) -> str:
     return name
 
 
+def _check_proxy(text: str) -> str:
+    try:
+        proxy = _check_url(text)
+    except ValueError:
+        why = "must be http://host:port; a user and a password belong into HTTPS_PROXY of the environment"
+        raise ValueError(why) from None
+    if not proxy.startswith("http://") or proxy.count("/") > 2:
+        raise ValueError("must be http://host:port; it is asked to CONNECT, and sees no token")
+    return proxy
+
+
 Url = Annotated[str, AfterValidator(_check_url)]
+ProxyUrl = Annotated[str, AfterValidator(_check_proxy)]
 RepoText = Annotated[str, AfterValidator(check_repo)]  # org/name[@revision]
 # A backend's name, which is the audience of what is sealed for it; a local key's name.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class HubRoute(Section):
+    """Where the Hub is, and how it is reached; `endpoint: null` is `HF_ENDPOINT`, or the public Hub."""
+
+    endpoint: Url | None = None
+    proxy: ProxyUrl | None = None
+    ca_file: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """The endpoint to ask: configured, else `HF_ENDPOINT`, else the public Hub."""
+        return self.endpoint or os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB
 
 
 class Log(Section):

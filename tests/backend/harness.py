@@ -206,7 +206,7 @@ class Running:
                 await asyncio.sleep(0.05)
 
 
-def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -> BackendSettings:
+def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, /, **changes: Any) -> BackendSettings:
     """A configuration on free ports; `changes` go into the sections."""
     port = free_ports(8)
     values: dict[str, Any] = {
@@ -231,7 +231,7 @@ def settings_for(folder: Path, keyring: Keyring, hub: DemoHub, **changes: Any) -
 
 @asynccontextmanager
 async def running(
-    folder: Path, hub: DemoHub, gpus: Gpus | None = None, tls: TlsFiles | None = None, **changes: Any
+    folder: Path, hub: DemoHub, /, gpus: Gpus | None = None, tls: TlsFiles | None = None, **changes: Any
 ) -> AsyncIterator[Running]:
     """Start a backend with fake engines, and end it; with `tls`, which is a proxy's, it must listen so."""
     if not (folder / "keys").exists():

@@ -20,9 +20,14 @@ class Authority:
     def __init__(self) -> None:
         self._authority = trustme.CA()
 
-    def issue(self, folder: Path) -> dict[str, str]:
+    @property
+    def pem(self) -> bytes:
+        """Its own certificate, which who trusts it has."""
+        return self._authority.cert_pem.bytes()
+
+    def issue(self, folder: Path, *names: str) -> dict[str, str]:
         """A new certificate in the files of this folder, as `listen.tls` names them."""
-        made = self._authority.issue_cert(LOCAL, "localhost")
+        made = self._authority.issue_cert(*names or (LOCAL, "localhost"))
         certificate, key = folder / "tls.pem", folder / "tls.key"
         certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
         made.private_key_pem.write_to_path(key)

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from hubgate.proxy import app, preflight
-from hubgate.proxy.settings import PUBLIC_HUB, Hub, ProxySettings, read_account
+from hubgate.proxy.settings import Hub, ProxySettings, read_account
 from hubgate.runtime.config import ConfigError, load
+from hubgate.runtime.shared_settings import PUBLIC_HUB
 from tests.cases import each
 from tests.fakes.keyring import Keyring
 from tests.fakes.pki import Pki
