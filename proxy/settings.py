@@ -1,6 +1,7 @@
 """The proxy's configuration, `config/proxy.yaml`: every key, its range and its default."""
 
 import re
+import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -296,8 +297,16 @@ class Seal(Section):
     key_file: Path
 
 
+def _of_this_host(path: Path) -> Path:
+    """The path with this host's name in it, where it asks for that: proxies share a folder, and no file."""
+    text = str(path).replace("{hostname}", socket.gethostname())
+    if "{" in text or "}" in text:
+        raise ValueError("may hold {hostname}, and nothing else in braces")
+    return Path(text)
+
+
 class Audit(Section):
-    path: Path = Path("audit.jsonl")
+    path: Annotated[Path, AfterValidator(_of_this_host)] = Path("audit.jsonl")
     required: bool = True
 
 

@@ -199,23 +199,40 @@ def audit() -> None:
     """Look at an audit trail."""
 
 
-AUDIT_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+AUDIT_FILES = click.argument("files", nargs=-1, required=True, metavar="FILE|FOLDER|PATTERN...")
+
+
+def _trails(files: tuple[str, ...]) -> list[Path]:
+    from hubgate.proxy.audit import trails  # noqa: PLC0415 - lazy
+
+    try:
+        return trails.find(files)
+    except trails.NoTrailError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @audit.command()
-@AUDIT_FILE
+@AUDIT_FILES
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The configuration of the proxy that wrote it, for its key. [default: proxy.yaml beside FILE]",
+    help="The configuration of the proxy that wrote it, for its key. [default: proxy.yaml beside each]",
 )
-def verify(file: Path, config: Path | None) -> None:
-    """Find changed, missing, reordered or cut-off records in FILE."""
+def verify(files: tuple[str, ...], config: Path | None) -> None:
+    """Find changed, missing, reordered or cut-off records in each trail: a file, or all in a folder."""
+    failed = False
+    for file in _trails(files):
+        failed |= _verify(file, config or file.with_name("proxy.yaml"))
+    sys.exit(int(failed))
+
+
+def _verify(file: Path, config: Path) -> bool:
+    """Say what is wrong with a trail; whether anything is."""
     from hubgate.proxy.audit import chain  # noqa: PLC0415
     from hubgate.proxy.settings import ProxySettings  # noqa: PLC0415
+    from hubgate.wire.file_faults import unreadable  # noqa: PLC0415
     from hubgate.wire.keys import KeyFileError, load_proxy_keys  # noqa: PLC0415
 
-    config = config or file.with_name("proxy.yaml")
     try:
         key_file = load(ProxySettings, config).seal.key_file
         verdict = chain.verify(file, load_proxy_keys(key_file).derive("audit"))
@@ -223,28 +240,38 @@ def verify(file: Path, config: Path | None) -> None:
         _refuse(config, error)
     except KeyFileError as error:
         raise click.ClickException(str(error)) from None
+    except OSError as error:
+        click.echo(unreadable(file, error), err=True)
+        return True
     for fault in verdict.faults:
         click.echo(f"{file}: {fault}", err=True)
-    if verdict.faults:
-        sys.exit(1)
-    click.echo(f"{file}: {verdict.records} records, whole; checked with the key in {key_file}")
+    if not verdict.faults:
+        click.echo(f"{file}: {verdict.records} records, whole; checked with the key in {key_file}")
+    return bool(verdict.faults)
 
 
 @audit.command()
-@AUDIT_FILE
-def report(file: Path) -> None:
-    """Sum up FILE per user and per model."""
+@AUDIT_FILES
+def report(files: tuple[str, ...]) -> None:
+    """Sum up trails per user and per model: files, or all in a folder, together."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from hubgate.proxy.audit import chain  # noqa: PLC0415
     from hubgate.proxy.audit.outcomes import outcomes  # noqa: PLC0415
+    from hubgate.wire.file_faults import unreadable  # noqa: PLC0415
 
     tallies: dict[str, Counter[tuple[Any, ...]]] = {"user": Counter(), "model": Counter()}
-    for record in outcomes(chain.records(file)):
-        count = record.get("count")  # of a record that stands for many
-        for key, tally in tallies.items():
-            tally[record.get(key, "-"), record.get("reason", "-")] += count if isinstance(count, int) else 1
+    for file in _trails(files):
+        try:
+            for record in outcomes(chain.records(file)):
+                count = record.get("count")  # of a record that stands for many
+                for key, tally in tallies.items():
+                    tally[record.get(key, "-"), record.get("reason", "-")] += (
+                        count if isinstance(count, int) else 1
+                    )
+        except OSError as error:
+            raise click.ClickException(unreadable(file, error)) from None
     for key, tally in tallies.items():
         table = Table(key, "outcome", "requests")
         for (name, outcome), count in sorted(tally.items()):

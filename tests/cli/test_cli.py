@@ -335,3 +335,62 @@ def test_report_of_hostile_names(tmp_path: Path, user: str) -> None:
     assert found.exit_code == 0
     assert "\x1b" not in found.output
     assert user.strip("\x1b") in found.output
+
+
+def shared(folder: Path) -> Path:
+    """A folder in which three proxies with the same keys wrote their trails, beside the configuration."""
+    configured(folder)
+    for name, users in {
+        "one.jsonl": ("alice", "bob"),
+        "two.jsonl": ("alice",),
+        "three.audit": ("bob",),
+    }.items():
+        path = folder / name
+        key = Keyring.make(folder / "keys").proxy.derive("audit")
+        written = AuditWriter(path, key, Metrics(), required=True, now=time)
+        written.start()
+        for user in users:
+            written.record("request.done", {"user": user, "model": "demo/tiny", "reason": "ok"})
+        written.close()
+    (folder / "one.jsonl.names").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("named", "records"),
+    [
+        ((".",), [2, 1, 1]),
+        (("*.jsonl",), [2, 1]),
+        (("o*", "two.jsonl", "one.jsonl"), [2, 1]),
+        (("t[w]o*",), [1]),
+    ],
+)
+def test_trails_of_several_proxies(tmp_path: Path, named: tuple[str, ...], records: list[int]) -> None:
+    """All in a folder, or what a pattern fits, each once; where there is no shell to expand it."""
+    folder = shared(tmp_path)
+    found = run("audit", "verify", *(folder / name for name in named))
+    assert found.exit_code == 0, found.output
+    said = sorted(found.output.splitlines())
+    assert sorted(int(line.split(": ")[1].split()[0]) for line in said) == sorted(records)
+    report = run("audit", "report", *(folder / name for name in named)).output
+    assert sum(int(row.split("│")[3]) for row in report.splitlines() if "demo/tiny" in row) == sum(records)
+
+
+def test_one_of_several_trails_that_was_changed(tmp_path: Path) -> None:
+    """It is told by its name, as is one that is gone from beside its head; the others are looked at too."""
+    folder = shared(tmp_path)
+    (folder / "two.jsonl").write_bytes((folder / "two.jsonl").read_bytes().replace(b"alice", b"mallory"))
+    (folder / "three.audit").unlink()
+    found = run("audit", "verify", folder)
+    assert found.exit_code == 1
+    assert f"{folder / 'one.jsonl'}: 2 records, whole" in found.output
+    assert f"{folder / 'two.jsonl'}: line 1: record 1 was changed" in found.output
+    assert f"{folder / 'three.audit'}: No such file" in found.output
+
+
+def test_where_there_is_no_trail(tmp_path: Path) -> None:
+    """An empty folder and a pattern that fits nothing are wrong usage, not a whole trail."""
+    for command in ("verify", "report"):
+        for named in (tmp_path, tmp_path / "*.jsonl", tmp_path / "nowhere"):
+            found = run("audit", command, named)
+            assert (found.exit_code, "there is no audit trail" in found.output) == (2, True)

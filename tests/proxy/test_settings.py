@@ -269,3 +269,16 @@ async def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:
             async with app.running(taken, keys):
                 pytest.fail("two listen on one port")
     assert caught.value.faults[0].startswith("listen.port:")
+
+
+def test_each_host_has_a_trail_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a volume that proxies share; what else stands in braces is a typing error."""
+    monkeypatch.setattr("socket.gethostname", lambda: "proxy-7f9c")
+    for text, path in {
+        "/audit/{hostname}.jsonl": "/audit/proxy-7f9c.jsonl",
+        "{hostname}/a": "proxy-7f9c/a",
+        "a": "a",
+    }.items():
+        assert read(tmp_path, audit={"path": text}).audit.path == Path(path)
+    for text in ("{host}.jsonl", "{hostname", "a}", "{hostname}{}"):
+        assert "audit.path: may hold {hostname}" in faults(tmp_path, audit={"path": text})[0]
