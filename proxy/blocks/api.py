@@ -47,7 +47,8 @@ class BlocksApi:
                 return _error(403, "name a file with a key in admin.key_file, and restart this proxy")
             refusal = self._guard.refusal(request, [self._key], commands=True)
             if refusal is not None:
-                response = _error(refusal.status, f"{refusal.message}, which is in admin.key_file")
+                wrong = "not the key in this proxy's admin.key_file"
+                response = _error(refusal.status, wrong if refusal.status == 401 else refusal.message)
                 response.headers.update(refusal.headers)
                 return response
             return await handler(request)
