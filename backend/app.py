@@ -33,14 +33,16 @@ from hubgate.backend.engines.loaded_adapters import LoadedAdapters
 from hubgate.backend.engines.queues import watch_queues
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.gpu_placement import Devices
-from hubgate.backend.loading.model_loader import LoadLimits, ModelLoader
+from hubgate.backend.loading.model_loader import ModelLoader
 from hubgate.backend.loading.preloader import Preloader
 from hubgate.backend.metrics import Metrics
+from hubgate.backend.reload import Preloads, Reloader, limits_of
 from hubgate.backend.settings import BackendSettings
 from hubgate.backend.store.layout import delete_now
 from hubgate.backend.store.store import Store
 from hubgate.runtime import hub_route, service_token
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.hangup import Hangup
 from hubgate.runtime.operator_key import KeyGuard, load_key
 from hubgate.runtime.service_token import ServiceToken
 from hubgate.runtime.tls import KEEPALIVE, Party, Paths, TlsFiles
@@ -83,6 +85,7 @@ class Backend:
     control: ControlApi
     probes: Probes
     loader: ModelLoader
+    reloader: Reloader
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Three paths are open; all others, known or not, are the control API's."""
@@ -173,13 +176,33 @@ def _opened(name: str, path: Path, load: Callable[[Path], Keys], faults: list[st
         return None
 
 
-def build(settings: BackendSettings, checked: Checked, background: Background) -> web.Application:
-    """The application for `listen`; starting it starts everything, and ending it ends everything."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a reload has its configuration from, and what it is checked with. Both raise `ConfigError`."""
+
+    read: Callable[[], BackendSettings]
+    check: Callable[[BackendSettings], object] = check
+
+
+def build(
+    settings: BackendSettings,
+    checked: Checked,
+    background: Background,
+    source: Source | None = None,
+    hangup: Hangup | None = None,
+) -> web.Application:
+    """The application for `listen`; starting it starts everything, and ending it ends everything.
+
+    Without a `source` a reload reads what it was started with; `hangup` asks for one.
+    """
     app = web.Application(client_max_size=MAX_BODY)
     running: list[Backend] = []
+    source = source or Source(lambda: settings)
 
     async def run(_: web.Application) -> AsyncIterator[None]:
-        async with backend(settings, checked, background, os.environ) as started:
+        async with backend(settings, checked, background, os.environ, source) as started:
+            if hangup is not None:
+                hangup.follow(lambda: background.once("reload", started.reloader.reload()))
             running.append(started)
             yield
 
@@ -198,7 +221,11 @@ def build(settings: BackendSettings, checked: Checked, background: Background) -
 
 @asynccontextmanager
 async def backend(
-    settings: BackendSettings, checked: Checked, background: Background, environ: Mapping[str, str]
+    settings: BackendSettings,
+    checked: Checked,
+    background: Background,
+    environ: Mapping[str, str],
+    source: Source,
 ) -> AsyncIterator[Backend]:
     """Every collaborator, in the order in which they depend on each other; ended in reverse."""
     boot, metrics = secrets.token_hex(16), Metrics()
@@ -240,12 +267,27 @@ async def backend(
         )
         flights = SingleFlight(fetcher)
         loader = ModelLoader(
-            store, flights, supervisor, loaded_adapters, limits=_limits(settings), metrics=metrics
+            store, flights, supervisor, loaded_adapters, limits=limits_of(settings), metrics=metrics
         )
         preloader = Preloader(settings.engines.preload, fetcher, loader, supervisor, checked.token)
         auth = ControlAuth(settings.name, boot, checked.keys, checked.proxies, time.time)
         identity = BackendIdentity(settings.name, boot, checked.keys)
-        control = ControlApi(identity, auth, supervisor, loader, preloader, certified=tls is not None)
+        preloads = Preloads(preloader, background)
+        reloader = Reloader(
+            settings,
+            store,
+            fetcher,
+            launcher,
+            supervisor,
+            loaded_adapters,
+            loader,
+            preloads,
+            source.read,
+            source.check,
+        )
+        control = ControlApi(
+            identity, auth, supervisor, loader, preloader, reload=reloader.reload, certified=tls is not None
+        )
         metrics.observe(
             lambda: [*supervisor.states(), *["downloading"] * loader.downloading()],
             lambda: sum(len(engine.adapters) for engine in supervisor.engines()),
@@ -265,26 +307,15 @@ async def backend(
         if settings.engines.preload and checked.token is not None:
             files[checked.token.name] = checked.token
         background.start("watch files", watch(files))
-        for preload in settings.engines.preload:
-            background.start(f"preload {preload.repo}", preloader.keep(preload))
+        preloads.keep(settings.engines.preload)
         log.info("backend.started", name=settings.name, boot=boot, port=settings.listen.port)
         probes = Probes(supervisor, metrics, checked.metrics_key, KeyGuard(time.monotonic))
-        yield Backend(control, probes, loader)
+        yield Backend(control, probes, loader, reloader)
 
 
 def _delete_aside(directory: Path) -> None:
     """In a thread: unlinking a large model takes seconds, and the control API answers meanwhile."""
     asyncio.get_running_loop().run_in_executor(None, delete_now, directory)
-
-
-def _limits(settings: BackendSettings) -> LoadLimits:
-    return LoadLimits(
-        max_model_bytes=settings.store.max_model_bytes,
-        max_adapter_bytes=settings.adapters.max_bytes,
-        max_rank=settings.adapters.max_rank,
-        linger=settings.store.linger,
-        remote_code=frozenset(settings.engines.remote_code),
-    )
 
 
 def _runtime_directory(store: Store) -> Path:

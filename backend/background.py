@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -13,13 +14,20 @@ class Background:
 
     def __init__(self, died: Callable[[], None]) -> None:
         self._died = died
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, name: str, coroutine: Coroutine[None, None, None]) -> None:
-        """Run it until `close`."""
+    def start(self, name: str, coroutine: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        """Run it until `close`, or until whoever started it cancels it."""
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    def once(self, name: str, coroutine: Coroutine[None, None, object]) -> None:
+        """Run it, but not beyond `close`; its end is not the program's."""
+        task: asyncio.Task[Any] = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Cancel them all and wait for their ends."""

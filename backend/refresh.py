@@ -1,4 +1,4 @@
-"""`hubgate backend refresh`: asks the backend on this machine, with the backend's own key."""
+"""`hubgate backend refresh` and `hubgate reload`: ask the backend on this machine, with its own key."""
 
 import asyncio
 import time
@@ -13,6 +13,7 @@ from hubgate.backend.engines.client import new_session
 from hubgate.backend.engines.launcher import local_url
 from hubgate.backend.settings import BackendSettings
 from hubgate.runtime.config import ConfigError
+from hubgate.runtime.reload import Reloaded, ReloadError
 from hubgate.runtime.tls import believing
 from hubgate.wire import seal
 from hubgate.wire.control_api import (
@@ -24,7 +25,7 @@ from hubgate.wire.control_api import (
     RefreshEvent,
     RefreshRequest,
 )
-from hubgate.wire.endpoints import HELLO, REFRESH
+from hubgate.wire.endpoints import HELLO, REFRESH, RELOAD
 from hubgate.wire.keys import KeyFileError, load_backend_keys
 from hubgate.wire.seal import SealError, control_grant
 
@@ -39,7 +40,7 @@ def run(settings: BackendSettings, repo: str | None, say: Callable[[str], None])
         return asyncio.run(_run(settings, repo, say))
     except _FAILURES as error:
         reason = str(error) or type(error).__name__
-        say(f"the backend at {_url(settings)} cannot be asked: {reason}")
+        say(f"the backend at {url_of(settings)} cannot be asked: {reason}")
         return 1
 
 
@@ -55,11 +56,31 @@ async def _run(settings: BackendSettings, repo: str | None, say: Callable[[str],
 
 
 async def _events(settings: BackendSettings, repo: str | None) -> AsyncIterator[RefreshEvent]:
+    async for line in _asked(settings, REFRESH, msgspec.json.encode(RefreshRequest(repo=repo))):
+        yield msgspec.json.decode(line, type=RefreshEvent)
+
+
+def reload(settings: BackendSettings) -> Reloaded:
+    """Have it read its configuration again. Raises `ConfigError`, and `ReloadError` with why it did not."""
+    try:
+        return asyncio.run(_reload(settings))
+    except _FAILURES as error:
+        reason = str(error) or type(error).__name__
+        raise ReloadError(f"the backend at {url_of(settings)} cannot be asked: {reason}") from None
+
+
+async def _reload(settings: BackendSettings) -> Reloaded:
+    lines = [line async for line in _asked(settings, RELOAD, b"{}")]
+    return msgspec.json.decode(b"".join(lines), type=Reloaded)
+
+
+async def _asked(settings: BackendSettings, path: str, body: bytes) -> AsyncIterator[bytes]:
+    """The lines of what the backend answers to its operator."""
     try:
         signing = load_backend_keys(settings.seal.key_file).signing
     except KeyFileError as error:
         raise ConfigError([f"seal.key_file: {error}"]) from None
-    url = _url(settings)
+    url = url_of(settings)
     async with new_session() as session:
         grant, nonce = control_grant(signing, aud=settings.name, boot="", now=time.time())
         secure = _secure(settings)
@@ -71,14 +92,13 @@ async def _events(settings: BackendSettings, repo: str | None) -> AsyncIterator[
         if hello.nonce != nonce or hello.name != settings.name:
             raise SealError("this is another backend's hello, or an old one")
         grant, _ = control_grant(signing, aud=hello.name, boot=hello.boot, now=time.time())
-        body = msgspec.json.encode(RefreshRequest(repo=repo))
         headers = {GRANT_HEADER: grant}
         async with session.post(
-            url + REFRESH, data=body, headers=headers, timeout=_PATIENCE, **secure
+            url + path, data=body, headers=headers, timeout=_PATIENCE, **secure
         ) as response:
             response.raise_for_status()
             async for line in response.content:
-                yield msgspec.json.decode(line, type=RefreshEvent)
+                yield line
 
 
 def _line(event: RefreshEvent) -> str:
@@ -97,7 +117,8 @@ def _line(event: RefreshEvent) -> str:
             return f"failed: {event.message}"
 
 
-def _url(settings: BackendSettings) -> str:
+def url_of(settings: BackendSettings) -> str:
+    """Where the backend of these settings is asked from the same machine."""
     return local_url(settings.listen.host, settings.listen.port, secure=settings.listen.tls is not None)
 
 

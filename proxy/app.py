@@ -92,11 +92,18 @@ CLOCKS = Clocks()
 
 @asynccontextmanager
 async def running(
-    settings: ProxySettings, checked: Checked, clocks: Clocks = CLOCKS
+    settings: ProxySettings,
+    checked: Checked,
+    clocks: Clocks = CLOCKS,
+    *,
+    read: Callable[[], ProxySettings] | None = None,
 ) -> AsyncIterator["Proxy"]:
-    """The whole proxy, listening; leaving lets requests under way end for `timeouts.drain` seconds."""
+    """The whole proxy, listening; leaving lets requests under way end for `timeouts.drain` seconds.
+
+    `read` gives the configuration when the operator has it reloaded; without it, it is what it was.
+    """
     async with AsyncExitStack() as stack:
-        proxy = await _build(stack, settings, checked, clocks)
+        proxy = await _build(stack, settings, checked, clocks, read or (lambda: settings))
         yield proxy
 
 
@@ -110,7 +117,13 @@ class Proxy:
     reloader: Reloader
 
 
-async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checked, clocks: Clocks) -> Proxy:
+async def _build(
+    stack: AsyncExitStack,
+    settings: ProxySettings,
+    checked: Checked,
+    clocks: Clocks,
+    read: Callable[[], ProxySettings],
+) -> Proxy:
     metrics = Metrics()
     drain = Drain()
     old_tokens = OldTokenGauge(clocks.now)
@@ -214,14 +227,15 @@ async def _build(stack: AsyncExitStack, settings: ProxySettings, checked: Checke
     guard = KeyGuard(clocks.monotonic)
     blocks = BlocksApi(lock_outs, checked.admin_key, guard, frozenset(key.name for key in settings.keys))
     unreadable = _unreadable(settings.admin, checked, guard)
-    admin_app = admin.app(metrics, old_tokens, unready, blocks, unreadable)
-    admin_port = await _listen_admin(stack, settings, admin_app)
 
     def forget() -> None:
         identities.forget_all()
         authorizer.forget_all()
 
     reloader = Reloader(settings, accounts, callers, policy, limits, (refusals, throttled), forget)
+    reload = admin.Reload(checked.keys, partial(reloader.reload, read), clocks.now)
+    admin_app = admin.app(metrics, old_tokens, unready, (blocks.routes(), reload.routes()), unreadable)
+    admin_port = await _listen_admin(stack, settings, admin_app)
     port = await _listen(stack, settings, server, gateway.drain, checked.certificate)
     return Proxy(port, admin_port, background, reloader)
 

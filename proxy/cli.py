@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 import uvloop
@@ -13,6 +14,7 @@ import uvloop
 from hubgate.proxy import app, preflight
 from hubgate.proxy.settings import ProxySettings
 from hubgate.runtime import build, log
+from hubgate.runtime.hangup import Hangup
 
 _log = structlog.get_logger("proxy")
 
@@ -25,10 +27,11 @@ def run(read: Callable[[], ProxySettings]) -> int:
     # Callers' tokens pass through this process: it leaves no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _raise_descriptors()
+    hangup = Hangup()
     settings = read()
     log.configure(settings.log.level, settings.log.format)
     checked = preflight.check(settings)
-    return uvloop.run(_serve(settings, checked, read))
+    return uvloop.run(_serve(settings, checked, read, hangup))
 
 
 def _raise_descriptors() -> None:
@@ -39,14 +42,14 @@ def _raise_descriptors() -> None:
 
 
 async def _serve(
-    settings: ProxySettings, checked: preflight.Checked, read: Callable[[], ProxySettings]
+    settings: ProxySettings, checked: preflight.Checked, read: Callable[[], ProxySettings], hangup: Hangup
 ) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with app.running(settings, checked) as proxy:
-        loop.add_signal_handler(signal.SIGHUP, proxy.reloader.reload, read)
+    async with app.running(settings, checked, read=read) as proxy:
+        hangup.follow(partial(proxy.reloader.reload, read))
         _log.info("listening", port=proxy.port, admin_port=proxy.admin_port, version=build.VERSION)
         if not build.compiled():
             _log.warning("interpreted", hint="install it where there is a C compiler: half of the CPU")

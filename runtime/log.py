@@ -31,7 +31,7 @@ def configure(level: Level, form: Literal["json", "console"]) -> None:
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a reload may change the level; few lines are logged
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -57,6 +57,7 @@ LAYERS = [
     "backend.plugin",
     "backend.engines",
     "backend.loading",
+    "backend.reload",
     "backend.api",
     "backend.refresh",
     "backend.app",

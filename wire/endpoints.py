@@ -38,6 +38,10 @@ COUNTING: Final = frozenset({TOKENIZE, DETOKENIZE, COUNT_TOKENS})
 HELLO: Final = "/v1/hello"
 ENSURE: Final = "/v1/ensure"
 REFRESH: Final = "/v1/refresh"
+RELOAD: Final = "/v1/reload"
+
+# Of a proxy's admin port, for its operator.
+RELOAD_PROXY: Final = "/reload"
 
 # Of an engine, for its supervisor: what Hubgate's plugin adds to vLLM.
 LOAD_ADAPTER: Final = "/hubgate/adapters"

@@ -1,6 +1,6 @@
 """The control API: proxies ask who we are, and for models to be made warm. Default deny."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from hubgate.backend.api.auth import ControlAuth
 from hubgate.backend.engines.supervisor import Supervisor
 from hubgate.backend.loading.model_loader import ModelLoader
 from hubgate.backend.loading.preloader import Preloader
+from hubgate.runtime.reload import Reloaded
 from hubgate.wire.control_api import (
     GRANT_HEADER,
     PROTOCOL,
@@ -21,13 +22,14 @@ from hubgate.wire.control_api import (
     RefreshEvent,
     RefreshRequest,
 )
-from hubgate.wire.endpoints import ENSURE, HELLO, REFRESH
+from hubgate.wire.endpoints import ENSURE, HELLO, REFRESH, RELOAD
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import BackendKeys
 from hubgate.wire.repo import InvalidRepoError, RepoRef
 from hubgate.wire.seal import Grant, SealError, sign_hello
 
 MAX_BODY = 64 * 1024  # bytes
+OWN = (REFRESH, RELOAD)  # for the operator of this machine
 
 log = structlog.get_logger()
 
@@ -42,7 +44,7 @@ class BackendIdentity:
 
 
 class ControlApi:
-    """`GET /v1/hello`, `POST /v1/ensure` and `POST /v1/refresh`: see `hubgate.wire.control_api`."""
+    """`GET /v1/hello`, `POST /v1/ensure`, `/v1/refresh` and `/v1/reload`: see `hubgate.wire.control_api`."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class ControlApi:
         loader: ModelLoader,
         preloader: Preloader,
         *,
+        reload: Callable[[], Awaitable[Reloaded]],
         certified: bool = False,
     ) -> None:
         """With `certified`, proxies show a certificate; the operator has the backend's own key instead."""
@@ -61,13 +64,14 @@ class ControlApi:
         self._supervisor = supervisor
         self._loader = loader
         self._preloader = preloader
+        self._reload = reload
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every path that is not open comes here, known or not: nobody learns which exist."""
         values, path = request.headers.getall(GRANT_HEADER, []), request.path
         bare = self._certified and not request.get_extra_info("peercert")
         try:
-            grant = self._auth.grant(values, hello=path == HELLO, own=path == REFRESH or bare)
+            grant = self._auth.grant(values, hello=path == HELLO, own=path in OWN or bare)
         except SealError as error:
             why = "no_certificate" if bare else error.reason
             log.warning("control.refused", path=request.path, reason=why, peer=request.remote)
@@ -79,6 +83,10 @@ class ControlApi:
                 return await self._ensure(request)
             case "POST", path if path == REFRESH:
                 return await self._refresh(request)
+            case "POST", path if path == RELOAD:
+                log.info("control.reload", peer=request.remote)
+                body = msgspec.json.encode(await self._reload())
+                return web.Response(body=body, content_type="application/json")
             case _:
                 return refusal(404, "unknown_endpoint", "no such endpoint")
 

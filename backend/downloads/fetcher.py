@@ -93,6 +93,10 @@ class Fetcher:
         self._patience = patience
         self._line = Line(PARALLEL, LEAST_TURN)
 
+    def replace(self, patience: Patience) -> None:
+        """Measure attempts by other numbers, those in flight too."""
+        self._patience = patience
+
     def staging(self) -> AbstractContextManager[Staging]:
         """Where the bytes of one repo gather, whoever's token fetches them. Raises as `Store.staging`."""
         return self._store.staging()

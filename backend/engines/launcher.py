@@ -51,6 +51,10 @@ class Launcher:
         self._signing = signing
         self._make_argv = make_argv
 
+    def replace(self, settings: BackendSettings) -> None:
+        """Start engines by other settings from now on."""
+        self._settings = settings
+
     def engine(self, base: RepoRef, slot: int, place: int, asked_by: str) -> Engine:
         """A new engine with the devices of `slot`, and the port and name of `place`; no process yet."""
         name, engines = f"{self._settings.name}/{place}", self._settings.engines

@@ -54,6 +54,10 @@ class LoadedAdapters:
         self._residency = residency
         self._clock = clock
 
+    def replace(self, residency: float) -> None:
+        """Another number of seconds for which an adapter is its users'."""
+        self._residency = residency
+
     async def load(self, engine: Engine, adapter: RepoRef, report: LoadReport) -> Loaded | LoadFailed:
         """Put an admitted adapter, which the caller holds in the store, into a ready engine.
 

@@ -72,6 +72,10 @@ class EngineScheduler:
         self._engines = engines
         self._clock = clock
 
+    def replace(self, config: Engines) -> None:
+        """Judge by other settings from now on."""
+        self._config = config
+
     def fitting(self, base: RepoRef) -> list[int]:
         """The slots with devices enough for it, the best first."""
         return fitting(self._slots, need(str(base), self._config.args(base.id)))

@@ -80,6 +80,18 @@ class Supervisor:
         self._one = asyncio.Lock()  # one at a time is woken up or started, and has room made for it
         self._closing = False
 
+    def replace(self, config: Engines) -> None:
+        """Go by other settings from now on; an engine that runs keeps the flags that it was started with."""
+        self._config = config
+        self._scheduler.replace(config)
+        for engine in self._engines.values():
+            engine.start_timeout, engine.hang_timeout = config.start_timeout, config.hang_timeout
+        wanted = {preload.repo for preload in config.preload}
+        for repo in [repo for repo in self._preloaded if repo not in wanted]:
+            del self._preloaded[repo]
+        for repo in wanted:
+            self._preloaded.setdefault(repo, None)
+
     def engines(self) -> Sequence[Engine]:
         """All that have a process, in any state."""
         return [engine for engine in self._engines.values() if not engine.ended.is_set()]

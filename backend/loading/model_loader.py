@@ -130,6 +130,10 @@ class ModelLoader:
         self._refusals = Refusals(time.monotonic)
         self._active: list[Load] = []
 
+    def replace(self, limits: LoadLimits) -> None:
+        """Hold what is begun from now on to other limits."""
+        self._limits = limits
+
     def begin(self, scoped: ScopedToken) -> Load:
         """What the token asks for. Raises `InvalidRepoError` if it names no repos at shas."""
         base = _pinned(scoped.base)

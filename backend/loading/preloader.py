@@ -44,6 +44,12 @@ class Preloader:
         self._wanted: dict[str, RepoRef] = {}
         self._refreshing = asyncio.Lock()
 
+    def replace(self, preload: Sequence[Preload]) -> None:
+        """Know of these and no others; `keep` is to be begun for those that are new, and ended for others."""
+        self._preload = {one.repo: one for one in preload}
+        for repo in [repo for repo in self._wanted if repo not in self._preload]:
+            del self._wanted[repo]
+
     async def keep(self, preload: Preload) -> None:
         """Forever: run this model. A failure is logged and tried again."""
         self._want(await self._resolved(preload))

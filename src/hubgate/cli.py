@@ -9,6 +9,7 @@ import click
 
 from hubgate.cli_block import block, unblock
 from hubgate.cli_certs import certs
+from hubgate.cli_reload import reload_
 from hubgate.cli_store import store
 from hubgate.runtime.config import ConfigError, load
 
@@ -47,7 +48,8 @@ def main(context: click.Context) -> None:
 def proxy(config: Path) -> None:
     """Run the edge: authenticates callers and relays their requests.
 
-    SIGHUP reads callers, tokens and models of the configuration again, and forgets what the Hub said.
+    SIGHUP, as `hubgate reload`, reads callers, tokens, models, limits and log of the configuration again, and
+    forgets what the Hub said.
     To lock somebody out at once: `hubgate block`.
     """
     from hubgate.proxy import cli  # noqa: PLC0415 - lazy
@@ -72,7 +74,7 @@ def backend(context: click.Context, config: Path | None) -> None:
     from hubgate.backend.settings import BackendSettings  # noqa: PLC0415
 
     try:
-        sys.exit(cli.run(load(BackendSettings, config)))
+        sys.exit(cli.run(lambda: load(BackendSettings, config)))
     except ConfigError as error:
         _refuse(config, error)
 
@@ -99,6 +101,7 @@ backend.add_command(store)
 main.add_command(block)
 main.add_command(unblock)
 main.add_command(certs)
+main.add_command(reload_)
 
 
 @main.command("check-config")

@@ -25,7 +25,7 @@ CODE = """
     from hubgate.backend.settings import BackendSettings
     from hubgate.runtime.config import ConfigError, load
     try:
-        sys.exit(cli.run(load(BackendSettings, Path(sys.argv[1]))))
+        sys.exit(cli.run(lambda: load(BackendSettings, Path(sys.argv[1]))))
     except ConfigError as error:
         print("\\n".join(error.faults))
         sys.exit(2)

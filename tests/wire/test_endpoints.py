@@ -16,7 +16,7 @@ CALLERS = {
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
 }
-CONTROL = {"HELLO": "/v1/hello", "ENSURE": "/v1/ensure", "REFRESH": "/v1/refresh"}
+CONTROL = {"HELLO": "/v1/hello", "ENSURE": "/v1/ensure", "REFRESH": "/v1/refresh", "RELOAD": "/v1/reload"}
 SUPERVISOR = {
     "LOAD_ADAPTER": "/hubgate/adapters",
     "UNLOAD_ADAPTER": "/hubgate/adapters/unload",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.gauge import rss_bytes
-from hubgate.backend.app import Backend, backend, check
+from hubgate.backend.app import Backend, Source, backend, check
 from hubgate.backend.background import Background
 from hubgate.backend.downloads.messages import Answer, Done, FileSelection, Job, Listing
 from hubgate.backend.repo_files import RepoFile
@@ -127,7 +127,7 @@ async def crowd(tmp_path: Path, hub: DemoHub, monkeypatch: pytest.MonkeyPatch) -
     checked = replace(check(settings, {}, lambda: None, lambda: "vllm"), make_argv=fake_argv)
     died: list[str] = []
     background = Background(lambda: died.append("died"))
-    async with backend(settings, checked, background, {}) as running:
+    async with backend(settings, checked, background, {}, Source(lambda: settings)) as running:
         try:
             yield Crowd(running, settings.store.path)
         finally:
