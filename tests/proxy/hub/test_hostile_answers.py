@@ -215,12 +215,15 @@ async def test_a_redirect_is_judged_by_where_it_leads(rogue: RawEngine, rogue_cl
 async def test_a_compressed_answer_is_not_unpacked(
     rogue: RawEngine, rogue_client: HubClient, coding: str
 ) -> None:
-    """None is asked for, and a thousand bytes of it may be a million."""
+    """None is asked for, and a thousand bytes of it may be a million: an outage, and not of one account."""
     body = gzip.compress(b" " * 50_000_000 + b"{}")
     headers = [("Content-Encoding", coding), ("Content-Length", str(len(body)))]
     rogue.always(raw(head(200, headers) + body))
     assert set(await everything(rogue_client)) == {"hub_unavailable"}
     assert {request.header("accept-encoding") for request in rogue.requests} == {"identity"}
+    denied = await rogue_client.refs(TOKEN, BASE)
+    assert isinstance(denied, Denied)
+    assert not denied.own
 
 
 @pytest.mark.parametrize("most", [MAX_VERDICT, MAX_ANSWER])
