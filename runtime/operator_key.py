@@ -7,6 +7,7 @@ has it ask for.
 
 import binascii
 import re
+import secrets
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from hubgate.wire.keys import KeyFileError
 from hubgate.wire.secret import Secret
 
 MAX_KEY: Final = 512  # characters, as of a token
-WRONG: Final = 10  # keys that one address may try in a minute
+WRONG: Final = 10  # different keys that one address may try in a minute
 MINUTE: Final = 60.0  # seconds
 ADDRESSES: Final = 10_000  # of which wrong keys are counted
 
@@ -60,33 +61,44 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Tries:
+    """What one address has tried since `began`: digests of wrong keys, each counted once."""
+
+    began: float
+    wrong: set[bytes] = field(default_factory=set)
+
+
 class KeyGuard:
-    """Asks for a key. One address has so many wrong ones a minute; past that none of its is looked at."""
+    """Asks for a key. One address has so many wrong ones a minute; past that none of its is looked at.
+
+    The same one again is no guess: it is somebody's whose key was changed.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """The clock gives seconds and never goes back."""
         self._clock = clock
-        self._wrong: BoundedMap[str, tuple[int, float]] = BoundedMap(
-            ADDRESSES
-        )  # how many, until when they count
+        self._digest_key = secrets.token_bytes(32)
+        self._tries: BoundedMap[str, _Tries] = BoundedMap(ADDRESSES)
 
     def refusal(
         self, request: web.Request, keys: Sequence[KeyFile[Secret]], *, commands: bool = False
     ) -> Refusal | None:
         """`None` for who presents one of the keys; for `commands` as a Bearer."""
         address, now = request.remote or "", self._clock()
-        wrong, until = self._wrong.get(address, (0, 0.0))
-        if now >= until:
-            wrong, until = 0, now + MINUTE
-        if wrong >= WRONG:
-            wait = max(1, round(until - now))
+        tries = self._tries.get(address)
+        if tries is None or now - tries.began >= MINUTE:
+            tries = _Tries(now)
+        if len(tries.wrong) >= WRONG:
+            wait = max(1, round(tries.began + MINUTE - now))
             return Refusal(429, "too many wrong keys of this address", {"Retry-After": str(wait)})
         presented = _presented(request.headers.getall("Authorization", []), basic=not commands)
-        # Each is compared, so that the time tells nothing.
-        if presented is not None and any([presented == key.current() for key in keys]):  # noqa: C419
-            return None
-        if "Authorization" in request.headers:
-            self._wrong.put(address, (wrong + 1, until))
+        if presented is not None:
+            # Each is compared, so that the time tells nothing.
+            if any([presented == key.current() for key in keys]):  # noqa: C419
+                return None
+            tries.wrong.add(presented.digest(self._digest_key))
+            self._tries.put(address, tries)
         ask = "Bearer" if commands else 'Bearer, Basic realm="hubgate"'
         return Refusal(401, "not the key of this port", {"WWW-Authenticate": ask})
 

@@ -12,13 +12,14 @@ refuses a certificate with one that has more than 31.
 
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hubgate.wire.keys import KeyFileError
 
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 Kind = Literal["proxy", "backend", "engine", "supervisor"]
 
 ARC: Final = "1.2.840.113556.1.8000.2554.42949.52299.29635.17165.34105.6158719.13913149"
@@ -39,20 +40,14 @@ ROLES: Final[dict[Kind, x509.ObjectIdentifier]] = {
 
 def kinds(certificate: x509.Certificate) -> frozenset[Kind]:
     """What the holder may be."""
-    try:
-        usages = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return frozenset()
+    usages = set(_extension(certificate, x509.ExtendedKeyUsage) or ())
     return frozenset(kind for kind, usage in USAGES.items() if usage in usages and ROLES[kind] in usages)
 
 
 def names(certificate: x509.Certificate) -> tuple[str, ...]:
     """The names that it is for."""
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return ()
-    return tuple(found.get_values_for_type(x509.DNSName))
+    found = _extension(certificate, x509.SubjectAlternativeName)
+    return () if found is None else tuple(found.get_values_for_type(x509.DNSName))
 
 
 def wrong_kind(certificate: x509.Certificate, wanted: tuple[Kind, ...]) -> str | None:
@@ -95,6 +90,14 @@ def check(path: Path, kind: Kind, name: str | None, now: datetime) -> x509.Certi
             f"{path}: expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; renew it"
         )
     return certificate
+
+
+def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
+    """What it says of this; `None` where it says nothing, or where its extensions cannot be read."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return None
 
 
 def _listed(certificate: x509.Certificate) -> str:

@@ -67,10 +67,11 @@ def make(out: Path, backends: tuple[str, ...], proxies: tuple[str, ...], days: i
             click.echo(f"{made.what:8} {made.certificate}  until {made.until:%Y-%m-%d}, key {made.key.name}")
     except (KeyFileError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    if any(made.what == "due" for made in found):
-        click.echo(
-            "Those that are `due` have less than a third of their life left: run this again with --renew."
-        )
+    authority, *pairs = found
+    if authority.what == "due":
+        click.echo("The authority has less than a third of its life left: replace it, see --help.")
+    if any(made.what == "due" for made in pairs):
+        click.echo("What is `due` has less than a third of its life left: run this again with --renew.")
     _next(out, proxies or ("proxy",), backends)
 
 

@@ -49,6 +49,7 @@ def trail(folder: Path, *users: str) -> Path:
         ("certs",),
         ("certs", "make"),
         ("fingerprint",),
+        ("reload",),
         ("audit",),
         ("audit", "verify"),
     ],
