@@ -32,6 +32,7 @@ COMPILED = (
     "src/hubgate/proxy/drain.py",
     "src/hubgate/proxy/endpoints.py",
     "src/hubgate/proxy/errors.py",
+    "src/hubgate/proxy/fields/superfluous.py",
     "src/hubgate/proxy/fields/table.py",
     "src/hubgate/proxy/gateway.py",
     "src/hubgate/proxy/http/client_address.py",

@@ -12,6 +12,7 @@ from hubgate.proxy.body.large_json import LargeBody, Pieces
 from hubgate.proxy.body.strict_json import JsonObject
 from hubgate.proxy.endpoints import Endpoint
 from hubgate.proxy.errors import Denied
+from hubgate.proxy.fields import superfluous
 from hubgate.proxy.fields.table import Table
 
 _read_json: Final = msgspec.json.Decoder().decode
@@ -93,8 +94,16 @@ def parse(endpoint: Endpoint, raw: bytes, limits: settings.Request) -> Inference
         body = read
         if refused := _unsendable(body):
             return refused
-    refused = _check(endpoint, endpoint.fields, body, limits, known)
-    return refused or _accepted(endpoint, endpoint.fields, body, known)
+    table = endpoint.fields
+    tidied = None in body.values() and _tidy(endpoint, table, body, limits)
+    if tidied:
+        known = _encode(body)
+    refused = _check(endpoint, table, body, limits, known)
+    # What nobody reads is looked for where something is amiss: most bodies have none of it.
+    if refused is not None and not tidied and _tidy(endpoint, table, body, limits):
+        known = _encode(body)
+        refused = _check(endpoint, table, body, limits, known)
+    return refused or _accepted(endpoint, table, body, known)
 
 
 async def parse_large(
@@ -115,46 +124,65 @@ async def parse_large(
     return await _parse_scanned(endpoint, endpoint.fields, large, limits, whole=True)
 
 
-async def _parse_scanned(
+async def _parse_scanned(  # noqa: C901 - steps, between which others are served
     endpoint: Endpoint, table: Table, large: LargeBody, limits: settings.Request, *, whole: bool = False
 ) -> InferenceRequest | Denied:
     """Parse what is left of a large body without its spans. No step takes more than some 10 ms."""
     text, spans = (large.whole(), []) if whole else (large.text(), large.spans)
-    careful = large.has_odd_numbers or _has_odd_numbers(text)
-    body = None if careful else _quick(text)
-    known = text
+    read = await _read_scanned(text, careful=large.has_odd_numbers or _has_odd_numbers(text))
+    if isinstance(read, Denied):
+        return read
+    body, known = read
     await asyncio.sleep(0)
-    if body is None or _encode(body) != text:
+    if found := table.superfluous(body, limits.extra_fields.get(endpoint.path, _NONE)):
+        if spans:
+            spans = large.without(body, found)
+        superfluous.remove(found)
         known = b""
         await asyncio.sleep(0)
-        read = _strict(text, careful=careful)
-        if isinstance(read, Denied):
-            return read
-        body = read
-        await asyncio.sleep(0)
-        if refused := _unsendable(body):
-            return refused
-    await asyncio.sleep(0)
     if spans:
         texts, numbers = table.free_text - _SET, table.free_numbers - _SET
         if large.has_text_mark(_without(body, texts)) or large.has_number_mark(_without(body, numbers)):
             known = b""
-            rest = large.restore_fields(body, texts & numbers)
+            rest = large.restore_fields(body, texts & numbers, spans)
             if rest is None:
                 told = "Besides its texts, media and token ids the body is too large."
                 return _check(endpoint, table, body, limits, known) or _too_large(told)
             spans = rest
             await asyncio.sleep(0)
+    if table.translate(body):
+        known = b""
     if refused := _check(endpoint, table, body, limits, known):
         return refused
     await asyncio.sleep(0)
-    found = _accepted(endpoint, table, body, known)
+    accepted = _accepted(endpoint, table, body, known)
     if spans:
-        pieces = large.restored(b"".join(found.rest), spans)
+        pieces = large.restored(b"".join(accepted.rest), spans)
         if pieces is None:
             raise RuntimeError("a span of a body was lost")
-        found.rest = pieces
-    return found
+        accepted.rest = pieces
+    return accepted
+
+
+async def _read_scanned(text: bytes, *, careful: bool) -> tuple[JsonObject, bytes] | Denied:
+    """The body, and its JSON where that is as we would write it."""
+    body = None if careful else _quick(text)
+    await asyncio.sleep(0)
+    if body is not None and _encode(body) == text:
+        return body, text
+    await asyncio.sleep(0)
+    read = _strict(text, careful=careful)
+    if isinstance(read, Denied):
+        return read
+    await asyncio.sleep(0)
+    return _unsendable(read) or (read, b"")
+
+
+def _tidy(endpoint: Endpoint, table: Table, body: JsonObject, limits: settings.Request) -> bool:
+    """Leave out of a body what no engine reads, and translate the rest; whether anything is otherwise now."""
+    found = table.superfluous(body, limits.extra_fields.get(endpoint.path, _NONE))
+    superfluous.remove(found)
+    return table.translate(body) or bool(found)
 
 
 def _without_place(refused: Denied) -> Denied:

@@ -22,7 +22,9 @@ import msgspec
 
 from hubgate.proxy.body import strict_json
 from hubgate.proxy.errors import Denied
+from hubgate.proxy.fields import superfluous
 from hubgate.proxy.fields.shapes import Token
+from hubgate.proxy.fields.superfluous import Found
 from hubgate.proxy.frozen_struct import FrozenStruct
 from hubgate.proxy.http.request import PIECE
 
@@ -77,6 +79,7 @@ class LargeBody:
         self.has_cut_name = False  # whether a span lies in the name of a key
         self.spans: list[memoryview] = []  # in their order
         self._span_values: list[int] = []  # how many numbers are in each, none in one of a string
+        self._left_values: list[int] = []  # the same of those that `without` left
         # Drawn anew, so that no caller can write them; one is content of a string, the other an element.
         self._text_mark = b"x" + secrets.token_hex(8).encode()
         self._number_mark = str(secrets.randbelow(9 * 10**17) + 10**17).encode()
@@ -164,19 +167,39 @@ class LargeBody:
             pieces += (span, after)
         return tuple(pieces)
 
-    def restore_fields(self, body: dict[str, Any], opaque: Container[str]) -> list[memoryview] | None:
-        """Put the spans back into the fields that are not `opaque`; gives those that are left.
+    def without(self, body: dict[str, Any], found: Found) -> list[memoryview]:
+        """The spans that are left once what was `found` is removed from the body, which comes next."""
+        parts = superfluous.encoded(found)
+        if not any(len(self._between_marks(part)) > 1 for part in parts):
+            return self.spans
+        # A mark says not which span it is for: each of those that go is made another one, in its place.
+        gone = b"x" + secrets.token_hex(8).encode()
+        for (container, key), part in zip(found, parts, strict=True):
+            container[key] = [gone.decode()] * (len(self._between_marks(part)) - 1)
+        marks = re.compile(b"|".join((self._text_mark, self._number_mark, gone)))
+        order = marks.findall(_encode(body))
+        if len(order) != len(self.spans):
+            raise RuntimeError("a span of a body was lost")
+        kept = [index for index, mark in enumerate(order) if mark != gone]
+        self._left_values = [self._span_values[index] for index in kept]
+        return [self.spans[index] for index in kept]
+
+    def restore_fields(
+        self, body: dict[str, Any], opaque: Container[str], left: list[memoryview]
+    ) -> list[memoryview] | None:
+        """Put the spans that are `left` back into the fields that are not `opaque`; gives those of the rest.
 
         `None` if they are too large to be parsed.
         """
         rest: list[memoryview] = []
         start = 0
         size, values = self._left_size, self._values
+        counts = self._span_values if left is self.spans else self._left_values
         for name, value in body.items():
             json = _encode(value)
-            spans = self.spans[start : start + len(self._between_marks(json)) - 1]
+            spans = left[start : start + len(self._between_marks(json)) - 1]
             if name not in opaque:
-                values += sum(self._span_values[start : start + len(spans)])
+                values += sum(counts[start : start + len(spans)])
             start += len(spans)
             if name in opaque or not spans:
                 rest += spans

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hubgate.proxy.fields.shapes import Positive
 from hubgate.proxy.fields.table import Field, Refused, Table, field, refused
-from hubgate.proxy.fields.unsupported import BACKGROUND, ENGINE
+from hubgate.proxy.fields.unsupported import BACKGROUND, ENGINE, TEMPLATE_SWITCHES
 
 _COMMON: tuple[Field | Refused, ...] = (
     field("file", Any, "OpenAI; the recording itself", required=True),
@@ -27,11 +27,12 @@ _COMMON: tuple[Field | Refused, ...] = (
     field("frequency_penalty", float, "vLLM"),
     field("repetition_penalty", float, "vLLM"),
     field("presence_penalty", float, "vLLM"),
-    field("max_completion_tokens", Positive, "vLLM; the engine cuts it down to the context"),
+    field("max_completion_tokens", Positive, "vLLM; more than the context holds is 400, by the engine"),
     field("n", Positive, "vLLM; each is a generation of its own", cap="max_n"),
     field("length_penalty", float, "vLLM; of no effect without beam search"),
     field("include_stop_str_in_output", bool, "vLLM"),
     *ENGINE,
+    TEMPLATE_SWITCHES,
     BACKGROUND,
 )
 

@@ -5,7 +5,7 @@ from typing import Literal
 from hubgate.proxy.fields.content import Prompts, Texts
 from hubgate.proxy.fields.shapes import Natural, Positive, Truncation
 from hubgate.proxy.fields.table import ExactlyOneOf, Field, Refused, Table, field, refused
-from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE
+from hubgate.proxy.fields.unsupported import BACKGROUND, DOCUMENTS, ENGINE, TEMPLATE_SWITCHES
 
 _COMMON: tuple[Field | Refused, ...] = (
     field("model", str, "what is authorized, and sent on under its pinned name", required=True),
@@ -15,6 +15,7 @@ _COMMON: tuple[Field | Refused, ...] = (
     field("use_activation", bool, "vLLM; how the caller's own numbers are scaled"),
     refused("padding", "it makes the shortest text as dear as the longest"),
     *ENGINE,
+    TEMPLATE_SWITCHES,
     BACKGROUND,
 )
 

@@ -36,6 +36,31 @@ STRUCTURED = field(
     max_bytes=GRAMMAR,
 )
 
+# Names that are more than a template's own variable: vLLM and transformers read them as their own
+# (transformers' `apply_chat_template`, vllm/renderers/cohere.py), or the proxy decides about them.
+_TAKEN = (
+    "add_generation_prompt|available_tools|continue_final_message|conversation|documents|image_data|json_schema|"
+    "max_length|messages|padding|raise_exception|response_format|strftime_now|tools|truncation"
+)
+_SWITCH = rf"\A(?!(?:{_TAKEN})\Z|.*(?:template|token|jinja)|return_)[A-Za-z][A-Za-z0-9_]{{0,63}}\Z"
+
+# Switches of a model's own template, such as Qwen3's `enable_thinking`; flat: nothing in them is walked.
+SWITCHES = field(
+    "chat_template_kwargs",
+    Annotated[
+        dict[
+            Annotated[str, Meta(pattern=_SWITCH)],
+            bool
+            | Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+            | float
+            | Annotated[str, Meta(max_length=256)]
+            | None,
+        ],
+        Meta(max_length=16),
+    ],
+    "vLLM; switches of the model's own template: flat, short, and none that the engine reads as its own",
+)
+
 # Common to chat, plain completions and responses.
 BASIC: tuple[Field, ...] = (
     field("model", str, "what is authorized, and sent on under its pinned name", required=True),
@@ -72,7 +97,10 @@ BASIC: tuple[Field, ...] = (
 # vLLM 0.32 with LoRA, as it always runs here: the logits of a prompt's tokens meet a mapping made for one
 # token of each request (vllm/v1/worker/gpu_model_runner.py, `_get_prompt_logprobs_dict`). Two requests in
 # one batch are enough: the engine ends, and with it everybody's requests. [seen on the CPU build]
-PROMPT_LOGPROBS = "log-probabilities of a prompt can end the engine while it serves adapters"
+PROMPT_LOGPROBS = (
+    "log-probabilities of a prompt can end the engine while it serves adapters (lm-eval asks for them in "
+    "loglikelihood tasks; those that generate work)"
+)
 
 # Of chat and plain completions.
 GENERATION: tuple[Field | Refused, ...] = (

@@ -1,14 +1,20 @@
 """The shapes of values that several tables share: numbers, texts, and objects with known keys only."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
 T = TypeVar("T")
 
 
+Drops = Mapping[str, str]  # keys with the reason why they are not sent on
+
+
 class Shape(Struct, forbid_unknown_fields=True):
-    """An object of which every key is named."""
+    """An object of which every key is named: here, or in `DROPPED` if it is not sent on."""
+
+    DROPPED: ClassVar[Drops] = {}
 
 
 class Tagged(Shape, tag_field="type"):
@@ -52,3 +58,10 @@ Ids = Annotated[list[Token], Meta(max_length=49152)]  # of tokens that become te
 GRAMMAR = 64 * 1024  # schemas and grammars: compiled on the CPU, at a cost that grows faster than their size
 TOOLS = 512 * 1024  # tool definitions: rendered into the prompt, and compiled where a call is forced
 ASIDE = 16 * 1024  # what the engine ignores
+
+# What others put beside the keys of an object, and no engine reads.
+CACHED = {"cache_control": "Anthropic's and LiteLLM's mark for a cache; engines cache by themselves"}
+ECHOED = {
+    "provider_specific_fields": "LiteLLM's copy of what it does not know; it sends it back with each turn",
+    "extra_content": "what Gemini's compatible endpoint adds, a thought's signature",
+}

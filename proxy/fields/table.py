@@ -6,7 +6,7 @@ truth value, and no key that a nested object does not name.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Required, TypedDict
 
@@ -14,7 +14,9 @@ import msgspec
 
 from hubgate.proxy import settings
 from hubgate.proxy.errors import Code, Denied
+from hubgate.proxy.fields import places, superfluous
 from hubgate.proxy.fields.shapes import INT64_MAX
+from hubgate.proxy.fields.superfluous import Found, Position
 from hubgate.wire import cost
 from hubgate.wire.cost import Cost
 
@@ -57,13 +59,23 @@ class Field(Row):
     cap: Cap | None = None  # on a number, or on how many stand in a list
     max_bytes: int | None = None  # bytes as JSON; for free JSON, whose depth is then bounded as well
     normalize: Callable[[Any], Any] | None = None  # spells a shorthand out, for the check alone
+    left_out: Mapping[str, str] | None = (
+        None  # kinds of objects in its list that are dropped, with the reason
+    )
+    hint: str = ""  # what a client can do where the value is not taken
 
 
 @dataclass(frozen=True, slots=True)
 class Refused(Row):
-    """A field that is known and not let through."""
+    """A field that is known and not let through, but for values that ask for nothing."""
 
     code: Code = "invalid_request"
+    harmless: tuple[Any, ...] = ()  # these are dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped(Row):
+    """A field that the engine ignores, whatever its value: it is not sent on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +106,16 @@ def field(name: str, type_: Any, reason: str, **more: Any) -> Field:
     return Field(name=name, type=type_, reason=reason, **more)
 
 
-def refused(name: str, reason: str, code: Code = "invalid_request") -> Refused:
+def refused(
+    name: str, reason: str, code: Code = "invalid_request", harmless: tuple[Any, ...] = ()
+) -> Refused:
     """Make a row for a field that is left out on purpose."""
-    return Refused(name=name, reason=reason, code=code)
+    return Refused(name=name, reason=reason, code=code, harmless=harmless)
+
+
+def dropped(name: str, reason: str) -> Dropped:
+    """Make a row for a field that clients send and the engine ignores."""
+    return Dropped(name=name, reason=reason)
 
 
 class Table:
@@ -104,13 +123,16 @@ class Table:
 
     def __init__(
         self,
-        *rows: Field | Refused,
+        *rows: Field | Refused | Dropped,
+        translate: Callable[[dict[str, Any]], bool] | None = None,
         product: Product | None = None,
         exclusive: MutuallyExclusive | None = None,
         one_of: ExactlyOneOf | None = None,
     ) -> None:
+        """`translate` puts what a client means differently into the engine's words; whether it did."""
         self.allowed = {row.name: row for row in rows if isinstance(row, Field)}
         self.refused = {row.name: row for row in rows if isinstance(row, Refused)}
+        self.dropped = {row.name: row for row in rows if isinstance(row, Dropped)}
         if len({row.name for row in rows}) < len(rows):
             raise ValueError("a field stands twice in one table")
         # Fields in which a text may be of any length and is read by its beginning at most.
@@ -123,12 +145,46 @@ class Table:
         self._answers = product.names if product else tuple({"n"} & self.allowed.keys())
         self._logprobs = [row.name for row in self.allowed.values() if row.cap == "max_logprobs"]
         self._batches = [row.name for row in self.allowed.values() if row.cap == "max_batch"]
+        self._translate = translate
+        self._positions: dict[str, Position] = {}
+        for row in self.allowed.values():
+            position = places.position(row.type, row.left_out or ())
+            if not position.empty:
+                self._positions[row.name] = position
         self._exclusive = exclusive
         self._one_of = one_of
         self._shape = _typed_dict(
             "Body", {row.name: _member(row) for row in self.allowed.values()}, total=False
         )
         self._read = msgspec.json.Decoder(self._shape, dec_hook=_switch).decode
+
+    def superfluous(self, body: dict[str, Any], extra: frozenset[str] = frozenset()) -> Found:
+        """What is to be left out of a body, in its order: what nobody reads, and `null`.
+
+        What the operator lets through as `extra` stays as it is.
+        """
+        found: Found = []
+        for name, value in body.items():
+            if name in extra:
+                continue
+            if value is None or name in self.dropped or self._is_harmless(name, value):
+                found.append((body, name))
+            elif (position := self._positions.get(name)) is not None:
+                found += superfluous.find(value, position)
+        return found
+
+    def translate(self, body: dict[str, Any]) -> bool:
+        """Put what a client means into the engine's words; whether anything was put differently."""
+        return self._translate is not None and self._translate(body)
+
+    def _is_harmless(self, name: str, value: Any) -> bool:
+        row = self.refused.get(name)
+        if row is None or not row.harmless:
+            return False
+        for harmless in row.harmless:  # noqa: SIM110 - compiled, a generator takes longer
+            if type(value) is type(harmless) and value == harmless:
+                return True
+        return False
 
     def check(
         self,
@@ -152,7 +208,7 @@ class Table:
             else:
                 _convert(normalize, self._shape, dec_hook=_switch)
         except msgspec.ValidationError as error:
-            return _mistyped(str(error))
+            return self._advised(_mistyped(str(error)))
         for name, value in body.items():
             row = self._bounded.get(name)
             if row is not None and value is not None and (fault := _excess(row, value, limits)):
@@ -196,6 +252,13 @@ class Table:
         because = f": {row.reason}" if row else ""
         code = row.code if row else "invalid_request"
         return Denied(code, f"The field {shown} is not accepted here{because}.", shown)
+
+    def _advised(self, denied: Denied) -> Denied:
+        """With the hint of the field's row, where it has one."""
+        row = self.allowed.get(denied.param or "")
+        if row is None or not row.hint:
+            return denied
+        return Denied(denied.code, f"{denied.message} {row.hint}", denied.param)
 
     def _multiplied(self, body: dict[str, Any], limits: settings.Request) -> Denied | None:
         if self._product is None:

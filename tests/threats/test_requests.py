@@ -85,11 +85,12 @@ FORBIDDEN: dict[str, Any] = {
     "cache_salt": "a" * 32,
     "priority": -1,
     "n": 9,
-    "store": True,
     "previous_response_id": "resp_1",
-    "anything_else": None,
+    "anything_else": 0,
 }
 OF_CHAT: list[dict[str, Any]] = [
+    {"echo": True},
+    {"chat_template_kwargs": {"chat_template": "{{ messages }}"}},
     {"top_logprobs": 10**6, "logprobs": True},
     {"messages": [{"role": "user", "content": [{**IMAGE, "uuid": "shared"}]}]},
     {"messages": [{"role": "user", "content": [{"type": "image_embeds", "image_embeds": "x"}]}]},

@@ -72,7 +72,7 @@ def code(found: object) -> str:
         b'{"model": "a/b", "tools": ' + b"[" * 5000 + b"]" * 5000 + b"}",
         b'{"model": "a/b", "stream": "yes"}',
         b'{"model": "a/b", "stream": 1}',
-        b'{"model": "a/b", "store": true}',
+        b'{"model": "a/b", "echo": true}',
         b'{"model": "a/b", "messages": {}}',
         b'{"model": "a/b", "messages": "hello"}',
         b'{"model": "a/b", "messages": ["hello"]}',
@@ -171,7 +171,8 @@ def test_what_is_sent_is_what_was_read(body: dict[str, Any]) -> None:
         found = parse(raw)
         assert isinstance(found, InferenceRequest)
         sent = json.loads(b"".join(found.encode(model="a/b@sha", cache_salt="5a17")))
-        assert sent == {**body, "model": "a/b@sha", "cache_salt": "5a17"}
+        given = {name: value for name, value in body.items() if value is not None}
+        assert sent == {**given, "model": "a/b@sha", "cache_salt": "5a17"}
         assert found.model == body["model"]
 
 

@@ -97,17 +97,13 @@ def test_items_that_a_conversation_is_made_of(item: Any) -> None:
         {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"},
         {"type": "additional_tools", "role": "developer", "tools": [{"type": "mcp"}]},
         {"type": ["message"], "role": "user", "content": "hi"},
-        {"type": None, "role": "user", "content": "hi"},
         {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_id": "x"}]},
         {
             "type": "function_call_output",
             "call_id": "c",
             "output": [{"type": "input_image", "image_url": "http://x"}],
         },
-        {
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "x", "annotations": [{"type": "url_citation"}]}],
-        },
+        {"role": "assistant", "content": [{"type": "output_text", "text": "x", "annotation": []}]},
     ],
 )
 def test_other_items_are_refused(item: Any) -> None:
@@ -144,8 +140,6 @@ def test_parts_of_items(part: Any) -> None:
     "kind",
     [
         "mcp",
-        "web_search",
-        "web_search_preview",
         "file_search",
         "code_interpreter",
         "computer",
@@ -197,8 +191,7 @@ def test_blocks_of_a_conversation(block: Any) -> None:
         {"text": "hi"},
         {"type": "text", "text": "hi", "uuid": "1"},
         {"type": "text", "text": "hi", "source": ELSEWHERE},
-        {"type": "text", "text": "hi", "citations": [{"type": "web_search_result_location", "url": "x"}]},
-        {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral", "scope": "global"}},
+        {"type": "text", "text": "hi", "citation": []},
         {"type": "image", "source": ELSEWHERE},
         {"type": "image", "source": {"type": "file", "file_id": "f"}},
         {"type": "image", "source": {"media_type": "image/png", "data": "AAAA"}},

@@ -15,7 +15,7 @@ from hubgate.proxy import endpoints
 from hubgate.proxy.body import json_request
 from hubgate.proxy.endpoints import ENDPOINTS, Endpoint
 from hubgate.proxy.errors import Denied
-from hubgate.proxy.fields.table import Field, Refused, Table, field, refused
+from hubgate.proxy.fields.table import Dropped, Field, Refused, Table, field, refused
 from hubgate.proxy.settings import Request
 from hubgate.wire.cost import read
 from tests.cases import each
@@ -101,7 +101,7 @@ def refusal(path: str, **fields: Any) -> Denied:
 
 
 def known(path: str) -> set[str]:
-    return TABLES[path].allowed.keys() | TABLES[path].refused.keys()
+    return TABLES[path].allowed.keys() | TABLES[path].refused.keys() | TABLES[path].dropped.keys()
 
 
 def test_every_endpoint_that_the_engine_serves_has_a_table() -> None:
@@ -149,15 +149,17 @@ def test_what_the_proxy_sets(path: str) -> None:
 @each("path", sorted(TABLES))
 def test_every_row_says_why(path: str) -> None:
     """No row stands without its reason."""
-    rows: list[Field | Refused] = [*TABLES[path].allowed.values(), *TABLES[path].refused.values()]
+    table = TABLES[path]
+    rows: list[Field | Refused | Dropped] = [*table.allowed.values(), *table.refused.values()]
+    rows += table.dropped.values()
     assert all(len(row.reason) >= 4 for row in rows)
 
 
 @each("path", JSON_ENDPOINTS)
 def test_refused_fields_say_why(path: str) -> None:
-    """A field that was left out on purpose is refused by name with its reason, whatever its value."""
+    """A field that was left out on purpose is refused by name with its reason, unless it asks for nothing."""
     for name, row in TABLES[path].refused.items():
-        values: tuple[Any, ...] = (1, None, "x", {}, [])
+        values: tuple[Any, ...] = (2, True, "x", {"a": 1}, ["x"])
         for value in values:
             found = parse(path, **{name: value})
             assert isinstance(found, Denied)
@@ -169,8 +171,12 @@ def test_refused_fields_say_why(path: str) -> None:
 def test_null_is_as_good_as_nothing(path: str) -> None:
     """Clients that write every field, most of them as null, are served."""
     optional = {row.name: None for row in TABLES[path].allowed.values() if not row.required}
+    optional |= dict.fromkeys((*TABLES[path].refused, *TABLES[path].dropped, "nobody knows this"))
     found = parse(path, **{name: None for name in optional if name not in LEAST[path]})
+    least = parse(path)
     assert isinstance(found, json_request.InferenceRequest)
+    assert isinstance(least, json_request.InferenceRequest)
+    assert json.loads(b"{" + b"".join(found.rest)) == json.loads(b"{" + b"".join(least.rest))
 
 
 @each("path", JSON_ENDPOINTS)
