@@ -37,6 +37,7 @@ COMPILED = (
     "src/hubgate/proxy/gateway.py",
     "src/hubgate/proxy/http/client_address.py",
     "src/hubgate/proxy/http/connection_limit.py",
+    "src/hubgate/proxy/http/cors.py",
     "src/hubgate/proxy/http/caller_connection.py",
     "src/hubgate/proxy/http/parser.py",
     "src/hubgate/proxy/http/request.py",

@@ -38,6 +38,7 @@ from hubgate.proxy.errors import Denied
 from hubgate.proxy.gateway import Gateway
 from hubgate.proxy.http.client_address import ClientAddresses
 from hubgate.proxy.http.connection_limit import RESERVE, ConnectionLimit, most_connections
+from hubgate.proxy.http.cors import Cors
 from hubgate.proxy.http.server import Server
 from hubgate.proxy.http.tls import Certificate
 from hubgate.proxy.hub import fair_turns
@@ -180,6 +181,7 @@ async def _build(
         cold_start=settings.cold_start,
         per_user=settings.metrics.per_user,
         clients=clients,
+        cors=Cors(settings.listen.cors) if settings.listen.cors else None,
         identities=identities,
         caller_policy=callers,
         advice=errors.advice,

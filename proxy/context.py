@@ -49,6 +49,7 @@ class RequestContext:
         self.spent = False  # whether its client was refused too often, which ends the connection
         self.audited = False  # whether anything was decided that the audit must tell
         self.permit: Permit | None = None
+        self.cors = ""  # the lines that let a browser's script read the answer
         self.notice: str | None = None  # what the caller should know of their token
         self.locked_out: Denied | None = None  # what to tell a caller who was locked out meanwhile
         self.buffered = 0  # bytes of a large body that is held in memory
@@ -142,7 +143,7 @@ class RequestContext:
         identified = errors.identified(self.request_id, self.dialect)
         limits = self.permit.lines if self.permit is not None else ""
         notice = f"X-Hubgate-Notice: {self.notice}\r\n" if self.notice else ""
-        return f"{identified}Server-Timing: {self.server_timing()}\r\n{SERVER}{limits}{notice}"
+        return f"{identified}Server-Timing: {self.server_timing()}\r\n{SERVER}{limits}{notice}{self.cors}"
 
 
 # The texts of what takes less than a tenth of a second, as nearly all that is told does.

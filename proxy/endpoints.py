@@ -40,6 +40,8 @@ class Route:
     argument: str = ""
 
 
+# Claude Code asks whether anybody is there; anything but HEAD is no endpoint.
+_ROOT: Final = Endpoint("/", method="HEAD", kind="health")
 _MODEL: Final = Endpoint("/v1/models/{model}", method="GET", kind="model")
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     endpoint.path: endpoint
@@ -60,22 +62,35 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
         Endpoint("/health", method="GET", kind="health"),
     )
 }
+_VERSION: Final = "/v1"
+_MODELS: Final = "/v1/models/"
+_ANTHROPIC: Final = (
+    endpoints.MESSAGES,
+    _VERSION + endpoints.MESSAGES,
+    endpoints.MESSAGES.removeprefix(_VERSION),
+)
+_HOST: Final = "this server"
 _ROUTES: Final = {path: Route(endpoint) for path, endpoint in ENDPOINTS.items()}
 
 
-def route(method: str, target: str) -> Route | Denied:
+def route(method: str, target: str, host: str = "") -> Route | Denied:
     """Find the endpoint of a request target, taken literally: nothing is decoded or normalised.
 
-    The one exception is the model in `/v1/models/{model}`, whose slash the OpenAI SDK encodes.
+    The one exception is the model in `/v1/models/{model}`, whose slash the OpenAI SDK encodes. `host`
+    is what the caller calls this server, for the advice to those whose base URL is wrong.
     """
     path = target.partition("?")[0]
     found: Route
-    if path.startswith("/v1/models/"):
-        found = Route(_MODEL, unquote(path.removeprefix("/v1/models/")))
+    if path == _MODELS:  # Anthropic's and others' lists end with a slash
+        found = _ROUTES["/v1/models"]
+    elif path.startswith(_MODELS):
+        found = Route(_MODEL, unquote(path.removeprefix(_MODELS)))
     elif (known := _ROUTES.get(path)) is not None:
         found = known
+    elif path == "/" and method == "HEAD":
+        return Route(_ROOT)
     else:
-        return Denied("unknown_endpoint", "There is no such endpoint here; see the list in the README.")
+        return Denied("unknown_endpoint", f"There is no such endpoint here; {_advice(path, host)}.")
     if method != found.endpoint.method and (method, found.endpoint.method) != ("HEAD", "GET"):
         allow = f"Allow: {found.endpoint.method}\r\n"  # RFC 9110, section 15.5.6
         return Denied("method_not_allowed", f"Use {found.endpoint.method} here.", lines=allow)
@@ -84,7 +99,29 @@ def route(method: str, target: str) -> Route | Denied:
 
 def dialect(target: str) -> Dialect:
     """How to tell a caller that there is no such endpoint: under Anthropic's paths, in Anthropic's words."""
-    return "anthropic" if target.startswith(endpoints.MESSAGES) else "openai"
+    return "anthropic" if target.startswith(_ANTHROPIC) else "openai"
+
+
+def _advice(path: str, host: str) -> str:
+    """What is wrong with the base URL of a client that asks for this path, if that is to be seen.
+
+    The OpenAI SDK adds `/chat/completions` to its base URL, Anthropic's adds `/v1/messages`.
+    """
+    meant = [_VERSION + path, path.removeprefix(_VERSION)]
+    for known in ENDPOINTS:  # the whole URL of an endpoint as base URL
+        if path.startswith(known):
+            rest = path.removeprefix(known)
+            meant += [rest, _VERSION + rest]
+    if not any(_is_known(one) for one in meant):
+        return "see the list in the README"
+    where = f"http(s)://{host or _HOST}"
+    if dialect(path) == "anthropic":
+        return f"the base_url of Anthropic's SDK is without /v1: {where}"
+    return f"base_url must end in /v1, once: {where}{_VERSION}"
+
+
+def _is_known(path: str) -> bool:
+    return path in _ROUTES or path.startswith(_MODELS)
 
 
 def unknown(paths: Mapping[str, Any]) -> list[str]:

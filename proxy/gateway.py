@@ -25,6 +25,7 @@ from hubgate.proxy.context import SERVER, RequestContext, new_id
 from hubgate.proxy.drain import Drain
 from hubgate.proxy.errors import Code, Denied
 from hubgate.proxy.http.client_address import ClientAddresses
+from hubgate.proxy.http.cors import Cors
 from hubgate.proxy.http.request import Response, ServerRequest
 from hubgate.proxy.limits.limiter import Limiter
 from hubgate.proxy.limits.loads import Loads
@@ -64,6 +65,7 @@ class Gateway:
     cold_start: settings.ColdStart
     per_user: bool  # whether users have series of their own
     clients: ClientAddresses
+    cors: Cors | None  # `None` where no browser's script may read an answer
     identities: Identities
     caller_policy: CallerPolicy
     advice: str  # to those who come without a token
@@ -88,8 +90,9 @@ class Gateway:
 
     async def handle(self, request: ServerRequest) -> None:
         """Answer one request, whatever happens, and tell the audit and the metrics."""
-        head = request_head.parse_head(request.head, self.clients, self.advice)
+        head = request_head.parse_head(request.head, self.clients, self.advice, self.cors)
         context = RequestContext(head.request_id or new_id(), head.client)
+        context.cors = head.cors
         request.context = context
         self.metrics.in_flight.inc()
         self.drain.enter()
@@ -151,6 +154,10 @@ class Gateway:
     ) -> Answer:
         # 0. Route.
         context.dialect, route = head.dialect, head.route
+        if self.cors is not None and head.preflight:
+            context.answered(204)
+            own = errors.identified(context.request_id, context.dialect) + SERVER
+            return Response(204, b"", own + self.cors.preflight(head.cors))
         if isinstance(route, Denied):
             return route
         endpoint = route.endpoint
@@ -476,6 +483,6 @@ def _refuse(context: RequestContext, denied: Denied) -> Response:
     return Response(
         denied.status,
         errors.body(denied, context.dialect, context.request_id),
-        own + rates + errors.lines(denied),
+        own + rates + errors.lines(denied) + context.cors,
         close=denied.code in ("request_timeout", "request_too_large", "draining") or context.spent,
     )

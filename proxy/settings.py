@@ -69,11 +69,35 @@ class Tls(Section):
     key_file: Path
 
 
+# As browsers write it: scheme, host, and the port where it is not the scheme's own (RFC 6454, section 6.2).
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
+_OWN_PORTS = (("http://", ":80"), ("https://", ":443"))
+
+
+def _check_origin(text: str) -> str:
+    redundant = any(text.startswith(scheme) and text.endswith(port) for scheme, port in _OWN_PORTS)
+    if text != "*" and (redundant or _ORIGIN.fullmatch(text) is None):
+        raise ValueError(
+            "must be * or an origin as browsers send it: https://app.example.com, without a path"
+        )
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+
+
 class Listen(Section):
     host: str = "0.0.0.0"
     port: Port = 8080
     tls: Tls | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cors: tuple[Origin, ...] = ()
+
+    @model_validator(mode="after")
+    def _any_alone(self) -> Self:
+        if "*" in self.cors and len(self.cors) > 1:
+            raise ValueError("cors: * allows every origin; remove it or the others")
+        return self
 
 
 class Admin(Section):

@@ -1,5 +1,6 @@
 """Decides, for one caller and one model, on every request, what may be used: at which commits."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ from hubgate.wire.repo import InvalidRepoError, RepoRef
 
 AccessKey = tuple[bytes, str, bool]  # digest of the token, org/name, whether it may only read
 
+# A model's name at other providers, such as gpt-4o or llama3:8b: no name on the Hub, and so asked of nobody.
+_ELSEWHERE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}", re.ASCII)
 MAX_CALLERS: Final = 1_000  # whose names are known
 MAX_NAMED: Final = 20  # of each
 
@@ -67,6 +70,9 @@ class Authorizer:
         try:
             repo = RepoRef.parse(self._policy.models.aliases.get(text, text))
         except InvalidRepoError as error:
+            if _ELSEWHERE.fullmatch(text):
+                told = f"The model `{text}` does not exist here: models are named org/name, as on the Hub."
+                return Denied("model_not_found", told, "model")
             return Denied("invalid_request", f"Bad model name: {error}.", "model")
         # One name for the default branch, so that what is known of it is known once.
         found = repo.at(None) if repo.revision == "main" else repo

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hubgate.proxy.errors import Denied, Dialect
+from hubgate.proxy.errors import Denied
 from hubgate.proxy.hub.errors import Unsuitable
 from hubgate.wire.secret import Secret
 
@@ -16,6 +16,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*", re.ASCII)
 # The Hub's token formats: user tokens (hf_…), OAuth tokens (hf_oauth_…), those that a CI job gets for
 # its own identity (hf_jwt_…, huggingface_hub/_oidc.py), and the old ones of organizations (api_org_…).
 _HUB: Final = re.compile(r"(?:hf_[A-Za-z0-9_]{3,}|api_org_[A-Za-z0-9_]{3,})", re.ASCII)
+_HEADERS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 # A user who writes the scheme into the SDK's api_key sends it twice.
 _BEARER: Final = re.compile(r"bearer +(bearer +)?([^ ]+)", re.ASCII | re.IGNORECASE)
 
@@ -34,27 +35,35 @@ class Credential:
         self.doubled = doubled
 
 
-def parse(headers: Sequence[tuple[str, str]], dialect: Dialect, advice: str) -> Credential | Denied:
+def parse(headers: Sequence[tuple[str, str]], advice: str) -> Credential | Denied:
     """Take the credential out of (name, value) pairs; `advice` tells those without one what to make.
 
-    Exactly one is accepted: one `Authorization: Bearer …` (RFC 6750; the scheme is
-    case-insensitive, RFC 9110 section 11.1) or, in Anthropic's dialect, one `x-api-key`.
+    Exactly one is accepted: `Authorization: Bearer …` (RFC 6750; the scheme is case-insensitive,
+    RFC 9110 section 11.1), `x-api-key` (Anthropic's) or `api-key` (Azure's), each at most once. The
+    same token in several of them is one: Claude Code sends two where both of its variables are set.
     """
-    bearers: list[str] = []
-    api_keys: list[str] = []
+    presented: dict[str, str] = {}
     for name, value in headers:
-        match name.lower():
-            case "authorization":
-                bearers.append(value)
-            case "x-api-key" if dialect == "anthropic":
-                api_keys.append(value)
-    if len(bearers) + len(api_keys) > 1:
-        return Denied("invalid_request", "The request carries more than one credential; send exactly one.")
-    if api_keys:
-        return _credential(api_keys[0].strip(" \t"), advice, doubled=False)
-    if not bearers:
-        return _missing(advice)
-    return _bearer(bearers[0], advice)
+        lower = name.lower()
+        if lower not in _HEADERS:
+            continue
+        if lower in presented:  # equal ones too: others might read the other one
+            return _several()
+        presented[lower] = value
+    found: Credential | Denied | None = None
+    for name, value in presented.items():
+        read = (
+            _bearer(value, advice)
+            if name == "authorization"
+            else _credential(value.strip(" \t"), advice, doubled=False)
+        )
+        if found is None:
+            found = read
+        elif isinstance(found, Denied) or isinstance(read, Denied) or found.secret != read.secret:
+            return _several()
+        elif read.doubled:
+            found = read
+    return _missing(advice) if found is None else found
 
 
 def is_hub_token(secret: Secret) -> bool:
@@ -84,6 +93,10 @@ def _bearer(value: str, advice: str) -> Credential | Denied:
 def _credential(text: str, advice: str, *, doubled: bool) -> Credential | Denied:
     secret = Secret(text)
     return Credential(secret, doubled=doubled) if is_well_formed(secret) else _invalid(advice)
+
+
+def _several() -> Denied:
+    return Denied("invalid_request", "The request carries more than one credential; send exactly one.")
 
 
 def _missing(advice: str) -> Denied:

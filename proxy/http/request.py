@@ -17,12 +17,14 @@ PIECE: Final = 1024  # bytes that are worth an object of their own, which takes 
 KNOWN: Final = frozenset(
     {
         "accept",
+        "api-key",
         "authorization",
         "content-encoding",
         "content-length",
         "content-type",
         "expect",
         "host",
+        "origin",
         "traceparent",
         "tracestate",
         "transfer-encoding",
@@ -32,7 +34,7 @@ KNOWN: Final = frozenset(
     }
 )
 
-_CREDENTIALS: Final = frozenset({"authorization", "x-api-key"})
+_CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 _OPENINGS: Final = {status.value: f"HTTP/1.1 {status} {status.phrase}\r\n" for status in HTTPStatus}
 
 

@@ -40,6 +40,9 @@ def code(found: Route | Denied) -> str:
         ("HEAD", "/v1/models", "/v1/models"),
         ("GET", "/health", "/health"),
         ("HEAD", "/health?probe", "/health"),
+        ("HEAD", "/", "/"),
+        ("GET", "/v1/models/", "/v1/models"),
+        ("GET", "/v1/models/?limit=1000", "/v1/models"),
         ("GET", "/v1/models/a/b", "/v1/models/{model}"),
         *(("POST", path, path) for path in POSTED),
     ],
@@ -59,7 +62,6 @@ def test_known_endpoints_are_found(method: str, target: str, path: str) -> None:
         ("/v1/models/demo%2ftiny%40main", "demo/tiny@main"),
         ("/v1/models/demo%252Ftiny", "demo%2Ftiny"),
         ("/v1/models/..%2f..%2fpause", "../../pause"),
-        ("/v1/models/", ""),
     ],
 )
 def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
@@ -131,7 +133,9 @@ def test_a_models_name_is_decoded_once(target: str, model: str) -> None:
 )
 @each("method", ["GET", "POST", "HEAD", "OPTIONS", "CONNECT"])
 def test_everything_else_does_not_exist(method: str, target: str) -> None:
-    """A path outside the table is unknown to every method."""
+    """A path outside the table is unknown to every method; but whether anybody is there may be asked."""
+    if (method, target) == ("HEAD", "/"):
+        return
     assert code(endpoints.route(method, target)) == "unknown_endpoint"
 
 
@@ -167,3 +171,40 @@ def test_a_wrong_method_is_told_the_right_one(method: str, target: str, allow: s
     assert code(found) == "method_not_allowed"
     assert isinstance(found, Denied)
     assert found.lines == f"Allow: {allow}\r\n"
+
+
+@each(
+    ("target", "told"),
+    [
+        ("/chat/completions", "http(s)://me:8080/v1."),
+        ("/completions?x=/v1", "http(s)://me:8080/v1."),
+        ("/models", "http(s)://me:8080/v1."),
+        ("/models/demo/tiny", "http(s)://me:8080/v1."),
+        ("/responses", "http(s)://me:8080/v1."),
+        ("/audio/transcriptions", "http(s)://me:8080/v1."),
+        ("/v1/v1/chat/completions", "http(s)://me:8080/v1."),
+        ("/v1/v1/models", "http(s)://me:8080/v1."),
+        ("/v1/chat/completions/chat/completions", "http(s)://me:8080/v1."),
+        ("/v1/tokenize", "http(s)://me:8080/v1."),
+        ("/v1/v1/messages", "without /v1: http(s)://me:8080."),
+        ("/v1/v1/messages/count_tokens", "without /v1: http(s)://me:8080."),
+        ("/v1/messages/v1/messages", "without /v1: http(s)://me:8080."),
+        ("/messages", "without /v1: http(s)://me:8080."),
+    ],
+)
+def test_a_wrong_base_url_is_told_the_right_one(target: str, told: str) -> None:
+    """A forgotten or doubled `/v1`, or a whole endpoint as base URL."""
+    for method in ("GET", "POST"):
+        found = endpoints.route(method, target, "me:8080")
+        assert isinstance(found, Denied)
+        assert found.code == "unknown_endpoint"
+        assert found.message.endswith(told)
+    assert (endpoints.dialect(target) == "anthropic") is ("messages" in target)
+
+
+@each("target", ["/", "/pause", "/v1", "/v1/", "/v1/x", "/v1/chat/completions/", "/v1/v1/v1/models"])
+def test_and_any_other_path_is_not(target: str) -> None:
+    """Where nothing is to be guessed the list is named."""
+    found = endpoints.route("GET", target, "me:8080")
+    assert isinstance(found, Denied)
+    assert found.message.endswith("see the list in the README.")

@@ -69,8 +69,8 @@ async def test_one_model_is_looked_up_by_the_sdk(edge: Edge, suffix: str) -> Non
         ("..%2f..%2fpause", 400, "invalid_request"),
         ("a%252fb", 400, "invalid_request"),
         ("a%2fb%0a", 400, "invalid_request"),
-        ("", 400, "invalid_request"),
-        ("llama", 400, "invalid_request"),
+        ("llama", 404, "model_not_found"),
+        ("~llama", 400, "invalid_request"),
     ],
 )
 async def test_looking_up_what_is_not_theirs(edge: Edge, target: str, status: int, code: str) -> None:
@@ -84,3 +84,23 @@ async def test_an_alias_is_looked_up(start_edge: StartEdge) -> None:
     edge = await start_edge({"models": {"allow": ["demo/*"], "aliases": {"gpt-4o": PUBLIC}}})
     assert (await edge.sdk(BOB).models.retrieve("gpt-4o")).id == edge.at(PUBLIC)
     assert (await edge.chat("gpt-4o", BOB)).json()["model"] == edge.at(PUBLIC)
+
+
+async def test_a_name_of_another_providers_is_asked_of_nobody(edge: Edge) -> None:
+    """404 as OpenAI's, on the list and in a body, and told how models are named; the Hub hears nothing."""
+    await edge.ask("GET", "/v1/models", BOB)
+    seen = len(edge.hub_calls())
+    for answer in (await edge.ask("GET", "/v1/models/gpt-4o", BOB), await edge.chat("gpt-4o", BOB)):
+        assert (answer.status, answer.code) == (404, "model_not_found")
+        assert "org/name" in answer.json()["error"]["message"]
+    assert len(edge.hub_calls()) == seen
+    assert edge.engine.requests == []
+
+
+async def test_lists_and_roots_as_clients_write_them(edge: Edge) -> None:
+    """A slash behind the list is no other list, and whether anybody is there needs no token."""
+    plain, slashed = [await edge.ask("GET", path, BOB) for path in ("/v1/models", "/v1/models/")]
+    assert (slashed.status, slashed.body) == (200, plain.body)
+    root = await edge.ask("HEAD", "/", None)
+    assert (root.status, root.body) == (200, b"")
+    assert (await edge.ask("GET", "/", None)).status == 404

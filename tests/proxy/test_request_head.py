@@ -54,6 +54,8 @@ def test_a_head_is_read_once() -> None:
         ((ALICE,), (ALICE, BOB)),
         ((ALICE,), (("x-api-key", "hf_alice"),)),
         ((ALICE,), (ALICE, ("x-api-key", "hf_bobby"))),
+        ((ALICE,), (ALICE, ("api-key", "hf_bobby"))),
+        ((ALICE, ("api-key", "hf_alice")), (("api-key", "hf_bobby"),)),
     ],
 )
 @each("target", [CHAT, "/v1/messages", "/nothing"])

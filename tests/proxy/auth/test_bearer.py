@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hubgate.proxy.auth import bearer
 from hubgate.proxy.auth.bearer import MAX_LENGTH, Credential
-from hubgate.proxy.errors import Denied, Dialect
+from hubgate.proxy.errors import Denied
 from hubgate.wire.secret import Secret
 from tests.cases import each
 
@@ -15,9 +15,9 @@ TOKEN = "hf_canary4711"
 ADVICE = "Make another one."
 
 
-def parse(*headers: tuple[str, str], dialect: Dialect = "openai") -> Credential | Denied:
+def parse(*headers: tuple[str, str]) -> Credential | Denied:
     """Parse these headers."""
-    return bearer.parse(headers, dialect, ADVICE)
+    return bearer.parse(headers, ADVICE)
 
 
 def outcome(found: Credential | Denied) -> str:
@@ -92,29 +92,39 @@ def test_anything_else_is_refused(value: str) -> None:
     assert TOKEN not in found.message
 
 
-@each("dialect", ["openai", "anthropic"])
 @each(
     "headers",
     [
         [("Authorization", f"Bearer {TOKEN}"), ("authorization", f"Bearer {TOKEN}")],
         [("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer hf_other")],
         [("Authorization", ""), ("Authorization", f"Bearer {TOKEN}")],
+        [("x-api-key", TOKEN), ("X-API-Key", TOKEN)],
+        [("api-key", TOKEN), ("api-key", TOKEN)],
+        [("x-api-key", TOKEN), ("Authorization", "Bearer hf_other")],
+        [("x-api-key", TOKEN), ("api-key", f"{TOKEN}2")],
+        [("x-api-key", TOKEN), ("api-key", TOKEN[:-1])],
+        [("x-api-key", TOKEN), ("api-key", TOKEN), ("Authorization", f"Bearer {TOKEN.upper()}")],
+        [("x-api-key", TOKEN), ("Authorization", "")],
+        [("x-api-key", ""), ("Authorization", f"Bearer {TOKEN}")],
+        [("x-api-key", f"Bearer {TOKEN}"), ("Authorization", f"Bearer {TOKEN}")],
+        [("x-api-key", "not one"), ("api-key", "not one")],
     ],
 )
-def test_two_credentials_are_a_bad_request(headers: list[tuple[str, str]], dialect: Dialect) -> None:
-    """Two Authorization headers are refused, equal ones too: others might read the other one."""
-    assert outcome(bearer.parse(headers, dialect, ADVICE)) == "invalid_request"
+def test_two_credentials_are_a_bad_request(headers: list[tuple[str, str]]) -> None:
+    """A header that comes twice is refused, equal ones too: others might read the other one."""
+    assert outcome(bearer.parse(headers, ADVICE)) == "invalid_request"
+    assert outcome(bearer.parse(headers[::-1], ADVICE)) == "invalid_request"
 
 
-def test_the_other_header_belongs_to_its_dialect() -> None:
-    """`x-api-key` counts where Anthropic's SDK sends it, alone, and nowhere else."""
-    key, auth = ("X-Api-Key", TOKEN), ("Authorization", f"Bearer {TOKEN}")
-    assert outcome(parse(key, dialect="anthropic")) == TOKEN
-    assert outcome(parse(auth, dialect="anthropic")) == TOKEN
-    assert outcome(parse(key, auth, dialect="anthropic")) == "invalid_request"
-    assert outcome(parse(key, key, dialect="anthropic")) == "invalid_request"
-    assert outcome(parse(key)) == "invalid_api_key"
-    assert outcome(parse(key, auth)) == TOKEN
+def test_the_headers_of_other_sdks() -> None:
+    """`x-api-key` is Anthropic's and `api-key` Azure's; the same token in several headers is one."""
+    key, azure, auth = ("X-Api-Key", TOKEN), ("api-key", f" {TOKEN}"), ("Authorization", f"Bearer {TOKEN}")
+    for headers in ((key,), (azure,), (auth,), (key, auth), (azure, key), (auth, azure, key)):
+        assert outcome(parse(*headers)) == TOKEN
+        assert outcome(parse(*headers[::-1])) == TOKEN
+    doubled = parse(key, ("Authorization", f"Bearer Bearer {TOKEN}"))
+    assert isinstance(doubled, Credential)
+    assert doubled.doubled
 
 
 def test_headers_that_look_like_it_are_not_it() -> None:
@@ -125,6 +135,9 @@ def test_headers_that_look_like_it_are_not_it() -> None:
         "proxy-authorization",
         "x-forwarded-authorization",
         "cookie",
+        "x_api_key",
+        "apikey",
+        "x-goog-api-key",
     ):
         assert outcome(parse((name, f"Bearer {TOKEN}"))) == "invalid_api_key"
 
@@ -211,7 +224,7 @@ def test_how_long_a_token_may_be(token: str, good: bool) -> None:
 
 def test_a_key_is_not_doubled() -> None:
     """Only a scheme that stood twice is told to the caller."""
-    found = parse(("x-api-key", f" {TOKEN}\t"), dialect="anthropic")
+    found = parse(("x-api-key", f" {TOKEN}\t"))
     assert isinstance(found, Credential)
     assert (found.secret.reveal(), found.doubled) == (TOKEN, False)
     assert Credential(Secret(TOKEN)).doubled is False
