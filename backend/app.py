@@ -64,6 +64,11 @@ Keys = TypeVar("Keys")
 log = structlog.get_logger()
 
 
+Unready = Callable[[], str | None]
+UNREADY: web.AppKey[Unready] = web.AppKey("unready", Unready)  # type: ignore[arg-type]  # a name for its repr
+"""Why the backend should get no traffic, if so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What has to be right before anything starts."""
@@ -213,6 +218,10 @@ def build(
     async def answer(request: web.Request) -> web.StreamResponse:
         return await running[0].answer(request)
 
+    def unready() -> str | None:
+        return None if running and running[0].probes.ready else "preloaded models are not up yet"
+
+    app[UNREADY] = unready
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(give_up)
     app.router.add_route("*", "/{path:.*}", answer)

@@ -9,7 +9,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from hubgate.backend.app import Checked, Source, build, check
+from hubgate.backend.app import UNREADY, Checked, Source, build, check
 from hubgate.backend.background import Background
 from hubgate.backend.processes import orphans
 from hubgate.backend.settings import BackendSettings
@@ -17,6 +17,7 @@ from hubgate.runtime import build as compiled_build
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.hangup import Hangup
 from hubgate.runtime.log import configure, warn_of_stale_code
+from hubgate.runtime.service_notify import ServiceNotifier
 
 HURRY = 2.0  # seconds that open connections get at the end
 
@@ -52,7 +53,7 @@ async def serve(
     hangup: Hangup | None = None,
 ) -> int:
     """Serve what was checked, until SIGTERM or SIGINT. Returns the exit code; raises `ConfigError`."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop, notifier = asyncio.get_running_loop(), asyncio.Event(), ServiceNotifier()
     failures: list[str] = []
 
     def died() -> None:
@@ -72,12 +73,15 @@ async def serve(
     background.start("orphans", orphans.bury())
     try:
         await listen(runner, settings, checked)
+        ready = asyncio.create_task(notifier.report_ready(app[UNREADY]))
         await stop.wait()
+        ready.cancel()
     except OSError as error:
         raise ConfigError(
             [f"listen: {settings.listen.host}:{settings.listen.port}: {error.strerror}"]
         ) from None
     finally:
         log.info("backend.stopping")
+        notifier.stopping()
         await runner.cleanup()
     return 1 if failures else 0

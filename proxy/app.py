@@ -116,6 +116,7 @@ class Proxy:
     admin_port: int
     background: "asyncio.Task[None]"
     reloader: Reloader
+    unready: Callable[[], str | None]  # why it should get no traffic, if so
 
 
 async def _build(
@@ -239,7 +240,7 @@ async def _build(
     admin_app = admin.app(metrics, old_tokens, unready, (blocks.routes(), reload.routes()), unreadable)
     admin_port = await _listen_admin(stack, settings, admin_app)
     port = await _listen(stack, settings, server, gateway.drain, checked.certificate)
-    return Proxy(port, admin_port, background, reloader)
+    return Proxy(port, admin_port, background, reloader, unready)
 
 
 def _audit(settings: ProxySettings, keys: ProxyKeys, metrics: Metrics, clocks: Clocks) -> AuditWriter:

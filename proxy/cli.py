@@ -6,7 +6,6 @@ import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 import structlog
 import uvloop
@@ -15,6 +14,7 @@ from hubgate.proxy import app, preflight
 from hubgate.proxy.settings import ProxySettings
 from hubgate.runtime import build, log
 from hubgate.runtime.hangup import Hangup
+from hubgate.runtime.service_notify import ServiceNotifier
 
 _log = structlog.get_logger("proxy")
 
@@ -44,12 +44,17 @@ def _raise_descriptors() -> None:
 async def _serve(
     settings: ProxySettings, checked: preflight.Checked, read: Callable[[], ProxySettings], hangup: Hangup
 ) -> int:
-    stopping = asyncio.Event()
+    stopping, notifier = asyncio.Event(), ServiceNotifier()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with app.running(settings, checked, read=read) as proxy:
-        hangup.follow(partial(proxy.reloader.reload, read))
+
+        def reload() -> None:
+            with notifier.reloading():
+                proxy.reloader.reload(read)
+
+        hangup.follow(reload)
         _log.info("listening", port=proxy.port, admin_port=proxy.admin_port, version=build.VERSION)
         if not build.compiled():
             _log.warning("interpreted", hint="install it where there is a C compiler: half of the CPU")
@@ -57,8 +62,11 @@ async def _serve(
         # What is here by now stays: looking through it for garbage would hold all requests for some 20 ms.
         gc.collect()
         gc.freeze()
+        ready = asyncio.create_task(notifier.report_ready(proxy.unready))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({stopped, proxy.background}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        notifier.stopping()
         if not stopping.is_set():
             _log.error("the background work died", error=repr(proxy.background.exception()))
             stopped.cancel()

@@ -28,13 +28,18 @@ class Probes:
         self._key = key
         self._guard = guard
 
+    @property
+    def ready(self) -> bool:
+        """Whether all preloaded models answer."""
+        return self._supervisor.is_ready()
+
     async def livez(self, _: web.Request) -> web.Response:
         """The event loop answers."""
         return web.json_response({"status": "alive"})
 
     async def readyz(self, _: web.Request) -> web.Response:
         """Whether all preloaded models answer."""
-        if self._supervisor.is_ready():
+        if self.ready:
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "starting"}, status=503)
 

@@ -1,0 +1,1 @@
+"""What lies in config/ and docs/deploy.md: units, manifests, and what stands in front of a proxy."""
