@@ -9,6 +9,7 @@ import click
 
 from hubgate.cli_block import block, unblock
 from hubgate.cli_certs import certs
+from hubgate.cli_init import init
 from hubgate.cli_reload import reload_
 from hubgate.cli_store import store
 from hubgate.runtime.config import ConfigError, load
@@ -29,10 +30,10 @@ def main(context: click.Context) -> None:
 
     \b
     A first try, without a GPU or an account:   make run
-    In production:   hubgate keygen proxy --out keys && hubgate keygen backend --out keys
-                     hubgate check-config --config proxy.yaml
-                     hubgate proxy --config proxy.yaml      (the edge)
-                     hubgate backend --config backend.yaml  (beside the GPUs)
+    In production:   hubgate init --out /etc/hubgate --org YOUR-ORG
+                     hubgate check-config --config /etc/hubgate/proxy/proxy.yaml
+                     hubgate proxy --config /etc/hubgate/proxy/proxy.yaml        (the edge)
+                     hubgate backend --config /etc/hubgate/backend/backend.yaml  (beside the GPUs)
 
     Exit codes: 0 fine, 2 wrong usage or configuration, 1 anything else.
     """  # noqa: D301 - click keeps the lines that follow a real backspace
@@ -98,6 +99,7 @@ def refresh(config: Path, repo: str | None) -> None:
 
 
 backend.add_command(store)
+main.add_command(init)
 main.add_command(block)
 main.add_command(unblock)
 main.add_command(certs)

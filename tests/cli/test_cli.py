@@ -48,6 +48,7 @@ def trail(folder: Path, *users: str) -> Path:
         ("keygen",),
         ("certs",),
         ("certs", "make"),
+        ("init",),
         ("fingerprint",),
         ("reload",),
         ("audit",),
@@ -64,7 +65,7 @@ def test_help(command: tuple[str, ...], flag: str) -> None:
 def test_help_names_the_first_steps() -> None:
     """The help of the whole command shows what to type."""
     words = run("--help").output
-    for step in ("make run", "hubgate keygen proxy", "hubgate check-config", "hubgate proxy --config"):
+    for step in ("make run", "hubgate init", "hubgate check-config", "hubgate proxy --config"):
         assert step.split()[0] in words
     for command in ("proxy", "backend", "check-config", "keygen", "audit"):
         assert command in words
@@ -72,7 +73,7 @@ def test_help_names_the_first_steps() -> None:
 
 def test_help_keeps_its_lines() -> None:
     """The examples stand on lines of their own, as they can be copied."""
-    assert "hubgate check-config --config proxy.yaml\n" in run("--help").output
+    assert "hubgate check-config --config /etc/hubgate/proxy/proxy.yaml\n" in run("--help").output
 
 
 @pytest.mark.parametrize(
