@@ -4,7 +4,7 @@ import asyncio
 import resource
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from hubgate.proxy.auth.old_tokens import OldTokenGauge
 from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
 from hubgate.proxy.auth.revisions import Revisions
 from hubgate.proxy.auth.unknown_tokens import UnknownTokenLimiter
+from hubgate.proxy.backend_list import BackendList, Controls
 from hubgate.proxy.blocks.api import BlocksApi
 from hubgate.proxy.blocks.block_file import BlockFile, BlockFileError
 from hubgate.proxy.blocks.lock_outs import LockOuts
@@ -59,13 +60,11 @@ from hubgate.proxy.preflight import Checked
 from hubgate.proxy.reload import Reloader
 from hubgate.proxy.settings import MEMORY, ProxySettings
 from hubgate.proxy.settings import Admin as AdminSettings
-from hubgate.proxy.settings import Upstream as UpstreamSettings
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.connection_pool import KEEPALIVE, ConnectionPool
-from hubgate.proxy.upstream.control_client import ControlClient
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.proxy.upstream.relay import Relay
-from hubgate.proxy.upstream.upstream_pool import Pool, Upstream
+from hubgate.proxy.upstream.upstream_pool import Pool
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.hub_route import Route
 from hubgate.runtime.operator_key import KeyGuard, Refusal, is_loopback
@@ -159,7 +158,9 @@ async def _build(
     grants = GrantSigner(checked.keys.current, clocks.now)
     accesses: Cache[AccessKey, Allowed | Moved | Denied] = _cache(settings, settings.hub.access_ttl, clocks)
     callers = CallerPolicy(settings.callers, settings.tokens, errors.advice)
-    pool = await _pool(stack, settings, checked, grants, metrics, clocks=clocks)
+    pool = Pool([], metrics, clocks.monotonic)
+    controls = await _controls(stack, settings, checked, grants, clocks)
+    backends = BackendList(settings.upstreams, checked, pool, controls)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
         hub,
@@ -198,7 +199,7 @@ async def _build(
         pool=pool,
         cold_loader=ColdLoader(audit, settings.cold_start.heartbeat_after),
         grants=grants,
-        relay=Relay(_connections(stack, settings, checked, metrics), settings.timeouts, metrics),
+        relay=Relay(_connections(stack, settings, backends.tls, metrics), settings.timeouts, metrics),
         audit=audit,
         long_requests=long_requests,
         metrics=metrics,
@@ -224,7 +225,14 @@ async def _build(
     )
     await _start(lock_outs)
     stack.push_async_callback(lock_outs.close)
-    work = (pool.poll, partial(watch, checked.files), long_requests.run, lock_outs.run, report.run)
+    work = (
+        pool.poll,
+        backends.discovery.run,
+        partial(watch, checked.files),
+        long_requests.run,
+        lock_outs.run,
+        report.run,
+    )
     background = await _background(stack, work)
     unready = partial(_unready, pool, audit, drain, lock_outs)
     guard = KeyGuard(clocks.monotonic)
@@ -235,7 +243,9 @@ async def _build(
         identities.forget_all()
         authorizer.forget_all()
 
-    reloader = Reloader(settings, accounts, callers, policy, limits, (refusals, throttled), forget)
+    reloader = Reloader(
+        settings, accounts, callers, policy, limits, (refusals, throttled), forget, backends.replace
+    )
     reload = admin.Reload(checked.keys, partial(reloader.reload, read), clocks.now)
     admin_app = admin.app(metrics, old_tokens, unready, (blocks.routes(), reload.routes()), unreadable)
     admin_port = await _listen_admin(stack, settings, admin_app)
@@ -370,10 +380,10 @@ def _until(tls: TlsFiles) -> float:
 
 
 def _connections(
-    stack: AsyncExitStack, settings: ProxySettings, checked: Checked, metrics: Metrics
+    stack: AsyncExitStack, settings: ProxySettings, upstream_tls: Mapping[str, TlsFiles], metrics: Metrics
 ) -> ConnectionPool:
-    connections = ConnectionPool(settings.timeouts.connect, tls=checked.upstream_tls)
-    for name, tls in checked.upstream_tls.items():
+    connections = ConnectionPool(settings.timeouts.connect, tls=upstream_tls)
+    for name, tls in upstream_tls.items():
         metrics.certificate_expiry.labels(f"upstreams.{name}.tls").set_function(partial(_until, tls))
     stack.callback(connections.close)
     return connections
@@ -392,33 +402,12 @@ async def _control_session(stack: AsyncExitStack, settings: ProxySettings) -> ai
     )
 
 
-async def _pool(
-    stack: AsyncExitStack,
-    settings: ProxySettings,
-    checked: Checked,
-    grants: GrantSigner,
-    metrics: Metrics,
-    *,
-    clocks: Clocks,
-) -> Pool:
-    # A hello of its own: what tells whether a backend is up does not stand behind what is asked of it.
-    session, greeting = [await _control_session(stack, settings) for _ in range(2)]
-
-    def upstream(entry: UpstreamSettings) -> Upstream:
-        control = ControlClient(
-            session,
-            entry.name,
-            entry.url,
-            backend=checked.backends[entry.name].current,
-            keys=checked.keys.current,
-            grants=grants,
-            now=clocks.now,
-            hello_session=greeting,
-            tls_files=checked.upstream_tls.get(entry.name),
-        )
-        return Upstream(entry.name, entry.url, control)
-
-    return Pool([upstream(entry) for entry in settings.upstreams], metrics)
+async def _controls(
+    stack: AsyncExitStack, settings: ProxySettings, checked: Checked, grants: GrantSigner, clocks: Clocks
+) -> Controls:
+    # Hellos have a session of their own: what tells whether a backend is up waits behind nothing else.
+    session, hellos = [await _control_session(stack, settings) for _ in range(2)]
+    return Controls(session, hellos, checked.keys.current, grants, clocks.now)
 
 
 async def _background(

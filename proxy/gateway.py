@@ -37,7 +37,7 @@ from hubgate.proxy.request_head import RequestHead
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlError
 from hubgate.proxy.upstream.grant_signer import GrantSigner
-from hubgate.proxy.upstream.relay import Relay, StaleEngine, break_off
+from hubgate.proxy.upstream.relay import DIED, UNREACHED, Relay, StaleEngine, break_off
 from hubgate.proxy.upstream.upstream_pool import Pool, Upstream, refusal, unreachable
 from hubgate.wire.control_api import EngineInfo, LoadFailed
 
@@ -149,7 +149,7 @@ class Gateway:
         return _refuse(RequestContext(new_id(), ""), Denied(code, _FAULTS.get(code, _NOT_HTTP)))
 
     # The path of a request is one list, and each step may end it.
-    async def _serve(  # noqa: C901, PLR0911, PLR0912
+    async def _serve(  # noqa: C901, PLR0911, PLR0912, PLR0915
         self, context: RequestContext, request: ServerRequest, head: RequestHead
     ) -> Answer:
         # 0. Route.
@@ -208,41 +208,56 @@ class Gateway:
         if isinstance(access, Denied):
             return access
 
-        # 6. Backend.
-        upstream = self.pool.lease(access)
-        if isinstance(upstream, Denied):
-            return upstream
-        context.upstream = upstream.name
-
-        # 7. Ensure, and 8. relay. Twice, where the engine turns out not to hold the model: nothing ran.
-        engine = upstream.engine(access)
+        # 6. Backend, 7. ensure, and 8. relay. Once more where nothing of the request was accepted: elsewhere,
+        # if the first backend is not in reach.
+        avoided: Upstream | None = None
+        silent: Upstream | None = None  # whose control API does not answer
         for _ in range(2):
-            ensured = engine or await self._ensure(context, request, caller, access, upstream)
-            if isinstance(ensured, Denied):
-                return ensured
-            grant = self.grants.use(
-                caller.identity.sub, access.model, ensured, permit.weight, self.limits.queue_seconds
-            )
-            body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
-            context.enter("upstream")
-            answer = await self.relay.forward(
-                context,
-                request,
-                address=upstream.address(ensured),
-                body=body,
-                content_type=inference.content_type,
-                passed=head.passed,
-                grant=grant,
-                cost=inference.cost,
-                withhold=inference.withholds_usage,
-            )
-            context.leave()
-            if not isinstance(answer, StaleEngine):
-                return answer
-            upstream.lost(ensured)
-            engine = None
+            lease = self.pool.lease(access, avoided)
+            if isinstance(lease, Denied):
+                return lease
+            upstream = self.pool.upstream(lease)
+            context.upstream = upstream.name
+            try:
+                if upstream is silent:
+                    break
+                ensured = lease.engine or await self._ensure(context, request, caller, access, upstream)
+                if isinstance(ensured, Denied):
+                    return ensured
+                if isinstance(ensured, StaleEngine):
+                    avoided = silent = upstream
+                    continue
+                grant = self.grants.use(
+                    caller.identity.sub, access.model, ensured, permit.weight, self.limits.queue_seconds
+                )
+                body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
+                context.enter("upstream")
+                answer = await self.relay.forward(
+                    context,
+                    request,
+                    address=upstream.address(ensured),
+                    body=body,
+                    content_type=inference.content_type,
+                    passed=head.passed,
+                    grant=grant,
+                    cost=inference.cost,
+                    withhold=inference.withholds_usage,
+                )
+                context.leave()
+                if answer is UNREACHED or answer is DIED:
+                    self.pool.failed(lease)
+                else:
+                    lease.answered()
+                if not isinstance(answer, StaleEngine):
+                    return answer
+                upstream.lost(ensured)
+                avoided = upstream if answer is UNREACHED else None
+            finally:
+                lease.end()
             if inference.spent:
                 return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
+        if silent is not None:
+            return unreachable()
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
 
     async def _authenticate(
@@ -365,8 +380,8 @@ class Gateway:
         caller: Caller,
         access: Access,
         upstream: Upstream,
-    ) -> EngineInfo | Denied:
-        """Step 7: have a cold model loaded, with this caller's own token.
+    ) -> EngineInfo | Denied | StaleEngine:
+        """Step 7: have a cold model loaded, with this caller's own token; `StaleEngine`: nobody is there.
 
         A caller who streams is told that it goes on; one who does not cannot be, and waits for less.
         """
@@ -397,7 +412,7 @@ class Gateway:
                 "ensure failed", upstream=upstream.name, reason=error.reason, request_id=context.request_id
             )
             goes_on = False
-            return unreachable()
+            return UNREACHED
         finally:
             context.leave()
             self.loads.end(sub, model, ended=not goes_on, failed=failed)

@@ -13,7 +13,17 @@ from hubgate.proxy.auth import name_book
 from hubgate.proxy.auth.identity import LocalKey
 from hubgate.proxy.auth.name_book import NameBookError
 from hubgate.proxy.http.tls import Certificate
-from hubgate.proxy.settings import KeyTokenFile, Limits, ProxySettings, Tls, Upstream, parse_storage
+from hubgate.proxy.settings import (
+    AnyUpstream,
+    DnsUpstreams,
+    KeyTokenFile,
+    Limits,
+    ProxySettings,
+    Tls,
+    Upstream,
+    parse_storage,
+)
+from hubgate.proxy.upstream.discovery import PublicKeys, load_public_keys
 from hubgate.runtime import hub_route, service_token
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.hub_route import Route
@@ -34,6 +44,7 @@ class Checked:
     keys: KeyFile[ProxyKeys]  # our own
     backends: Mapping[str, KeyFile[BackendPublic]]
     upstream_tls: Mapping[str, TlsFiles]  # of the backends that are spoken to with TLS, by their names
+    public_keys: Mapping[DnsUpstreams, PublicKeys]
     certificate: Certificate | None  # of the public port
     local: Mapping[bytes, LocalKey]
     hub: Route
@@ -51,6 +62,8 @@ class Checked:
             files[f"upstreams.{index}.public_key_file"] = file
         for name, tls in self.upstream_tls.items():
             files[f"upstreams.{list(self.backends).index(name)}.tls"] = tls
+        for entry, keys in self.public_keys.items():
+            files[f"upstreams.{entry.dns}.public_keys"] = keys
         if self.admin_key is not None:
             files["admin.key_file"] = self.admin_key
         if self.metrics_key is not None:
@@ -61,21 +74,14 @@ class Checked:
 def check(settings: ProxySettings) -> Checked:
     """Read every file that the settings name. Raises `ConfigError` with all faults at once."""
     faults: list[str] = []
-    backends: dict[str, KeyFile[BackendPublic]] = {}
-    upstream_tls: dict[str, TlsFiles] = {}
     keys: KeyFile[ProxyKeys] | None = None
     try:
         keys = KeyFile(settings.seal.key_file, load_proxy_keys, time.monotonic)
     except KeyFileError as error:
         faults.append(f"seal.key_file: {error}")
-    for index, upstream in enumerate(settings.upstreams):
-        try:
-            path = upstream.public_key_file
-            backends[upstream.name] = KeyFile(path, load_backend_public, time.monotonic)
-        except KeyFileError as error:
-            faults.append(f"upstreams.{index}.public_key_file: {error}")
-        if (files := _upstream_tls(index, upstream, faults)) is not None:
-            upstream_tls[upstream.name] = files
+    backends = read_backends(settings.upstreams, {}, faults)
+    upstream_tls = read_upstream_tls(settings.upstreams, faults)
+    public_keys = read_public_keys(settings.upstreams, {}, faults)
     certificate = _certificate(settings.listen.tls, faults)
     faults += endpoints.unknown(settings.request.extra_fields)
     local, tokens = _local_keys(settings, faults)
@@ -89,20 +95,66 @@ def check(settings: ProxySettings) -> Checked:
     if faults or keys is None:
         raise ConfigError(faults)
     return Checked(
-        keys, backends, upstream_tls, certificate, local, hub, storage, tokens, admin_key, metrics_key, owners
+        keys,
+        backends,
+        upstream_tls,
+        public_keys,
+        certificate,
+        local,
+        hub,
+        storage,
+        tokens,
+        admin_key,
+        metrics_key,
+        owners,
     )
 
 
-def _upstream_tls(index: int, upstream: Upstream, faults: list[str]) -> TlsFiles | None:
-    tls = upstream.tls
-    if tls is None:
-        return None
-    paths = Paths((tls.ca_file,), tls.cert_file, tls.key_file)
-    try:
-        return TlsFiles(paths, Party("client", "proxy", ("backend", "engine")))
-    except KeyFileError as error:
-        faults.append(f"upstreams.{index}.tls: {error}")
-        return None
+def read_backends(
+    upstreams: Sequence[AnyUpstream], known: Mapping[str, KeyFile[BackendPublic]], faults: list[str]
+) -> dict[str, KeyFile[BackendPublic]]:
+    """The public halves of these backends, by their names; of those that are known, as they are."""
+    backends: dict[str, KeyFile[BackendPublic]] = {}
+    for index, upstream in enumerate(upstreams):
+        if not isinstance(upstream, Upstream):
+            continue
+        try:
+            backends[upstream.name] = known.get(upstream.name) or KeyFile(
+                upstream.public_key_file, load_backend_public, time.monotonic
+            )
+        except KeyFileError as error:
+            faults.append(f"upstreams.{index}.public_key_file: {error}")
+    return backends
+
+
+def read_upstream_tls(upstreams: Sequence[AnyUpstream], faults: list[str]) -> dict[str, TlsFiles]:
+    """What is shown to those of these backends that are spoken to with TLS, by their names."""
+    found: dict[str, TlsFiles] = {}
+    for index, upstream in enumerate(upstreams):
+        if not isinstance(upstream, Upstream) or upstream.tls is None:
+            continue
+        tls = upstream.tls
+        paths = Paths((tls.ca_file,), tls.cert_file, tls.key_file)
+        try:
+            found[upstream.name] = TlsFiles(paths, Party("client", "proxy", ("backend", "engine")))
+        except KeyFileError as error:
+            faults.append(f"upstreams.{index}.tls: {error}")
+    return found
+
+
+def read_public_keys(
+    upstreams: Sequence[AnyUpstream], known: Mapping[DnsUpstreams, PublicKeys], faults: list[str]
+) -> dict[DnsUpstreams, PublicKeys]:
+    """The keys of those that are found by DNS; of those that are known, as they are."""
+    found: dict[DnsUpstreams, PublicKeys] = {}
+    for index, entry in enumerate(upstreams):
+        if not isinstance(entry, DnsUpstreams):
+            continue
+        try:
+            found[entry] = known.get(entry) or KeyFile(entry.public_keys, load_public_keys, time.monotonic)
+        except KeyFileError as error:
+            faults.append(f"upstreams.{index}.public_keys: {error}")
+    return found
 
 
 def _certificate(tls: Tls | None, faults: list[str]) -> Certificate | None:

@@ -1,10 +1,12 @@
-"""What an operator can change while the proxy runs: who may call, with which tokens, which models, how much.
+"""What an operator can change while the proxy runs: who may call, how, which models, and which backends.
+
+A backend that is taken out drains: it gets nothing new, and what it has goes on.
 
 SIGHUP and `hubgate reload` read the configuration again. It is the way to lock somebody out at once: what the
 Hub said is forgotten as well, so that a token revoked there is refused from the next request on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,12 +16,12 @@ from hubgate.proxy.auth.accounts import Accounts
 from hubgate.proxy.auth.policy import CallerPolicy, ModelPolicy
 from hubgate.proxy.limits.limiter import Limiter
 from hubgate.proxy.limits.refusals import Refusals
-from hubgate.proxy.settings import ProxySettings
+from hubgate.proxy.settings import AnyUpstream, ProxySettings
 from hubgate.runtime.config import ConfigError
 from hubgate.runtime.log import configure
 from hubgate.runtime.reload import Reloaded
 
-LIVE = ("callers", "tokens", "models", "limits", "log")
+LIVE = ("callers", "tokens", "models", "limits", "upstreams", "log")
 
 log = structlog.get_logger("reload")
 
@@ -35,6 +37,9 @@ class Reloader:
     limits: Limiter
     refusals: tuple[Refusals, ...]
     forget: Callable[[], None]
+    replace_upstreams: Callable[
+        [Sequence[AnyUpstream]], None
+    ]  # raises `ConfigError`, and changes nothing then
     _read: ProxySettings = field(init=False)  # the last good ones
 
     def __post_init__(self) -> None:
@@ -45,6 +50,7 @@ class Reloader:
         try:
             new = read()
             preflight.check(new)  # what a start would refuse
+            self.replace_upstreams(new.upstreams)
         except ConfigError as error:
             log.error("configuration not reloaded", faults=error.faults)  # noqa: TRY400 - faults say it all
             return Reloaded(faults=tuple(error.faults))

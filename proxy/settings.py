@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    Discriminator,
     Field,
     PlainValidator,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -298,12 +300,16 @@ class UpstreamTls(Tls):
 
 
 class Upstream(Section):
-    """One backend: `name` is its own, the audience of what we seal for it."""
+    """One backend: `name` is its own, the audience of what we seal for it.
+
+    `weight` is that of its share of the load, beside the others'.
+    """
 
     name: Name
     url: Url
     public_key_file: Path
     tls: UpstreamTls | None = None
+    weight: Weight = 100
 
     @model_validator(mode="after")
     def _all_or_nothing(self) -> Self:
@@ -315,6 +321,33 @@ class Upstream(Section):
                 raise ValueError("tls is set, so url must be https://")
             check_tls_name(self.name)
         return self
+
+
+class DnsUpstreams(Section):
+    """Backends at the addresses of a DNS name; each is called what its hello says, see `upstream.discovery`.
+
+    `public_keys` is the public half of all of them, or a folder with one for each.
+    """
+
+    dns: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?$")]
+    port: Annotated[int, Field(ge=1, le=65535)] = 8100
+    names: Annotated[str, Field(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9._*?-]{0,63}$")]
+    public_keys: Path
+    weight: Weight = 100
+
+
+def _kind(entry: object) -> str:
+    """In brackets, so that faults do not name it."""
+    return (
+        "(dns)"
+        if isinstance(entry, DnsUpstreams) or (isinstance(entry, dict) and "dns" in entry)
+        else "(url)"
+    )
+
+
+AnyUpstream = Annotated[
+    Annotated[Upstream, Tag("(url)")] | Annotated[DnsUpstreams, Tag("(dns)")], Discriminator(_kind)
+]
 
 
 class Seal(Section):
@@ -369,7 +402,7 @@ class ProxySettings(Settings):
     models: Models
     limits: Limits = Field(default_factory=Limits)
     request: Request = Request()
-    upstreams: Annotated[tuple[Upstream, ...], Field(min_length=1)]
+    upstreams: Annotated[tuple[AnyUpstream, ...], Field(min_length=1)]
     seal: Seal
     audit: Audit = Audit()
     cold_start: ColdStart = ColdStart()
@@ -398,7 +431,7 @@ class ProxySettings(Settings):
         return self
 
     def _doubled(self, section: str, key: str) -> list[str]:
-        values: list[Any] = [getattr(item, key) for item in getattr(self, section)]
+        values: list[Any] = [getattr(item, key) for item in getattr(self, section) if hasattr(item, key)]
         return [f"{section}: two share one {key}"] if len(set(values)) < len(values) else []
 
     def _two_ids(self, accounts: Literal["users", "orgs"]) -> list[str]:

@@ -118,6 +118,7 @@ def _unknown_overrides(kind: type[Settings]) -> list[str]:
 
 
 def _fault(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    parts = (str(part) for part in error["loc"])  # in brackets: which kind of entry it is, and no key
+    where = ".".join(part for part in parts if not part.startswith("(")) or "configuration"
     what = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(error["type"], error["msg"])
     return f"{where}: {what.removeprefix('Value error, ')}"

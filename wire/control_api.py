@@ -62,6 +62,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     adapters: Names = ()  # served names, org/name@sha
     claims: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()  # of a grant, that it reads
     queue: EngineQueue | None = None  # as of a moment ago; `None` while it is not known
+    places: Count = 0  # adapters that it holds at once; 0 from an older backend
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +73,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     boot: Name
     nonce: Name
     engines: Annotated[tuple[EngineInfo, ...], msgspec.Meta(max_length=1024)]
+    draining: bool = False  # it is about to end: what is in flight goes on, and nothing new should come
 
 
 class EnsureRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -37,7 +37,7 @@ class ControlAuth:
     def grant(self, values: list[str], *, hello: bool = False, own: bool = False) -> Grant:
         """The control grant in these headers, spent. Raises `SealError`.
 
-        A hello may be asked for without knowing the boot id: telling it is what a hello is for.
+        A hello may be asked for without knowing the boot id, or the name: telling them is what it is for.
         With `own`, only a grant that was signed with this backend's own key counts.
         """
         if len(values) != 1:
@@ -45,9 +45,10 @@ class ControlAuth:
         try:
             grant = self._verify(values[0], self._boot, hello=hello, own=own)
         except SealError as error:
-            if not hello or error.reason != "old_boot":
+            if not hello or error.reason not in ("old_boot", "wrong_audience"):
                 raise
-            grant = self._verify(values[0], "", hello=hello, own=own)
+            aud = self._name if error.reason == "old_boot" else ""
+            grant = self._verify(values[0], "", hello=hello, own=own, aud=aud)
         if grant.kind != "control":
             raise SealError("wrong_kind")
         self._grants.use(grant.jti, grant.exp)
@@ -66,9 +67,10 @@ class ControlAuth:
         self._tokens.use(token.jti, token.exp)
         return token
 
-    def _verify(self, value: str, boot: str, *, hello: bool, own: bool) -> Grant:
+    def _verify(self, value: str, boot: str, *, hello: bool, own: bool, aud: str | None = None) -> Grant:
         ours, proxies = self._keys.current().signing, self._proxies.current()
         signers = KeySet([ours]) if own else proxies
         if hello and not own:
             signers = KeySet([*proxies.keys, ours])
-        return verify_grant(value, signers, aud=self._name, boot=boot, now=self._clock())
+        aud = self._name if aud is None else aud
+        return verify_grant(value, signers, aud=aud, boot=boot, now=self._clock())

@@ -94,6 +94,7 @@ class Engine:
     wake_asked: asyncio.Event = field(default_factory=asyncio.Event)
     at_once: bool = False
     queue: control_api.EngineQueue | None = None  # as of a moment ago
+    places: int = 0  # for adapters
     grace: float = DRAIN  # seconds that requests in flight get when it leaves
     asked: dict[str, float] = field(default_factory=dict)  # who had it loaded, and when
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
@@ -135,6 +136,7 @@ class Engine:
             adapters=tuple(name for name in self.adapters if not self.adapter_uses[name].leaves),
             claims=CLAIMS,
             queue=self.queue,
+            places=self.places,
         )
 
     def stop(self, why: End) -> None:

@@ -73,6 +73,7 @@ class Launcher:
             start_timeout=engines.start_timeout,
             hang_timeout=engines.hang_timeout,
             clock=time.monotonic,
+            places=self._settings.adapters.max_cpu_loras,
         )
 
     async def start(self, engine: Engine, path: Path) -> Child:

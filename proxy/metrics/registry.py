@@ -1,6 +1,7 @@
 """Every series that the proxy exports. Labels are bounded: no token, no repo, no user by default."""
 
 import platform
+from contextlib import suppress
 
 from prometheus_client import (
     CollectorRegistry,
@@ -150,6 +151,18 @@ class Metrics:
             ["certificate"],
             registry=registry,
         )
+        self.upstream_name_conflicts = PromCounter(
+            "hubgate_upstream_name_conflicts",
+            "Hellos of a backend under the name of another one that answers too",
+            registry=registry,
+        )
+        self.upstream_pauses = PromCounter(
+            "hubgate_upstream_pauses",
+            "Times that a backend was left alone for a pause because its engine failed in a row",
+            ["upstream"],
+            registry=registry,
+        )
+
         self.limits_storage_up = PromGauge(
             "hubgate_limits_storage_up",
             "Whether limits are counted where they should be; 0: Redis is away, each proxy counts for itself",
@@ -190,6 +203,11 @@ class Metrics:
         if prompt is not None:
             self.user_tokens.labels(name, "prompt").inc(prompt)
             self.user_tokens.labels(name, "completion").inc(completion or 0)
+
+    def forget_upstream(self, name: str) -> None:
+        """It is none of this proxy's any more: its gauge would stay as it was."""
+        with suppress(KeyError):
+            self.upstream_up.remove(name)
 
     def hub(self, call: str, status: str, seconds: float) -> None:
         """Count one question to the Hub."""

@@ -57,6 +57,7 @@ class ControlClient:
         self._hello_session = hello_session or session
         self._turns = FairTurns(BEGUN_AT_ONCE, 0)
         self._name = name
+        self._audience = name  # of a hello's grant; "" where it is the hello that tells the name
         self._url = url
         self._backend = backend
         self._keys = keys
@@ -65,7 +66,7 @@ class ControlClient:
 
     async def hello(self) -> Hello:
         """Ask what the backend is and runs. Raises `ControlError`."""
-        grant, nonce = self._grants.control(self._name, "")
+        grant, nonce = self._grants.control(self._audience, "")
         try:
             async with self._hello_session.get(
                 self._url + HELLO,
@@ -135,17 +136,16 @@ class ControlClient:
 
     def _believe(self, signed: bytes, nonce: str) -> Hello:
         try:
-            hello = msgspec.json.decode(verify_hello(signed, self._backend().verifying), type=Hello)
+            hello = msgspec.json.decode(self._verified(signed), type=Hello)
         except SealError as error:
             raise ControlError(f"hello has a {error.reason}") from None
         except NOT_JSON:
             raise ControlError("hello is malformed") from None
         if hello.protocol != PROTOCOL:
             raise ControlError(f"speaks protocol {hello.protocol}, not {PROTOCOL}; update the older side")
-        if hello.name != self._name:
-            raise ControlError(f"is named {hello.name}, not {self._name}")
         if not secrets.compare_digest(hello.nonce, nonce):
             raise ControlError("hello is not fresh")
+        self._named(hello.name)
         return hello
 
     def _reason(self, error: Exception) -> str:
@@ -158,6 +158,15 @@ class ControlClient:
             ended = "it ended the connection without an answer: does it speak TLS?"
             return f"{name}: {ended if self._tls is None else tls.ENDED}"
         return name
+
+    def _verified(self, signed: bytes) -> bytes:
+        """The payload, if the backend signed it. Raises `SealError`."""
+        return verify_hello(signed, self._backend().verifying)
+
+    def _named(self, name: str) -> None:
+        """Check what a hello says to be. Raises `ControlError`."""
+        if name != self._name:
+            raise ControlError(f"is named {name}, not {self._name}")
 
     def _scoped(self, access: Access, caller: Caller, boot: str) -> str:
         now = int(self._now())

@@ -10,9 +10,9 @@ import httptools
 import structlog
 
 from hubgate.proxy.body.large_json import Pieces
+from hubgate.proxy.net.chunks import content
 from hubgate.proxy.net.deadline import NEVER, Deadline
 from hubgate.proxy.net.repeated_head import RepeatedHead, learn_head
-from hubgate.proxy.upstream.chunks import content
 from hubgate.proxy.upstream.response_head import ResponseHead
 
 MAX_LINE: Final = 8 * 1024  # bytes of one header of an answer

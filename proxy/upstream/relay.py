@@ -51,6 +51,10 @@ class StaleEngine(FrozenStruct):
     """
 
 
+UNREACHED: Final = StaleEngine()  # nobody took the connection
+DIED: Final = Denied("upstream_error", "The model failed to answer.", retry_after=5)  # before it answered
+
+
 class Relay:
     """The data path to all engines."""
 
@@ -95,14 +99,14 @@ class Relay:
             try:
                 connection = await self._connections.open(address)
             except (OSError, TimeoutError):
-                return StaleEngine()
+                return UNREACHED
         answer = _Answer(context, request, connection, UsageEventFilter() if withhold else None)
         try:
             await connection.exchange((head, body), answer, self._patience)
         except TimeoutError:
             return answer.broke_off(_late())
         except BrokenError:
-            return answer.broke_off(_broken())
+            return answer.broke_off(_broken() if answer.status else DIED)
         except TooLongError:
             return answer.broke_off(_too_long(self._patience.answer))
         except CutShortError as error:

@@ -29,7 +29,7 @@ def warm_skips_authorization(patch: pytest.MonkeyPatch) -> None:
 
     async def skip(self: Gateway, context: RequestContext, caller: Caller, name: str) -> Access | Denied:
         for upstream in self.pool._upstreams:
-            for engine in upstream._engines.values():
+            for engine in upstream.engines.values():
                 for adapter in engine.adapters:
                     if RepoRef.parse(adapter).id == name.partition("@")[0]:
                         return Access(RepoRef.parse(engine.base), RepoRef.parse(adapter))

@@ -66,10 +66,11 @@ FULL_ENGINE = EngineInfo(
     adapters=("a/c@2",),
     claims=("weight",),
     queue=EngineQueue(seats=4, taken=3, waiting=2, longest_wait=0.5),
+    places=8,
 )
 FULL_DOWNLOAD = Download(repo="a/b@1", kind="base", bytes=1, seconds=0.5, evicted=("a/d@3",))
 QUEUE_LINE = {"seats": 4, "taken": 3, "waiting": 2, "longest_wait": 0.5}
-ENGINE_LINE = ENGINE | {"adapters": ["a/c@2"], "claims": ["weight"], "queue": QUEUE_LINE}
+ENGINE_LINE = ENGINE | {"adapters": ["a/c@2"], "claims": ["weight"], "queue": QUEUE_LINE, "places": 8}
 DOWNLOAD_LINE = DOWNLOAD | {"kind": "base", "evicted": ["a/d@3"]}
 EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
 
@@ -79,7 +80,8 @@ EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
     [
         (
             Hello(protocol=1, name="gpu-0", boot="b", nonce="n", engines=(FULL_ENGINE,)),
-            {"protocol": 1, "name": "gpu-0", "boot": "b", "nonce": "n", "engines": [ENGINE_LINE]},
+            {"protocol": 1, "name": "gpu-0", "boot": "b", "nonce": "n", "engines": [ENGINE_LINE]}
+            | {"draining": False},
             Hello,
         ),
         (EnsureRequest(token="t"), {"token": "t"}, EnsureRequest),

@@ -88,29 +88,28 @@ async def known(*engines: EngineInfo, url: str = "http://gpu:8100") -> tuple[Ups
     return upstream, told
 
 
+def warm(upstream: Upstream, access: Access) -> EngineInfo | None:
+    """The engine that a request would be sent to at once."""
+    lease = Pool([upstream], Metrics()).lease(access)
+    return None if isinstance(lease, Denied) else lease.engine
+
+
 async def test_a_base_is_warm_on_a_ready_engine() -> None:
     """Only an engine that is ready, at that very commit, counts."""
     upstream, _ = await known(engine())
-    assert upstream.engine(ON_BASE) == engine()
-    assert upstream.engine(Access(BASE.at("c" * 40))) is None
+    assert warm(upstream, ON_BASE) == engine()
+    assert warm(upstream, Access(BASE.at("c" * 40))) is None
     for state in ("absent", "downloading", "starting", "draining", "asleep", "stopping", "failed"):
         upstream, _ = await known(engine(state=state))
-        assert upstream.engine(ON_BASE) is None
+        assert warm(upstream, ON_BASE) is None
 
 
 async def test_an_adapter_is_warm_where_it_is_held() -> None:
     """Of two engines with one base, the one that holds the adapter is found."""
     holder = engine(2, adapters=(str(LORA),))
     upstream, _ = await known(engine(1), holder)
-    assert upstream.engine(ON_LORA) == holder
-    assert upstream.engine(Access(BASE, LORA.at("c" * 40))) is None
-
-
-async def test_warmth_has_three_degrees() -> None:
-    """Holding the model is warmer than running its base, and that than nothing."""
-    for engines, warmth in (([engine(adapters=(str(LORA),))], 2), ([engine()], 1), ([], 0)):
-        upstream, _ = await known(*engines)
-        assert upstream.warmth(ON_LORA) == warmth
+    assert warm(upstream, ON_LORA) == holder
+    assert warm(upstream, Access(BASE, LORA.at("c" * 40))) is None
 
 
 @pytest.mark.parametrize(
@@ -145,10 +144,10 @@ async def test_a_backend_that_does_not_answer_is_forgotten() -> None:
     with pytest.raises(ControlError):
         await upstream.refresh()
     assert not upstream.up
-    assert upstream.engine(ON_BASE) is None
+    assert warm(upstream, ON_BASE) is None
     told.down = False
     await upstream.refresh()
-    assert upstream.engine(ON_BASE) is not None
+    assert warm(upstream, ON_BASE) is not None
 
 
 async def test_many_who_ask_at_once_share_a_hello() -> None:
@@ -177,7 +176,7 @@ async def test_many_who_ask_at_once_share_a_hello() -> None:
         others.pop().cancel()
         go.set()
         await asyncio.gather(first, *others)
-    assert upstream.engine(ON_BASE) is not None
+    assert warm(upstream, ON_BASE) is not None
     assert asked == 2
 
 
@@ -202,9 +201,9 @@ async def test_a_lost_engine_is_cold_until_told_anew() -> None:
     upstream, _ = await known(engine())
     upstream.lost(engine())
     upstream.lost(engine())
-    assert upstream.engine(ON_BASE) is None
+    assert warm(upstream, ON_BASE) is None
     await upstream.refresh()
-    assert upstream.engine(ON_BASE) is not None
+    assert warm(upstream, ON_BASE) is not None
 
 
 async def test_ensure_learns_the_engine() -> None:
@@ -216,7 +215,7 @@ async def test_ensure_learns_the_engine() -> None:
     assert events == told.events
     upstream.found(held)
     assert told.sealed_for == ["boot-1"]
-    assert upstream.engine(ON_LORA) == held
+    assert warm(upstream, ON_LORA) == held
 
 
 async def test_nothing_is_sealed_for_a_backend_that_is_down(tmp_path: Path) -> None:
@@ -234,15 +233,21 @@ async def test_nothing_is_sealed_for_a_backend_that_is_down(tmp_path: Path) -> N
 
 async def test_only_backends_that_are_up_are_leased() -> None:
     """Among those that are up the warmest is leased; with none, the caller is told to come back."""
-    warm, told = await known(engine(adapters=(str(LORA),)))
+
+    def leased(pool: Pool) -> Upstream:
+        lease = pool.lease(ON_LORA)
+        assert not isinstance(lease, Denied)
+        return pool.upstream(lease)
+
+    warm_one, told = await known(engine(adapters=(str(LORA),)))
     cold = Upstream("other", "http://other", other := Told())
-    pool = Pool([cold, warm], Metrics())
-    assert pool.lease(ON_LORA) is warm
+    pool = Pool([cold, warm_one], Metrics())
+    assert leased(pool) is warm_one
     await cold.refresh()
-    assert pool.lease(ON_LORA) is warm
+    assert leased(pool) is warm_one
     assert (pool.ready, pool.running("demo/tiny")) == (True, "a" * 40)
     told.down = other.down = True
-    for upstream in (warm, cold):
+    for upstream in (warm_one, cold):
         with pytest.raises(ControlError):
             await upstream.refresh()
     denied = pool.lease(ON_LORA)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hubgate.proxy.upstream.chunks import content
+from hubgate.proxy.net.chunks import content
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
 from hubgate.proxy.upstream.engine_connection import BrokenError, EngineConnection, Patience
 from hubgate.proxy.upstream.response_head import ResponseHead

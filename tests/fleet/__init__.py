@@ -1,0 +1,1 @@
+"""Two proxies and three backends with fake engines, each a process of its own."""
