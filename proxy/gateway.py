@@ -250,8 +250,11 @@ class Gateway:
                     lease.answered()
                 if not isinstance(answer, StaleEngine):
                     return answer
-                upstream.lost(ensured)
-                avoided = upstream if answer is UNREACHED else None
+                if answer is UNREACHED:
+                    upstream.lost(ensured)
+                    avoided = upstream
+                else:
+                    upstream.unloaded(ensured, access.model)
             finally:
                 lease.end()
             if inference.spent:

@@ -17,6 +17,7 @@ class Shard:
 
 
 SHARDS = {
+    "backends": Shard("two proxies and three backends, faults under load", processes=0),
     "build": Shard("the wheel that pip builds"),
     "engine": Shard("a real vLLM: its second start, two hundred adapters"),
     "hostile": Shard("every attack of the catalogue, on the product with a real vLLM", processes=0),

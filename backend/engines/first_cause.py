@@ -10,7 +10,7 @@ from typing import Final
 LONGEST: Final = 500  # characters that are told
 MORE: Final = 2  # lines that may belong to the exception's own, as with pydantic's
 
-# `(EngineCore_DP0 pid=7) ERROR 12-01 02:03:04 [core.py:900] text`: vllm/utils/system_utils.py and
+# `(EngineCore_DP0 pid=7) ERROR 12-01 02:03:04 [core.py:900] text`: vllm/logger.py, `_FORMAT`, and
 # vllm/logging_utils/formatter.py. What begins a line tells the processes apart.
 _LINE: Final = re.compile(
     r"(?P<process>\([^()]{1,80}\) )?"

@@ -11,7 +11,8 @@ The rule, for a base or an adapter on its base:
    at most `BOUND` times its fair share of what is in flight on this base. Load is what this proxy has in
    flight there, and what waits at the engine's gate as the last hello tells it. Where all that hold an
    adapter are over it, the least loaded of them takes the request.
-4. An adapter to which that happens again and again is **hot**, and is loaded by a second backend.
+4. An adapter to which that happens again and again, while its engine has no free seat, is **hot**: a second
+   backend loads it.
 5. A **cold** adapter goes to the first in the order with a free place for it and within its bound, so that
    places fill up everywhere before one has to be made.
 6. An engine that **fails** `FAILURES` times in a row is left alone for a pause; then one request tries it.
@@ -34,6 +35,7 @@ FAILURES: Final = 3  # in a row
 FIRST_PAUSE: Final = 1.0  # seconds; each try that fails doubles it
 LONGEST_PAUSE: Final = 30.0  # seconds
 HOT: Final = 16  # choices over the bound, more than those within it
+SEATS: Final = 16  # sequences that an engine runs at once, at least, if it has not told
 ORDERS: Final = 10_000  # that are kept
 GOLDEN: Final = 0.6180339887498949  # its multiples modulo 1 fill the circle evenly, however many are taken
 
@@ -224,7 +226,7 @@ class Balancer:
         """Another backend for an adapter that is hot, one at a time; `None` if it is not or none has room."""
         if order.pressure < HOT or order.loading or order.model == order.base:
             return None
-        if busiest.seats and not busiest.waiting and busiest.in_flight < busiest.seats:
+        if not busiest.waiting and busiest.in_flight < (busiest.seats or SEATS):
             return None  # over its share, but the engine keeps up
         for slot in order.homes:
             if not slot.shut_until and slot.counted and _fits(slot, order.group):

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from hubgate.proxy.auth.authorization import Access
@@ -81,6 +82,16 @@ class Upstream(Member):
         """Forget an engine that turned out not to be what we knew; the next hello may tell of it anew."""
         if self.engines.pop(engine.id, None) is not None:
             self._changed()
+
+    def unloaded(self, engine: EngineInfo, model: str) -> None:
+        """Forget that it holds this adapter, and nothing else: the others are as warm as before."""
+        known = self.engines.get(engine.id)
+        if known is None or model not in known.adapters:
+            self.lost(engine)
+            return
+        left = tuple(name for name in known.adapters if name != model)
+        self.engines[engine.id] = msgspec.structs.replace(known, adapters=left)
+        self._changed()
 
     async def refresh(self) -> None:
         """Ask for a hello and believe it. Raises `ControlError`; the backend then counts as down.

@@ -20,7 +20,7 @@ from tests.fakes.engine import Connection, RawEngine, Received
 from tests.fakes.keyring import Keyring
 
 PLACES = 8
-QUICK, SLOW = 0.01, 0.3  # seconds to an answer
+QUICK, SLOW = 0.02, 0.3  # seconds to an answer
 
 
 async def main(folder: Path, name: str, base: str) -> None:
