@@ -70,6 +70,7 @@ _ANTHROPIC: Final = (
     endpoints.MESSAGES.removeprefix(_VERSION),
 )
 _HOST: Final = "this server"
+MAX_HOST: Final = 255  # characters of one that is repeated (RFC 1035, section 2.3.4), with its port
 _ROUTES: Final = {path: Route(endpoint) for path, endpoint in ENDPOINTS.items()}
 
 
@@ -114,7 +115,7 @@ def _advice(path: str, host: str) -> str:
             meant += [rest, _VERSION + rest]
     if not any(_is_known(one) for one in meant):
         return "see the list in the README"
-    where = f"http(s)://{host or _HOST}"
+    where = f"http(s)://{host if 0 < len(host) <= MAX_HOST else _HOST}"
     if dialect(path) == "anthropic":
         return f"the base_url of Anthropic's SDK is without /v1: {where}"
     return f"base_url must end in /v1, once: {where}{_VERSION}"

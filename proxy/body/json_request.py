@@ -135,6 +135,7 @@ async def _parse_scanned(  # noqa: C901 - steps, between which others are served
     body, known = read
     await asyncio.sleep(0)
     if found := table.superfluous(body, limits.extra_fields.get(endpoint.path, _NONE)):
+        await asyncio.sleep(0)
         if spans:
             spans = large.without(body, found)
         superfluous.remove(found)

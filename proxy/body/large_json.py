@@ -169,20 +169,23 @@ class LargeBody:
 
     def without(self, body: dict[str, Any], found: Found) -> list[memoryview]:
         """The spans that are left once what was `found` is removed from the body, which comes next."""
-        parts = superfluous.encoded(found)
-        if not any(len(self._between_marks(part)) > 1 for part in parts):
+        spans = [self._count_marks(part) for part in superfluous.encoded(found)]
+        if not any(spans):
             return self.spans
         # A mark says not which span it is for: each of those that go is made another one, in its place.
         gone = b"x" + secrets.token_hex(8).encode()
-        for (container, key), part in zip(found, parts, strict=True):
-            container[key] = [gone.decode()] * (len(self._between_marks(part)) - 1)
-        marks = re.compile(b"|".join((self._text_mark, self._number_mark, gone)))
-        order = marks.findall(_encode(body))
-        if len(order) != len(self.spans):
+        for (container, key), count in zip(found, spans, strict=True):
+            container[key] = [gone.decode()] * count
+        kept: list[int] = []
+        index = 0
+        for part in _encode(body).split(gone):  # a hundredth of the time of one pattern for all marks
+            marks = self._count_marks(part)
+            kept += range(index, index + marks)
+            index += marks + 1
+        if index != len(self.spans) + 1:
             raise RuntimeError("a span of a body was lost")
-        kept = [index for index, mark in enumerate(order) if mark != gone]
-        self._left_values = [self._span_values[index] for index in kept]
-        return [self.spans[index] for index in kept]
+        self._left_values = [self._span_values[one] for one in kept]
+        return [self.spans[one] for one in kept]
 
     def restore_fields(
         self, body: dict[str, Any], opaque: Container[str], left: list[memoryview]
@@ -210,6 +213,9 @@ class LargeBody:
                 return None
             body[name] = strict_json.decode(b"".join(pieces).decode(), long_numbers=False)
         return rest
+
+    def _count_marks(self, json: bytes) -> int:
+        return json.count(self._text_mark) + json.count(self._number_mark)
 
     def _between_marks(self, json: bytes) -> list[bytes]:
         texts = json.split(self._text_mark)  # a tenth of the time that both take as one pattern

@@ -94,7 +94,10 @@ async def test_no_header_of_theirs_gets_through(edge: Edge) -> None:
         ("tracestate", "a=b"),
     ]
     body = b'{"model": "demo/tiny-llama", "messages": []}'
-    answer = await edge.ask("POST", CHAT, headers=[*HOSTILE_HEADERS, *tracing], body=body)
+    others = [(name, value) for name, value in HOSTILE_HEADERS if not name.lower().endswith("api-key")]
+    second = await edge.ask("POST", CHAT, headers=HOSTILE_HEADERS, body=body)
+    assert (second.status, edge.engine.requests) == (400, [])  # another credential
+    answer = await edge.ask("POST", CHAT, headers=[*others, *tracing], body=body)
     assert answer.status == 200
     sent = last(edge)
     assert {name for name, _ in sent.headers} == OURS | {"traceparent", "tracestate"}

@@ -1,6 +1,9 @@
 """What clients always send and no engine reads: left out, and nothing but that."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -76,7 +79,8 @@ def item(more: Body) -> Body:
 
 
 def output(more: Body) -> Body:
-    return {"input": [{"role": "assistant", "content": [{"type": "output_text", "text": "x", **more}]}]}
+    text = {"type": "output_text", "text": "x", **more}
+    return {"input": [{"type": "message", "role": "assistant", "content": [text]}]}
 
 
 KEYS: Body = {"a": [1, {"b": None}], "role": "system", "content": "not this"}
@@ -429,3 +433,32 @@ def test_no_field_of_the_engine_is_dropped(path: str) -> None:
 
     ignored = {"store", "prompt_cache_retention", "prompt_cache_options"}  # known to vLLM, and not read
     assert TABLES[path].dropped.keys() & engine_models.fields(path) <= ignored
+
+
+@pytest.mark.long("engine")
+@pytest.mark.timeout(180)
+def test_vllm_takes_what_goes_up() -> None:
+    """Its own request models read all of it, `null` in every field included, and know each key at the top."""
+    bodies = [(path, body) for path, body, _ in CASES]
+    for path in (CHAT, RESPONSES, CLAUDE, TOKENIZE):
+        rng = Random(path)  # noqa: S311
+        for _ in range(20):
+            noisy = conversation(rng, path)
+            strew(rng, noisy, path)
+            bodies.append((path, noisy))
+        names = TABLES[path].allowed.keys() | TABLES[path].refused.keys() | TABLES[path].dropped.keys()
+        bodies += [
+            (path, {name: None}) for name in sorted(names - LEAST[path].keys() - {"messages", "model"})
+        ]
+    bodies += [
+        (path, {"chat_template_kwargs": {"enable_thinking": False}}) for path in (CHAT, RESPONSES, CLAUDE)
+    ]
+    lines = [json.dumps([path, sent(path, body)]) for path, body in bodies]
+    program = Path(__file__).with_name("engine_reads.py")
+    read = subprocess.run(
+        [sys.executable, "-P", program], input="\n".join(lines), capture_output=True, text=True, check=True
+    )
+    told = [json.loads(line) for line in read.stdout.splitlines() if line.startswith("[")]
+    assert len(told) == len(bodies)
+    for line, (fault, unknown) in zip(lines, told, strict=True):
+        assert (fault, unknown) == ("", []), line

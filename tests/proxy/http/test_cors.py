@@ -39,7 +39,7 @@ async def test_off_by_default(start_edge: StartEdge) -> None:
     assert (await edge.ask("OPTIONS", CHAT, None, preflight(APP))).status == 405
 
 
-async def test_preflights_are_answered_before_authentication(start_edge: StartEdge) -> None:
+async def test_row_59_preflights_are_answered_before_authentication(start_edge: StartEdge) -> None:
     """A browser sends them without a token; nobody is asked, no body is sent, nothing is audited."""
     edge = await start_edge({"listen": {"cors": [APP, "tauri://localhost"], "host": "127.0.0.1", "port": 0}})
     for path in (CHAT, "/v1/models", "/v1/models/demo%2Ftiny-llama", "/v1/messages"):
@@ -65,7 +65,7 @@ async def test_preflights_are_answered_before_authentication(start_edge: StartEd
     assert edge.engine.requests == []
 
 
-async def test_every_answer_says_who_may_read_it(start_edge: StartEdge) -> None:
+async def test_row_59_every_answer_says_who_may_read_it(start_edge: StartEdge) -> None:
     """Good answers, refusals of each step, streams; and that caches keep them apart."""
     edge = await start_edge({"listen": {"cors": [APP], "host": "127.0.0.1", "port": 0}})
     body = b'{"model": "demo/tiny-llama", "messages": []}'
@@ -88,7 +88,7 @@ async def test_every_answer_says_who_may_read_it(start_edge: StartEdge) -> None:
         assert (answer.status, allowed(answer), answer.header("Vary")) == (200, None, "Origin")
 
 
-async def test_everybody(start_edge: StartEdge) -> None:
+async def test_row_59_everybody(start_edge: StartEdge) -> None:
     """`*` is written as such, so that no browser adds a cookie or takes an answer for its own origin's."""
     edge = await start_edge({"listen": {"cors": ["*"], "host": "127.0.0.1", "port": 0}})
     for answer in (
