@@ -59,7 +59,7 @@ class FairTurns:
         try:
             return await waiter.turn
         except asyncio.CancelledError:
-            if waiter.turn.done() and not waiter.turn.cancelled():
+            if not waiter.turn.cancelled():  # called already, and heard of it too late
                 self.end(waiter.turn.result())
             else:
                 self._leave(who, waiter)

@@ -159,6 +159,7 @@ async def test_who_leaves_has_no_turn(*, granted: bool) -> None:
         turns.end(first)
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
+    assert waits.cancelled()
     if not granted:
         turns.end(first)
     assert not len(turns)
