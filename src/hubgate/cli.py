@@ -141,22 +141,26 @@ def check_config(config: Path, is_backend: bool) -> None:
 
 
 @main.command()
-@click.argument("side", type=click.Choice(["proxy", "backend"]))
+@click.argument("side", type=click.Choice(["proxy", "backend", "both"]))
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write to."
 )
 @click.option("--add", is_flag=True, help="Rotate: put a new key beside those in the files.")
 def keygen(side: str, out: Path, add: bool) -> None:
-    """Make the key pair of a proxy or a backend, or add a key to it.
+    """Make the key pair of a proxy or a backend, if it is not there, or add a key to it.
 
     The `.key` file (mode 0600) stays where it is used; the `.pub` file goes to the other side:
     a proxy's to the backends' `seal.proxies_file`, a backend's to the proxies' `public_key_file`.
+    `both` makes both pairs, in the folders `proxy` and `backend` of DIRECTORY, hands them over, and makes
+    a key for commands on the proxy (`admin.key`) and one for /metrics (`metrics.key`).
 
     To rotate: add a key, hand over the new `.pub` file first, then put the `.key` file in place; a
     day later remove the old key from both. Nothing is restarted and no request is lost.
     """
     from hubgate.wire import keygen, keys  # noqa: PLC0415
 
+    if add and side == "both":
+        raise click.UsageError("--add goes with proxy or backend: one side at a time.")
     make = {
         ("proxy", False): keygen.generate_proxy,
         ("backend", False): keygen.generate_backend,
@@ -164,10 +168,26 @@ def keygen(side: str, out: Path, add: bool) -> None:
         ("backend", True): keygen.add_backend,
     }
     try:
-        private, public = make[side, add](out)
+        pairs = keygen.generate_both(out) if side == "both" else [make[side, add](out)]
     except (keys.KeyFileError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{private}  keep it here, show it to nobody\n{public}  hand it to the other side")
+    for private, public in pairs:
+        click.echo(f"{private}  keep it here, show it to nobody")
+        click.echo(f"{public}  {'was handed over' if side == 'both' else 'hand it to the other side'}")
+
+
+@main.command()
+@click.argument("url")
+def probe(url: str) -> None:
+    """Ask http://HOST:PORT/PATH, and exit with 0 if the answer is 200: for healthchecks.
+
+    \b
+    hubgate probe http://127.0.0.1:8081/readyz     a proxy: 0 while it takes requests
+    hubgate probe http://127.0.0.1:8100/readyz     a backend: 0 while its models answer
+    """  # noqa: D301 - click keeps the lines that follow a real backspace
+    from hubgate import cli_probe  # noqa: PLC0415 - lazy
+
+    sys.exit(cli_probe.run(url))
 
 
 @main.command()

@@ -74,16 +74,57 @@ def test_private_files_are_private_under_any_umask(tmp_path: Path) -> None:
     assert private.stat().st_mode & 0o777 == 0o600
 
 
-def test_nothing_is_overwritten(ring: Keyring) -> None:
-    """A second keygen into the same folder changes no file."""
-    before = ring.proxy_private.read_bytes()
-    with pytest.raises(KeyFileError, match="exists already"):
-        keygen.generate_proxy(ring.proxy_private.parent)
+def test_a_second_keygen_changes_nothing(ring: Keyring) -> None:
+    """What is there is kept; a public half without its private one is somebody else's, and refused."""
+    before = ring.proxy_private.read_bytes(), ring.proxy_public.read_bytes()
+    assert keygen.generate_proxy(ring.proxy_private.parent) == (ring.proxy_private, ring.proxy_public)
     ring.backend_private.unlink()
-    with pytest.raises(KeyFileError, match="exists already"):
+    with pytest.raises(KeyFileError, match=r"is there without hubgate_backend\.key"):
         keygen.generate_backend(ring.backend_private.parent)
-    assert ring.proxy_private.read_bytes() == before
+    assert (ring.proxy_private.read_bytes(), ring.proxy_public.read_bytes()) == before
     assert not ring.backend_private.exists()
+
+
+def test_a_lost_public_half_is_made_anew(ring: Keyring) -> None:
+    """As when keygen was killed between the two files; it holds no private part."""
+    for public, generate in (
+        (ring.proxy_public, keygen.generate_proxy),
+        (ring.backend_public, keygen.generate_backend),
+    ):
+        before = public.read_bytes()
+        public.unlink()
+        generate(public.parent)
+        assert public.read_bytes() == before
+
+
+def test_both_pairs_hand_over_their_public_halves(tmp_path: Path) -> None:
+    """Each side's folder holds what its configuration names; a key that is added arrives the next time."""
+    for _ in range(2):
+        keygen.generate_both(tmp_path)
+        assert sorted(path.name for path in (tmp_path / "proxy").iterdir()) == [
+            "admin.key", "hubgate_backend.pub", "hubgate_proxy.key", "hubgate_proxy.pub", "metrics.key"
+        ]  # fmt: skip
+        for name, side, other in (
+            ("hubgate_proxy.pub", "proxy", "backend"),
+            ("hubgate_backend.pub", "backend", "proxy"),
+        ):
+            handed = (tmp_path / other / name).read_bytes()
+            assert handed == (tmp_path / side / name).read_bytes()
+            assert b'"d"' not in handed
+        keygen.add_proxy(tmp_path / "proxy")
+
+
+def test_prometheus_has_a_key_of_its_own(tmp_path: Path) -> None:
+    """One for /metrics of both sides, that its group may read, and another one for commands; both stay."""
+    keygen.generate_both(tmp_path)
+    read = (tmp_path / "metrics" / "metrics.key").read_bytes()
+    assert (tmp_path / "metrics" / "metrics.key").stat().st_mode & 0o777 == 0o640
+    keygen.generate_both(tmp_path)
+    for side in ("proxy", "backend", "metrics"):
+        assert (tmp_path / side / "metrics.key").read_bytes() == read
+    command = tmp_path / "proxy" / "admin.key"
+    assert command.read_bytes() != read
+    assert command.stat().st_mode & 0o777 == 0o600
 
 
 def test_both_halves_fit(ring: Keyring) -> None:
