@@ -61,6 +61,7 @@ COMPILED = (
     "src/hubgate/proxy/upstream/balancer.py",
     "src/hubgate/proxy/upstream/engine_connection.py",
     "src/hubgate/proxy/upstream/connection_pool.py",
+    "src/hubgate/proxy/upstream/gate_line.py",
     "src/hubgate/proxy/upstream/grant_signer.py",
     "src/hubgate/proxy/upstream/header_filter.py",
     "src/hubgate/proxy/upstream/upstream_pool.py",

@@ -14,7 +14,7 @@ from yarl import URL
 from hubgate.demo import weights
 from hubgate.demo.accounts import Refused
 from hubgate.demo.answers import SWITCHES, content, refuse
-from hubgate.demo.catalog import Token
+from hubgate.demo.catalog import Token, User
 from hubgate.demo.git import Blob
 from hubgate.demo.log import RequestLog
 from hubgate.demo.state import HubState
@@ -103,10 +103,14 @@ class FilesOrigin:
     def _commit(self, repo: str, readme: str) -> object:
         return {"sha": self._state.add_commit(repo, {"README.md": readme.encode()})}
 
-    def _user(self, user: str) -> object:
-        token = f"hf_demo_{user}"
-        self._state.add_user(user)
-        self._state.add_token(token, Token(user=user, name=f"{user}-laptop"))
+    def _user(
+        self, user: str, device: str = "laptop", orgs: Mapping[str, str] = MappingProxyType({})
+    ) -> object:
+        """Make a user and a token; for another `device` of a user who is there already, one more token."""
+        token = f"hf_demo_{user}" + ("" if device == "laptop" else f"_{device}")
+        if device == "laptop":
+            self._state.add_user(user, User(fullname=user, orgs=dict(orgs)))
+        self._state.add_token(token, Token(user=user, name=f"{user}-{device}"))
         return {"token": token}
 
     def _repo(

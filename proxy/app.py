@@ -62,6 +62,8 @@ from hubgate.proxy.settings import MEMORY, ProxySettings
 from hubgate.proxy.settings import Admin as AdminSettings
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.connection_pool import KEEPALIVE, ConnectionPool
+from hubgate.proxy.upstream.control_client import GateClient
+from hubgate.proxy.upstream.gate_line import GateLine
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.upstream_pool import Pool
@@ -161,6 +163,8 @@ async def _build(
     pool = Pool([], metrics, clocks.monotonic)
     controls = await _controls(stack, settings, checked, grants, clocks)
     backends = BackendList(settings.upstreams, checked, pool, controls)
+    gates = GateClient(await _control_session(stack, settings), grants, backends.tls)
+    line = GateLine(gates.places, settings.cold_start.heartbeat_after, clocks.monotonic)
     policy = ModelPolicy(settings.models)
     authorizer = Authorizer(
         hub,
@@ -199,7 +203,7 @@ async def _build(
         pool=pool,
         cold_loader=ColdLoader(audit, settings.cold_start.heartbeat_after),
         grants=grants,
-        relay=Relay(_connections(stack, settings, backends.tls, metrics), settings.timeouts, metrics),
+        relay=Relay(_connections(stack, settings, backends.tls, metrics), line, settings.timeouts, metrics),
         audit=audit,
         long_requests=long_requests,
         metrics=metrics,
@@ -228,6 +232,7 @@ async def _build(
     work = (
         pool.poll,
         backends.discovery.run,
+        line.run,
         partial(watch, checked.files),
         long_requests.run,
         lock_outs.run,

@@ -212,6 +212,7 @@ class Gateway:
         # if the first backend is not in reach.
         avoided: Upstream | None = None
         silent: Upstream | None = None  # whose control API does not answer
+        unloaded = False
         for _ in range(2):
             lease = self.pool.lease(access, avoided)
             if isinstance(lease, Denied):
@@ -236,6 +237,7 @@ class Gateway:
                     context,
                     request,
                     address=upstream.address(ensured),
+                    engine=ensured,
                     body=body,
                     content_type=inference.content_type,
                     passed=head.passed,
@@ -250,6 +252,7 @@ class Gateway:
                     lease.answered()
                 if not isinstance(answer, StaleEngine):
                     return answer
+                unloaded = answer.unloaded
                 if answer is UNREACHED:
                     upstream.lost(ensured)
                     avoided = upstream
@@ -258,9 +261,11 @@ class Gateway:
             finally:
                 lease.end()
             if inference.spent:
-                return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
+                return _unloaded()
         if silent is not None:
             return unreachable()
+        if unloaded:  # loaded a moment ago, and its place is another adapter's already
+            return _unloaded()
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
 
     async def _authenticate(
@@ -486,6 +491,10 @@ class Gateway:
             return True
         self.metrics.unwritten_refusals.labels(reason).inc()
         return False
+
+
+def _unloaded() -> Denied:
+    return Denied("model_loading", "The model was just unloaded; send it again.", retry_after=1)
 
 
 def _spent(wait: float) -> Denied:

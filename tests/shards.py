@@ -26,7 +26,7 @@ SHARDS = {
     "pythons": Shard("the tests without vLLM on each Python, compiled and interpreted", processes=0),
     "rolling": Shard("a proxy or a backend of the last release beside this one, under load"),
     "soak": Shard("half an hour of mixed load, and what memory grows by"),
-    "tenants": Shard("shares of one engine, on a real vLLM", processes=0),
+    "tenants": Shard("what one caller does to others, alone and mixed, on a real vLLM", processes=0),
     "timing": Shard("whether private and missing take the same time", processes=0),
 }
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hubgate.backend.settings import BackendSettings
-from hubgate.proxy.settings import ProxySettings
+from hubgate.proxy.settings import ProxySettings, Upstream
 from hubgate.runtime.config import load
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +65,7 @@ def test_both_configurations_fit_together(folder: str) -> None:
     proxy = load(ProxySettings, ROOT / "config" / "compose" / folder / "proxy.yaml")
     backend = load(BackendSettings, ROOT / "config" / "compose" / folder / "backend.yaml")
     (upstream,) = proxy.upstreams
+    assert isinstance(upstream, Upstream)
     assert upstream.name == backend.name
     assert upstream.url == f"http://backend:{backend.listen.port}"
     assert str(upstream.public_key_file) == "/keys/proxy/hubgate_backend.pub"

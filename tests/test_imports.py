@@ -40,6 +40,7 @@ LAYERS = [
     "proxy.gateway",
     "proxy.admin",
     "proxy.preflight",
+    "proxy.backend_list",
     "proxy.reload",
     "proxy.app",
     "proxy.cli",

@@ -13,6 +13,7 @@ PROTOCOL = 1
 GRANT_HEADER = "X-Hubgate-Grant"
 REQUEST_ID_HEADER = "X-Request-Id"
 SHARE_USED = "share_used"  # code of an engine's 429: the caller's share is used, and others wait
+MOST_PLACES = 256  # requests whose places are asked for at once
 WAITED_HEADER = "X-Hubgate-Waited"  # of an engine's answer: seconds that its gate let the request wait
 
 # Each side is held to these by the other, which logs names and looks models up by them.
@@ -63,6 +64,22 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     claims: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()  # of a grant, that it reads
     queue: EngineQueue | None = None  # as of a moment ago; `None` while it is not known
     places: Count = 0  # adapters that it holds at once; 0 from an older backend
+    tells_places: bool = False  # whether its gate answers a `PlacesRequest`
+
+
+class PlacesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Proxy to engine, `POST /hubgate/places`, under any grant of its own: which places requests have.
+
+    Each is named by its caller's pseudonym and its `X-Request-Id`.
+    """
+
+    requests: Annotated[tuple[tuple[Name, Name], ...], msgspec.Meta(max_length=MOST_PLACES)]
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """Its answer: for each, how many are let in until it is, this one included; 0 if it does not wait."""
+
+    places: Annotated[tuple[Count, ...], msgspec.Meta(max_length=MOST_PLACES)]
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,9 @@ RELOAD: Final = "/v1/reload"
 # Of a proxy's admin port, for its operator.
 RELOAD_PROXY: Final = "/reload"
 
+# Of an engine, for proxies: which places requests have that wait at its gate.
+PLACES: Final = "/hubgate/places"
+
 # Of an engine, for its supervisor: what Hubgate's plugin adds to vLLM.
 LOAD_ADAPTER: Final = "/hubgate/adapters"
 UNLOAD_ADAPTER: Final = "/hubgate/adapters/unload"

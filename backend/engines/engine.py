@@ -137,6 +137,7 @@ class Engine:
             claims=CLAIMS,
             queue=self.queue,
             places=self.places,
+            tells_places=True,
         )
 
     def stop(self, why: End) -> None:

@@ -21,9 +21,16 @@ from hubgate.backend.plugin.shares.gate import LONGEST, Gate, Refusal
 from hubgate.backend.plugin.shares.running import watched
 from hubgate.backend.plugin.traffic import Traffic
 from hubgate.wire import cost
-from hubgate.wire.control_api import GRANT_HEADER, SHARE_USED, WAITED_HEADER
+from hubgate.wire.control_api import (
+    GRANT_HEADER,
+    REQUEST_ID_HEADER,
+    SHARE_USED,
+    WAITED_HEADER,
+    Places,
+    PlacesRequest,
+)
 from hubgate.wire.cost import COST_HEADER, ONE, Cost
-from hubgate.wire.endpoints import COUNTING, FORWARDED
+from hubgate.wire.endpoints import COUNTING, FORWARDED, PLACES
 from hubgate.wire.keyfile import KeyFile
 from hubgate.wire.keys import load_verifying
 from hubgate.wire.seal import Grant
@@ -36,9 +43,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _HEADER = GRANT_HEADER.lower().encode()
 _COST = COST_HEADER.lower().encode()
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _WAITED = WAITED_HEADER.lower().encode()
 # vllm/entrypoints/generate/base/serving.py, `PRIORITY_HEADER`. Nobody says it: see `grammars.admit_in`.
 _PRIORITY = b"x-vllm-priority"
+ASKED = 256 * 1024  # bytes of a question for places
 _KINDS = {403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -78,6 +87,8 @@ class GrantMiddleware:
         elif grant.kind == "control":
             with bound(None):
                 await self._app(scope, receive, send)
+        elif scope["path"] == PLACES and scope["method"] == "POST":
+            await _tell_places(scope["app"].state.hubgate_gate, receive, send)
         elif scope["path"] not in FORWARDED or scope["method"] != "POST":
             await _refuse(send, 404, "unknown_endpoint", "no such endpoint")
         else:
@@ -103,7 +114,7 @@ class GrantMiddleware:
             if scope["path"] in COUNTING:  # they run in this process alone, and take no seat
                 await self._answer(model, scope, receive, send)
                 return
-            asked, size = _read_head(scope)
+            asked, size, request_id = _read_head(scope)
             if size is None:
                 gathered = await gate.gather(receive)
                 if gathered is None:
@@ -112,7 +123,7 @@ class GrantMiddleware:
             place = gate.place(grant, _adapter(models, model), asked, size)
             try:
                 if not gate.enter(place):
-                    entered = await gate.wait(place, model, receive, grant.patience or LONGEST)
+                    entered = await gate.wait(place, model, receive, grant.patience or LONGEST, request_id)
                     if isinstance(entered, Refusal):
                         await _turn_away(_telling_wait(send, gate.waited(place)), entered)
                         return
@@ -161,14 +172,35 @@ def _telling_wait(send: Send, seconds: float) -> Send:
     return telling
 
 
-def _read_head(scope: Scope) -> tuple[Cost, int | None]:
-    """What the request costs, and the bytes of its body, if they are told. A written priority goes."""
+def _read_head(scope: Scope) -> tuple[Cost, int | None, str]:
+    """What the request costs, the bytes of its body, if they are told, and its id. A priority goes."""
     headers = dict(scope["headers"])
     length, costs = headers.get(b"content-length", b""), headers.get(_COST)
     if _PRIORITY in headers:
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != _PRIORITY]
     told = ONE if costs is None else cost.read(costs)
-    return told, None if b"transfer-encoding" in headers else int(length) if length.isdigit() else 0
+    size = None if b"transfer-encoding" in headers else int(length) if length.isdigit() else 0
+    return told, size, headers.get(_REQUEST_ID, b"").decode("latin-1")
+
+
+async def _tell_places(gate: Gate, receive: Receive, send: Send) -> None:
+    """Answer a `PlacesRequest`."""
+    body, more = b"", True
+    while more and len(body) <= ASKED:
+        message = await receive()
+        if message["type"] != "http.request":
+            return
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    try:
+        asked = msgspec.json.decode(body if len(body) <= ASKED else b"", type=PlacesRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        await _refuse(send, 400, "malformed", "no list of requests")
+        return
+    told = msgspec.json.encode(Places(places=gate.places(asked.requests)))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(told)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": told})
 
 
 def _lets_in(traffic: Traffic, models: Any, model: str) -> bool:

@@ -2,7 +2,7 @@
 
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import aiohttp
 import msgspec
@@ -11,15 +11,28 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hubgate.proxy.auth.authorization import Access
 from hubgate.proxy.auth.identity import Caller
 from hubgate.proxy.hub.fair_turns import FairTurns
+from hubgate.proxy.upstream.engine_connection import Address
 from hubgate.proxy.upstream.grant_signer import GrantSigner
 from hubgate.runtime import tls
 from hubgate.runtime.tls import TlsFiles, of_tls, reason
-from hubgate.wire.control_api import GRANT_HEADER, PROTOCOL, REQUEST_ID_HEADER, EnsureRequest, Event, Hello
-from hubgate.wire.endpoints import ENSURE, HELLO
+from hubgate.wire.control_api import (
+    GRANT_HEADER,
+    PROTOCOL,
+    REQUEST_ID_HEADER,
+    EngineInfo,
+    EnsureRequest,
+    Event,
+    Hello,
+    Places,
+    PlacesRequest,
+)
+from hubgate.wire.endpoints import ENSURE, HELLO, PLACES
 from hubgate.wire.keys import BackendPublic, ProxyKeys
 from hubgate.wire.seal import LIFETIME, ScopedToken, SealError, seal_token, verify_hello
 
 HELLO_TIMEOUT = aiohttp.ClientTimeout(total=5)
+PLACES_TIMEOUT = aiohttp.ClientTimeout(total=2)  # others are asked after it
+MAX_PLACES = 64 * 1024  # bytes
 # What msgspec raises for bytes from outside: ValueError for what is no JSON, no UTF-8 or of another form,
 # RecursionError for what is deep, also in members that nobody asks for.
 NOT_JSON = (ValueError, RecursionError)
@@ -182,3 +195,39 @@ class ControlClient:
             exp=now + LIFETIME,
         )
         return seal_token(token, self._keys().signing, self._backend().sealing)
+
+
+class GateClient:
+    """What is asked of engines themselves, at their gates."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, grants: GrantSigner, tls_files: Mapping[str, TlsFiles]
+    ) -> None:
+        """`tls_files` has what is shown to the engines of which backends."""
+        self._session = session
+        self._grants = grants
+        self._tls = tls_files
+
+    async def places(
+        self, address: Address, engine: EngineInfo, model: str, requests: Sequence[tuple[str, str]]
+    ) -> Sequence[int]:
+        """Ask an engine which places these requests have at its gate; nothing where it does not tell."""
+        host, port, name = address
+        url = f"{'https' if name else 'http'}://{f'[{host}]' if ':' in host else host}:{port}{PLACES}"
+        grant = self._grants.use(requests[0][0], model, engine)
+        try:
+            async with self._session.post(
+                url,
+                data=msgspec.json.encode(PlacesRequest(requests=tuple(requests))),
+                headers={GRANT_HEADER: grant, "Content-Type": "application/json"},
+                timeout=PLACES_TIMEOUT,
+                allow_redirects=False,
+                ssl=self._tls[name].context("engine") if name else True,
+                server_hostname=name or None,
+            ) as response:
+                if response.status != 200:
+                    return ()
+                told = await response.content.read(MAX_PLACES)
+                return msgspec.json.decode(told, type=Places).places
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, *NOT_JSON):
+            return ()

@@ -1,4 +1,4 @@
-"""Tells a streaming caller of a cold model that the load goes on, in SSE comments.
+"""Tells a streaming caller who waits that it goes on, in SSE comments.
 
 A comment is a line that begins with a colon; every reader of event streams passes it over (WHATWG HTML,
 section 9.2.6), and it keeps load balancers and SDKs from giving up.
@@ -42,13 +42,18 @@ class Heartbeat:
         self._comment = f": hubgate {describe(progress)}\n\n".encode()
 
     def _beat(self) -> None:
-        head = b""
-        if not self._request.begun:
-            self._context.answered(200)
-            head = self._request.begin(200, _STREAM + self._context.lines(), length=None)
-        self._request.write(self._comment, head)
-        self._context.bytes_out += len(self._comment)
+        beat(self._context, self._request, self._comment)
         self._timer = asyncio.get_running_loop().call_later(self._after, self._beat)
+
+
+def beat(context: RequestContext, request: ServerRequest, comment: bytes) -> None:
+    """Send a comment; the first one has the head of the answer before it."""
+    head = b""
+    if not request.begun:
+        context.answered(200)
+        head = request.begin(200, _STREAM + context.lines(), length=None)
+    request.write(comment, head)
+    context.bytes_out += len(comment)
 
 
 def describe(progress: Progress) -> str:

@@ -24,10 +24,11 @@ from hubgate.proxy.upstream.engine_connection import (
     TooLongError,
     size,
 )
+from hubgate.proxy.upstream.gate_line import GateLine
 from hubgate.proxy.upstream.response_head import ResponseHead
 from hubgate.proxy.upstream.schemas import Refusal
 from hubgate.proxy.upstream.usage import UsageEventFilter, UsageMeter
-from hubgate.wire.control_api import SHARE_USED
+from hubgate.wire.control_api import SHARE_USED, EngineInfo
 from hubgate.wire.endpoints import COUNTING
 
 BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
@@ -50,16 +51,21 @@ class StaleEngine(FrozenStruct):
     Nothing of the request was accepted, so it may be sent again after a new `ensure`, if it is still there.
     """
 
+    unloaded: bool  # it is there, and says that it does not hold the model
 
-UNREACHED: Final = StaleEngine()  # nobody took the connection
+
+UNREACHED: Final = StaleEngine(unloaded=False)  # nobody took the connection
 DIED: Final = Denied("upstream_error", "The model failed to answer.", retry_after=5)  # before it answered
 
 
 class Relay:
     """The data path to all engines."""
 
-    def __init__(self, connections: ConnectionPool, timeouts: settings.Timeouts, metrics: Metrics) -> None:
+    def __init__(
+        self, connections: ConnectionPool, line: GateLine, timeouts: settings.Timeouts, metrics: Metrics
+    ) -> None:
         self._connections = connections
+        self._line = line
         self._patience = Patience(first_byte=timeouts.first_byte, idle=timeouts.idle, answer=timeouts.answer)
         self._prompt_tokens = metrics.tokens.labels("prompt")
         self._completion_tokens = metrics.tokens.labels("completion")
@@ -70,6 +76,7 @@ class Relay:
         request: ServerRequest,
         *,
         address: Address,
+        engine: EngineInfo,
         body: Pieces | BodySource,
         content_type: str,
         passed: str,
@@ -100,7 +107,8 @@ class Relay:
                 connection = await self._connections.open(address)
             except (OSError, TimeoutError):
                 return UNREACHED
-        answer = _Answer(context, request, connection, UsageEventFilter() if withhold else None)
+        line = self._line.enter(context, request, address, engine)
+        answer = _Answer(context, request, connection, line, UsageEventFilter() if withhold else None)
         try:
             await connection.exchange((head, body), answer, self._patience)
         except TimeoutError:
@@ -120,6 +128,7 @@ class Relay:
                 raise
             return answer.broke_off(locked_out)
         finally:
+            answer.begin()
             request.set_source(None)  # the connection may be another request's now: not held for this caller
             self._count(context, answer)
         if answer.status != 200:
@@ -155,6 +164,7 @@ class _Answer:
         context: RequestContext,
         request: ServerRequest,
         source: Flow,
+        line: GateLine | None,
         withheld: UsageEventFilter | None,
     ) -> None:
         self.status = 0
@@ -163,6 +173,7 @@ class _Answer:
         self._context = context
         self._request = request
         self._source = source
+        self._line = line  # where it may be told that it waits
         self._withheld = withheld
         self._head = b""  # ours, which goes out with the first bytes
         self._sent = False
@@ -171,7 +182,14 @@ class _Answer:
         self._refused = bytearray()
         self._retry_after: int | None = None
 
+    def begin(self) -> None:
+        """Tell the caller no more that they wait."""
+        if self._line is not None:
+            self._line.leave(self._request)
+            self._line = None
+
     def head(self, head: ResponseHead, length: int) -> None:
+        self.begin()
         self.status = head.status
         self._retry_after = head.retry_after
         if head.waited:
@@ -237,7 +255,7 @@ class _Answer:
     def refusal(self) -> Denied | StaleEngine:
         """What another status means to the caller."""
         if self.status in (401, 421):
-            return StaleEngine()
+            return StaleEngine(unloaded=self.status == 421)
         # An engine's refusal in our words: its own for a bad request, none of them for its own faults.
         if self.status not in (400, 404, 413, 422, 429):
             return _broken()

@@ -75,6 +75,22 @@ async def test_a_new_user_may_call_at_once(hub: DemoHub, http: aiohttp.ClientSes
     assert await status(http, hub, "/api/models/demo/tiny-llama/auth-check", "hf_demo_mallory") == 403
 
 
+async def test_a_new_user_may_have_two_devices_and_an_organization(
+    hub: DemoHub, http: aiohttp.ClientSession
+) -> None:
+    """Each device has a token of its own, of the same user."""
+    assert await post(http, hub, "user", {"user": "mallory", "orgs": {"crowd": "read"}}) == 200
+    assert await post(http, hub, "user", {"user": "mallory", "device": "phone"}) == 200
+    told = []
+    for token in ("hf_demo_mallory", "hf_demo_mallory_phone"):
+        url = f"{hub.endpoint}/api/whoami-v2"
+        async with http.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
+            told.append(await answer.json())
+    assert [(one["name"], [org["name"] for org in one["orgs"]]) for one in told] == [
+        ("mallory", ["crowd"])
+    ] * 2
+
+
 async def test_a_commit_over_http_moves_main(hub: DemoHub, http: aiohttp.ClientSession) -> None:
     """A separate process can move main of a repo, and what was there before stays reachable."""
     before = hub.state.sha("demo/public-lora")

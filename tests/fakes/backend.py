@@ -49,6 +49,7 @@ class Hosted:
     adapters: set[str] = field(default_factory=set)
     claims: tuple[str, ...] = ()
     places: int = 0
+    tells_places: bool = False
     queue: EngineQueue | None = None
 
     def told(self) -> EngineInfo:
@@ -62,6 +63,7 @@ class Hosted:
             adapters=tuple(sorted(self.adapters)),
             claims=self.claims,
             places=self.places,
+            tells_places=self.tells_places,
             queue=self.queue,
         )
 

@@ -30,10 +30,11 @@ class Attacker:
 
 def play(attack_id: str, who: Attacker) -> Answers:
     """Send all requests of an attack, so many at once, and leave when its time is over."""
-    return asyncio.run(_play(BY_ID[attack_id], who))
+    return asyncio.run(send(BY_ID[attack_id], who))
 
 
-async def _play(attack: Attack, who: Attacker) -> Answers:
+async def send(attack: Attack, who: Attacker) -> Answers:
+    """The same, on a loop that is there."""
     seen: list[int] = []
     senders = (Sender(who.token, number, who.shas) for number in range(attack.count))
     lanes = [_lane(attack, who, senders, seen) for _ in range(min(attack.at_once, attack.count))]

@@ -117,6 +117,16 @@ async def aborted(wire: Wire, data: bytes, seen: list[int]) -> None:
     await waiting(wire, data, seen)
 
 
+def leaving(seconds: float) -> Manner:
+    """Send it, read of the answer what comes for so long, and hang up."""
+
+    async def manner(wire: Wire, data: bytes, seen: list[int]) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(whole(wire, data, seen), seconds)
+
+    return manner
+
+
 async def idle(wire: Wire, data: bytes, seen: list[int]) -> None:
     """Send it, read the answer if it is a request, and keep the connection."""
     if data:

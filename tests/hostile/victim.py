@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Final
 from tests.hostile.requests import BASE, post
 
 
-def _stream(**more: object) -> bytes:
+def stream(**more: object) -> bytes:
+    """A stream of eight tokens, with these fields over it."""
     fields = {"model": BASE, "prompt": "Hello", "max_tokens": 8, "temperature": 0, "stream": True, **more}
     return post("/v1/completions", "hf_demo_bob", json.dumps(fields).encode())
 
 
 # In turns: grammars have a queue of their own in an engine.
-STREAMS: Final = (_stream(ignore_eos=True), _stream(structured_outputs={"regex": "[a-z ]+"}))
+STREAMS: Final = (stream(ignore_eos=True), stream(structured_outputs={"regex": "[a-z ]+"}))
 PULSE: Final = b"GET /health HTTP/1.1\r\nHost: hubgate\r\n\r\n"
 PAUSE: Final = 0.1  # seconds between two streams: 600 requests a minute are allowed
 BEAT: Final = 0.005  # seconds between two pulses
@@ -34,6 +35,7 @@ class Harm:
     """What an attack did to the victim."""
 
     wrong: Counter[str] = field(default_factory=Counter)  # what went wrong with requests → how often
+    waits: list[float] = field(default_factory=list)  # seconds to the first token of each stream
     streams: int = 0  # that were answered in full
     first_token: float = 0.0  # seconds: the longest wait for the first token of a stream
     pulse: float = 0.0  # seconds: the longest wait for an answer of the proxy's own
@@ -43,8 +45,11 @@ class Harm:
 class Victim:
     """One caller with two connections. Everything is noted to the `Harm` of the moment."""
 
-    def __init__(self, port: int, proxy: int) -> None:
+    def __init__(self, port: int, proxy: int, streams: Sequence[bytes] = STREAMS) -> None:
+        """`streams` are the requests that are sent in turns; `proxy` is the pid of the one at the port."""
         self._port = port
+        self._streams = streams
+        self._kinds = min(len(streams), len(STREAMS))
         self.follow(proxy)
         self._harm = Harm()
         self._stopped = threading.Event()
@@ -85,10 +90,17 @@ class Victim:
             waits.append(harm.first_token)
         return statistics.median(waits)
 
+    def sample(self, streams: int) -> Harm:
+        """What so many streams meet that begin from now on."""
+        with self.watched() as harm:
+            for _ in range(0, streams, self._kinds):
+                self._next_stream()
+        return harm
+
     def _next_stream(self) -> None:
         """Wait until one of each kind, which has not begun yet, is over."""
         with self._ended:
-            wanted = self._begun + len(STREAMS)
+            wanted = self._begun + self._kinds
             if not self._ended.wait_for(lambda: self._over >= wanted, 4 * PATIENCE):
                 raise AssertionError("the victim's streams do not end")
 
@@ -114,10 +126,11 @@ class Victim:
         """One stream on a connection of its own. Returns what was wrong with it."""
         begun, seen = time.monotonic(), b""
         with socket.create_connection(("127.0.0.1", self._port), PATIENCE) as wire:
-            wire.sendall(STREAMS[self._begun % len(STREAMS)])
+            wire.sendall(self._streams[self._begun % len(self._streams)])
             while piece := wire.recv(65536):
                 if b"data: " not in seen and b"data: " in seen + piece:
-                    harm.first_token = max(harm.first_token, time.monotonic() - begun)
+                    harm.waits.append(time.monotonic() - begun)
+                    harm.first_token = max(harm.first_token, harm.waits[-1])
                 seen += piece
         status = seen[9:12].decode("latin-1")
         if status != "200":

@@ -67,10 +67,17 @@ FULL_ENGINE = EngineInfo(
     claims=("weight",),
     queue=EngineQueue(seats=4, taken=3, waiting=2, longest_wait=0.5),
     places=8,
+    tells_places=True,
 )
 FULL_DOWNLOAD = Download(repo="a/b@1", kind="base", bytes=1, seconds=0.5, evicted=("a/d@3",))
 QUEUE_LINE = {"seats": 4, "taken": 3, "waiting": 2, "longest_wait": 0.5}
-ENGINE_LINE = ENGINE | {"adapters": ["a/c@2"], "claims": ["weight"], "queue": QUEUE_LINE, "places": 8}
+ENGINE_LINE = ENGINE | {
+    "adapters": ["a/c@2"],
+    "claims": ["weight"],
+    "queue": QUEUE_LINE,
+    "places": 8,
+    "tells_places": True,
+}
 DOWNLOAD_LINE = DOWNLOAD | {"kind": "base", "evicted": ["a/d@3"]}
 EVICTED_LINE = {"repo": "a/d@3", "kind": "adapter"}
 

@@ -21,7 +21,7 @@ All of it holds:
 
 from collections import deque
 from math import ceil
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from hubgate.backend.plugin.shares.adapter_slots import AdapterSlots
@@ -140,6 +140,23 @@ class FairOrder:
         for caller in self._waiters.values():
             weights += caller.weight
         return min(self._waiting, ceil(own.waits * weights / own.weight)) - 1
+
+    def positions(self) -> dict[Place, int]:
+        """How many of those who wait are let in until each is, itself included, as it looks now.
+
+        By tags alone: who waits for an adapter's slot may take longer.
+        """
+        starts: list[tuple[float, float, int, Place]] = []
+        for caller in self._waiters.values():
+            tag = caller.tag
+            waiting = [place for queue in caller.waiting.values() for place in queue]
+            if len(caller.waiting) > 1:
+                waiting.sort(key=attrgetter("turn"))
+            for place in waiting:
+                starts.append((tag, caller.load, place.turn, place))
+                tag += place.cost / caller.weight
+        starts.sort(key=_start)
+        return {start[3]: number for number, start in enumerate(starts, 1)}
 
     def _known(self, place: Place) -> Caller:
         caller = self._callers.get(place.sub)
@@ -272,5 +289,6 @@ class FairOrder:
         return (caller.seats + place.seats) * self._weights <= max(self.seats * caller.weight, self._weights)
 
 
+_start: Final = itemgetter(0, 1, 2)
 # By tag; of equals, who has less of the seats, then who came first.
 _order: Final = attrgetter("tag", "load", "turn")

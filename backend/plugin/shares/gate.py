@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, Literal
 
 from hubgate.backend.plugin.shares.fair_order import FairOrder
@@ -24,7 +24,7 @@ BYTES_A_TOKEN: Final = 4  # of a prompt in English, roughly
 
 BEYOND: Final = 2  # requests that may wait within vLLM for the next seat, of callers below their share
 KEPT: Final = 2  # seats for those, where there are many: they need not wait for a stream to end
-OF_SEATS: Final = 64  # one seat in so many is kept, at most: alone, a caller hardly misses it
+OF_SEATS: Final = 32  # one seat in so many is kept, at most: alone, a caller hardly misses it
 
 HELD: Final = 64 * 1024 * 1024  # bytes of waiting requests' bodies, all together
 LONGEST: Final = 600.0  # seconds; a proxy that says nothing waits as long for a first byte
@@ -68,8 +68,9 @@ class _Use:
 
 
 class _Waiter:
-    def __init__(self, model: str, ended: "asyncio.Future[Ended]") -> None:
+    def __init__(self, model: str, request_id: str, ended: "asyncio.Future[Ended]") -> None:
         self.model = model
+        self.request_id = request_id
         self._ended = ended
 
     def end(self, how: Ended) -> None:
@@ -141,10 +142,13 @@ class Gate:
             self._held -= arriving.size
         return None if arriving.left else arriving.replayed
 
-    async def wait(self, place: Place, model: str, receive: Receive, patience: float) -> Receive | Refusal:
+    async def wait(
+        self, place: Place, model: str, receive: Receive, patience: float, request_id: str = ""
+    ) -> Receive | Refusal:
         """Wait to be let in, for `patience` seconds; gives what reads the request from then on.
 
-        Its body is taken meanwhile, as far as there is room: behind it comes the end of the connection.
+        By its `request_id` its caller's proxy may ask meanwhile which place it has. Its body is taken, as
+        far as there is room: behind it comes the end of the connection.
         """
         place.since = now = self._clock()
         if self._order.waiting == 1:
@@ -154,7 +158,7 @@ class Gate:
         if self._learned >= LEARNED and expected > patience and self._order.waits(place) > 1:
             return Refusal("late", _retry(expected - patience))
         ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        waiter = self._waiters[place] = _Waiter(model, ended)
+        waiter = self._waiters[place] = _Waiter(model, request_id, ended)
         place.on_let_in = self._telling(waiter)
         arriving = _Arriving(self, receive)
         watch = asyncio.create_task(arriving.until_left())
@@ -191,6 +195,16 @@ class Gate:
         return EngineQueue(
             seats=self._seats, taken=order.taken, waiting=order.waiting, longest_wait=max(0.0, longest)
         )
+
+    def places(self, requests: Iterable[tuple[str, str]]) -> tuple[int, ...]:
+        """The places of requests, each given by its caller and its id; 0 for one that does not wait."""
+        if not self._waiters:
+            return tuple(0 for _ in requests)
+        positions = self._order.positions()
+        waiting = {
+            (place.sub, waiter.request_id): positions.get(place, 0) for place, waiter in self._waiters.items()
+        }
+        return tuple(waiting.get(request, 0) for request in requests)
 
     def make_room(self, size: int) -> bool:
         """Whether so many more bytes may be held for those who wait."""

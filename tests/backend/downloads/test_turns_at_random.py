@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -21,8 +22,8 @@ from hubgate.backend.store.store import Staging
 from hubgate.wire.repo import RepoRef
 from hubgate.wire.secret import Secret
 
-PLAYS = 100
-STEPS = 30
+PLAYS = 1000
+STEPS = 20
 SHA = "a" * 40
 RULES = Rules(lambda _: Selected((), 1), lambda _: None)
 DOWN = Failure(code="hub_unavailable", message="down")
@@ -86,6 +87,7 @@ class Callers:
         fetcher = Fetcher(store, workers, self.metrics, None, Patience(pause=0, attempts=3))
         self.flights = SingleFlight(fetcher)
         self.all: list[tuple[Interest, asyncio.Future[Outcome]]] = []
+        self.names: list[str] = []
         Attempt.running.clear()
 
     def want(self, who: str, name: str) -> asyncio.Future[Outcome]:
@@ -93,7 +95,24 @@ class Callers:
         interest = Interest(who)
         _, future = self.flights.join(want, Secret(who), interest)
         self.all.append((interest, future))
+        self.names.append(name)
         return future
+
+    def held(self) -> Counter[str]:
+        """Workers of each caller, those apart that several callers wait for."""
+        own = (name.rpartition("-")[0] for name in self.working() if name != "shared")
+        return Counter(own)
+
+    def waiting(self) -> set[str]:
+        """Who waits for a download of their own that has no worker."""
+        working = set(self.working())
+        there = [
+            (interest.caller, name)
+            for (interest, future), name in zip(self.all, self.names, strict=True)
+            if interest.present and not future.done()
+        ]
+        wanted = {ref.name for ref in self.flights._downloads} - working - {"shared"}
+        return {who for who, name in there if name in wanted and name.startswith(f"{who}-")}
 
     def open(self) -> list[tuple[Interest, asyncio.Future[Outcome]]]:
         return [one for one in self.all if not one[1].done()]
@@ -160,6 +179,11 @@ async def test_no_wish_is_lost_in_random_plays(callers: Callable[[], Callers]) -
             wanted = {ref.name for ref in crowd.flights._downloads}
             working = crowd.working()
             assert len(working) == len(set(working)) == min(PARALLEL, len(wanted)), "none idle, none twice"
+            if len(working) == len(wanted):
+                continue  # nobody waits
+            held, shared = crowd.held(), "shared" in working  # which counts for one of those who wait for it
+            for who in crowd.waiting():
+                assert max(held.values(), default=0) <= held[who] + 1 + shared, "nobody is above their share"
         async with asyncio.timeout(10):
             while crowd.open():
                 for attempt in list(Attempt.running):

@@ -19,7 +19,7 @@ from hubgate.wire.control_api import LoadFailed
 from hubgate.wire.repo import RepoRef
 from tests.fakes.clock import Clock
 
-PLAYS = 300
+PLAYS = 1000
 DRAIN = 20.0  # as in the plugin
 SHA = "a" * 40
 

@@ -1,5 +1,6 @@
 """Which connection goes where there are too many."""
 
+import random
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -9,6 +10,7 @@ from hubgate.proxy.http.connection_limit import LOOKED_AT, ConnectionLimit, most
 from tests.cases import each
 
 BALANCER = "10.0.0.1"
+PLAYS = 1_000
 
 
 @dataclass(eq=False)
@@ -135,3 +137,67 @@ def test_it_never_loses_count(steps: list[tuple[str, int, int]]) -> None:
     for one, admitted in there.items():
         held.closed(one, admitted=admitted)
     assert (len(held), held._clients) == (0, {})
+
+
+class Play:
+    """What the rules say, word for word, beside what happens."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)  # noqa: S311 - a play, to be played again
+        self.most = self.chance.randint(2, 24)
+        self.limit = limit(self.most)
+        self.peers = [f"192.0.2.{number}" for number in range(self.chance.randint(2, 20))]
+        self.open: dict[Connection, bool] = {}  # the oldest first; whether it authenticated
+        self.refused = 0
+
+    def expected(self, new: Connection) -> Connection | None:
+        """Which one goes: the new one only where all that could go are known."""
+        mine = [one for one in self.open if one.peer == new.peer]
+        if new.peer != BALANCER and len(mine) >= max(1, self.most // 2):
+            return self._first(mine) or new
+        return self._first(list(self.open)) or new if len(self.open) >= self.most else None
+
+    def _first(self, held: list[Connection]) -> Connection | None:
+        strangers = [one for one in held if not self.open[one]]
+        idle = [one for one in strangers[:LOOKED_AT] if one.idle]
+        return next(iter(idle or strangers), None)
+
+    def step(self) -> None:
+        what = self.chance.random()
+        if what < 0.6 or not self.open:
+            peer = (
+                self.peers[0] if self.chance.random() < 0.5 else self.chance.choice([*self.peers, BALANCER])
+            )
+            new = Connection(peer, idle=self.chance.random() < 0.7)
+            goes, expected = self.limit.opened(new), self.expected(new)
+            assert goes is expected
+            if expected is not None:
+                self.open.pop(expected, None)
+                self.refused += expected is new
+            if expected is not new:
+                self.open[new] = False
+        elif what < 0.8:
+            one = self.chance.choice(list(self.open))
+            self.open[one] = True
+            self.limit.admitted(one)
+        else:
+            one = self.chance.choice(list(self.open))
+            self.limit.closed(one, admitted=self.open.pop(one))
+        assert len(self.limit) == len(self.open) <= self.most
+        for peer in self.peers:
+            assert sum(one.peer == peer for one in self.open) <= max(1, self.most // 2), "above the share"
+
+
+def test_connections_are_shared_in_a_thousand_plays() -> None:
+    """Two to twenty clients, one of whom opens as many as all others together, and a load balancer.
+
+    Nothing is idle: none goes while there is room for all and in its share. Nobody starves: who comes
+    is let in at once, unless all that could go for them have authenticated.
+    """
+    refused = 0
+    for seed in range(PLAYS):
+        play = Play(seed)
+        for _ in range(60):
+            play.step()
+        refused += play.refused
+    assert refused > PLAYS

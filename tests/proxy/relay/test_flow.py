@@ -14,8 +14,10 @@ from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.settings import Timeouts
 from hubgate.proxy.upstream.connection_pool import ConnectionPool
 from hubgate.proxy.upstream.engine_connection import EngineConnection, Patience
+from hubgate.proxy.upstream.gate_line import GateLine
 from hubgate.proxy.upstream.relay import Relay
 from hubgate.proxy.upstream.response_head import ResponseHead as AnswerHead
+from hubgate.wire.control_api import EngineInfo
 from tests.fakes import answers
 from tests.fakes.answers import raw, whole
 from tests.fakes.engine import LOCAL, RawEngine
@@ -90,13 +92,19 @@ class Choking:
         self.source = None
 
 
+async def _nobody(*_: object) -> list[int]:
+    raise AssertionError("nobody streams")
+
+
 async def test_a_caller_who_is_full_at_the_end_does_not_hold_the_next_one() -> None:
     """The engine's connection may be somebody else's by then."""
     async with RawEngine.start() as engine:
         head = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
         engine.always(raw(answers.head(200, head), answers.chunk(b"data: x\n\n"), answers.chunk(b"")))
         pool = ConnectionPool(5)
-        relay = Relay(pool, Timeouts(first_byte=5, idle=5), Metrics())
+        line = GateLine(_nobody, 5, asyncio.get_running_loop().time)
+        relay = Relay(pool, line, Timeouts(first_byte=5, idle=5), Metrics())
+        info = EngineInfo(id="e", boot="b", port=engine.port, base="a/b", state="ready")
         for _ in range(3):
             asked = RawHead(method="POST", target="/", version="1.1", headers=(), peer="", keep_alive=True)
             request = ServerRequest(Choking(), asked)
@@ -105,6 +113,7 @@ async def test_a_caller_who_is_full_at_the_end_does_not_hold_the_next_one() -> N
                 RequestContext("req-1", "192.0.2.1"),
                 request,
                 address=(LOCAL, engine.port, ""),
+                engine=info,
                 body=(b"{}",),
                 content_type="application/json",
                 passed="",

@@ -128,7 +128,7 @@ async def test_row_42_two_stale_engines(start_edge: StartEdge) -> None:
     for backend in edge.backends:
         backend.hosted[0].engine.always(misdirected())
     answer = await edge.chat()
-    assert (answer.status, answer.code) == (502, "upstream_error")
+    assert (answer.status, answer.code) == (503, "model_loading")
     assert sum(len(engine.requests) for engine in edge.engines) == 2
 
 
@@ -141,7 +141,7 @@ async def test_row_42_two_stale_engines_of_one_backend(edge: Edge) -> None:
         for engine in (edge.engine, second):
             engine.always(misdirected())
         answer = await edge.chat()
-        assert (answer.status, answer.code) == (502, "upstream_error")
+        assert (answer.status, answer.code) == (503, "model_loading")
         assert len(edge.engine.requests) + len(second.requests) == 2
         await edge.engine.down()
         second.always(completion())

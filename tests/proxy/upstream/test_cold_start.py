@@ -15,6 +15,7 @@ from hubgate.wire.control_api import Download, Evicted, FailureCode, LoadFailed,
 from tests.fakes.answers import misdirected, refusal
 from tests.fakes.backend import Held, babbles, says
 from tests.fakes.clock import Clock
+from tests.fakes.engine import Answer
 from tests.fakes.running_proxy import ALICE, BASE, BOB, PRIVATE, PUBLIC, Edge
 from tests.proxy.conftest import StartEdge
 
@@ -175,12 +176,18 @@ async def test_421_means_load_anew_and_try_once_more(edge: Edge) -> None:
     assert edge.engine.requests[0].body == edge.engine.requests[1].body
 
 
-@pytest.mark.parametrize("stale", [misdirected(), refusal(401, "Unauthorized")])
-async def test_an_engine_that_always_says_so_is_an_error(edge: Edge, stale: object) -> None:
-    """After one more load and one more try it is the backend's fault, and no loop."""
-    edge.engine.always(stale)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("stale", "told"),
+    [
+        (misdirected(), (503, "model_loading", "1")),
+        (refusal(401, "Unauthorized"), (502, "upstream_error", "5")),
+    ],
+)
+async def test_an_engine_that_always_says_so(edge: Edge, stale: Answer, told: tuple[int, str, str]) -> None:
+    """After one more load and one more try its place is another's already, or it is the backend's fault."""
+    edge.engine.always(stale)
     answer = await edge.chat()
-    assert (answer.status, answer.code) == (502, "upstream_error")
+    assert (answer.status, answer.code, answer.header("Retry-After")) == told
     assert len(edge.engine.requests) == 2
     assert len(edge.backend.asked) <= 2
 

@@ -50,7 +50,7 @@ def test_random_plays_end_as_in_the_reference(seed: int) -> None:
 def _play(chance: random.Random) -> None:
     seats, reserve = chance.randint(1, 8), chance.randint(0, 3)
     order, reference = FairOrder(seats, reserve, 0), Reference(seats, reserve)
-    weights = {f"c{number}": chance.choice(WEIGHTS) for number in range(chance.randint(2, 6))}
+    weights = {f"c{number}": chance.choice(WEIGHTS) for number in range(chance.randint(2, 20))}
     pairs: list[tuple[Place, Asked]] = []
     for number in count():
         if number == 120:
@@ -85,6 +85,27 @@ def _play(chance: random.Random) -> None:
     for place, _ in pairs:
         order.leave(place)
     assert (order.taken, order.waiting, order._callers, order._weights) == (0, 0, {}, 0)
+
+
+def test_places_are_those_of_the_order_that_follows() -> None:
+    """Of requests of all sizes and weights: they are let in as was said, where nobody comes meanwhile."""
+    for seed in range(PLAYS // 5):
+        chance, told = random.Random(seed), Told(1)  # noqa: S311 - a game
+        weights = {"abcdefgh"[number]: chance.choice(WEIGHTS) for number in range(chance.randint(2, 8))}
+        told.ask("z0")
+        for number in range(30):
+            who = chance.choice(list(weights))
+            told.ask(f"{who}{number}", weight=weights[who], cost=2.0 ** chance.randint(0, 6))
+        positions = told.order.positions()
+        names = {place: name for name, place in told.places.items()}
+        said = [names[place] for place in sorted(positions, key=positions.__getitem__)]
+        assert sorted(positions.values()) == list(range(1, 31))
+        told.since()
+        seen = []
+        while told.order.waiting:
+            told.end(*told.inside())
+            seen += told.since()
+        assert seen == said
 
 
 def _holds(order: FairOrder, reference: Reference, pairs: list[tuple[Place, Asked]]) -> None:

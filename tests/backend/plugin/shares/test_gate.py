@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from hubgate.backend.plugin.binding import bind
@@ -16,9 +17,9 @@ from hubgate.backend.plugin.shares import running
 from hubgate.backend.plugin.shares.gate import Gate
 from hubgate.backend.plugin.shares.running import Running
 from hubgate.backend.plugin.traffic import Traffic
-from hubgate.wire.control_api import GRANT_HEADER, EngineQueue
+from hubgate.wire.control_api import GRANT_HEADER, EngineQueue, Places, PlacesRequest
 from hubgate.wire.cost import COST_HEADER
-from hubgate.wire.endpoints import COUNTING
+from hubgate.wire.endpoints import COUNTING, PLACES
 from tests.backend.plugin.engine_identity import ADAPTER, BASE, Engine
 from tests.cases import each
 from tests.fakes.clock import Clock
@@ -448,3 +449,51 @@ async def test_a_weight_in_the_grant_is_a_share(gated: Gated) -> None:
         got += name[0]
         await gated.end(name)
     assert got.count("b") >= got.count("a")
+
+
+async def told(gated: Gated, *requests: tuple[str, str]) -> tuple[int, ...]:
+    """The places that a proxy is told of."""
+    body = msgspec.json.encode(PlacesRequest(requests=requests))
+    answer = await gated.ask("proxy", path=PLACES, body=body)
+    assert answer.status == 200
+    return msgspec.json.decode(answer.sent[1]["body"], type=Places).places
+
+
+async def test_a_proxy_is_told_the_places_of_those_who_wait(gated: Gated) -> None:
+    """In the order in which they are let in; what is in, or unknown, or another caller's, has none."""
+    for name in ("a0", "a1", "a2", "b0", "c0", "d0"):
+        await gated.ask(name, (b"x-request-id", f"id-{name}".encode()))
+    assert list(gated.inside) == ["a0", "b0", "c0"]
+    names = [(name[0], f"id-{name}") for name in ("a0", "a1", "a2", "d0", "e0")]
+    assert await told(gated, *names, ("b", "id-a1")) == (0, 2, 3, 1, 0, 0)
+    await gated.end("a0")
+    assert await told(gated, *names) == (0, 0, 2, 1, 0)  # who has fewer seats is first of equals
+    assert await told(gated) == ()
+
+
+@each("body", [b"", b"{}", b"[" * 900, b'{"requests":[["a"]]}', b'{"requests":[]}' + b" " * 300_000, b"\xff"])
+async def test_a_faulty_question_for_places_is_refused(gated: Gated, body: bytes) -> None:
+    """And the engine goes on."""
+    assert (await gated.ask("proxy", path=PLACES, body=body)).status == 400
+
+
+async def test_who_asks_for_places_and_leaves_is_not_answered(gated: Gated) -> None:
+    """In the middle of the question."""
+    asking = Request({}, b"")
+    asking._body.clear()
+    asking.left.set()
+    await gated.ask("proxy", path=PLACES, request=asking)
+    assert asking.sent == []
+
+
+@pytest.mark.parametrize(("seats", "kept"), [(1, 0), (31, 0), (32, 1), (63, 1), (64, 2), (256, 2)])
+async def test_a_seat_is_kept_for_who_has_less(tmp_path: Path, seats: int, kept: int) -> None:
+    """Beside one who takes all that they get, so many others find a seat in vLLM at once, and two a place."""
+    gated = Gated(tmp_path, seats=seats)
+    for number in range(seats + 1):
+        await gated.ask(f"a{number}")
+    assert len(gated.inside) == seats - kept
+    for name in "bcdefgh":
+        await gated.ask(f"{name}0")
+    assert len(gated.inside) == seats + 2
+    await gated.close()
