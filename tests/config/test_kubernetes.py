@@ -14,8 +14,7 @@ import yaml
 
 from hubgate.backend.engines import argv
 from hubgate.backend.settings import BackendSettings
-from hubgate.proxy.settings import Admin as AdminSettings
-from hubgate.proxy.settings import Audit, ProxySettings, Timeouts, Upstream
+from hubgate.proxy.settings import ProxySettings, Timeouts
 from tests.cases import each
 from tests.config.network_policies import Peer, reaches
 
@@ -208,26 +207,13 @@ def test_the_configurations_are_right(overlay: str) -> None:
     assert upstream["names"] == "hubgate-backend-*"  # the pods' names, which HUBGATE_NAME makes theirs
     name = {"name": "HUBGATE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     assert name in container(overlay, "hubgate-backend")["env"]
-    read = ProxySettings(**without_what_is_to_come(proxy))
+    read = ProxySettings(**proxy)
     assert (read.listen.port, read.admin.port, read.admin.host) == (8080, 8081, "0.0.0.0")
     assert str(read.audit.path.parent) == "/var/lib/hubgate"
     supervisor = BackendSettings(**backend)
     assert (supervisor.listen.port, supervisor.engines.first_port) == (8100, 8200)
     assert supervisor.engines.places <= 100  # ports that the NetworkPolicies open
     assert str(supervisor.store.path).startswith("/var/lib/hubgate/")
-
-
-def without_what_is_to_come(proxy: dict[str, Any]) -> dict[str, Any]:
-    """Keys that other work brings: named here, so that they are turned on when they are there."""
-    kept = json.loads(json.dumps(proxy))
-    if "metrics_key_file" not in AdminSettings.model_fields:
-        del kept["admin"]["metrics_key_file"]
-    if "dns" not in Upstream.model_fields:
-        (upstream,) = kept["upstreams"]
-        plain = {"name": "gpu-0", "url": "http://gpu-0:8100", "public_key_file": upstream["public_keys"]}
-        kept["upstreams"] = [plain]
-    assert "path" in Audit.model_fields
-    return dict(kept)
 
 
 def peers(overlay: str) -> Iterator[Peer]:
