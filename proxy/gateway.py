@@ -34,6 +34,7 @@ from hubgate.proxy.limits.shared_address import SharedAddress
 from hubgate.proxy.metrics.registry import Metrics
 from hubgate.proxy.model_listing import ModelListing, model_card
 from hubgate.proxy.request_head import RequestHead
+from hubgate.proxy.upstream.balancer import Lease
 from hubgate.proxy.upstream.cold_start import ColdLoader
 from hubgate.proxy.upstream.control_client import ControlError
 from hubgate.proxy.upstream.grant_signer import GrantSigner
@@ -50,6 +51,8 @@ _FAULTS: Mapping[Code, str] = {
     "http_version": "Speak HTTP/1.1 or HTTP/1.0 here.",
     "request_timeout": "The head of the request did not come in time.",
 }
+
+SILENT: Final = StaleEngine(unloaded=False)  # nor is anybody there whom one could ask to load it
 
 SMALL: Final = 4 * 1024  # bytes of a body that is parsed at once, in half a millisecond at most
 
@@ -211,7 +214,7 @@ class Gateway:
         # 6. Backend, 7. ensure, and 8. relay. Once more where nothing of the request was accepted: elsewhere,
         # if the first backend is not in reach.
         avoided: Upstream | None = None
-        silent: Upstream | None = None  # whose control API does not answer
+        silent: Upstream | None = None
         unloaded = False
         for _ in range(2):
             lease = self.pool.lease(access, avoided)
@@ -219,47 +222,30 @@ class Gateway:
                 return lease
             upstream = self.pool.upstream(lease)
             context.upstream = upstream.name
+            if upstream is silent:
+                lease.end()
+                break
             try:
-                if upstream is silent:
-                    break
-                ensured = lease.engine or await self._ensure(context, request, caller, access, upstream)
-                if isinstance(ensured, Denied):
-                    return ensured
-                if isinstance(ensured, StaleEngine):
-                    avoided = silent = upstream
-                    continue
-                grant = self.grants.use(
-                    caller.identity.sub, access.model, ensured, permit.weight, self.limits.queue_seconds
-                )
-                body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
-                context.enter("upstream")
-                answer = await self.relay.forward(
+                answer = await self._send(
                     context,
                     request,
-                    address=upstream.address(ensured),
-                    engine=ensured,
-                    body=body,
-                    content_type=inference.content_type,
-                    passed=head.passed,
-                    grant=grant,
-                    cost=inference.cost,
-                    withhold=inference.withholds_usage,
+                    head.passed,
+                    caller=caller,
+                    access=access,
+                    weight=permit.weight,
+                    inference=inference,
+                    lease=lease,
+                    upstream=upstream,
                 )
-                context.leave()
-                if answer is UNREACHED or answer is DIED:
-                    self.pool.failed(lease)
-                else:
-                    lease.answered()
-                if not isinstance(answer, StaleEngine):
-                    return answer
-                unloaded = answer.unloaded
-                if answer is UNREACHED:
-                    upstream.lost(ensured)
-                    avoided = upstream
-                else:
-                    upstream.unloaded(ensured, access.model)
             finally:
                 lease.end()
+            if not isinstance(answer, StaleEngine):
+                return answer
+            unloaded = answer.unloaded
+            if answer is SILENT:
+                silent = upstream
+            if answer is SILENT or answer is UNREACHED:
+                avoided = upstream
             if inference.spent:
                 return _unloaded()
         if silent is not None:
@@ -267,6 +253,49 @@ class Gateway:
         if unloaded:  # loaded a moment ago, and its place is another adapter's already
             return _unloaded()
         return Denied("upstream_error", "The model's engine is not in reach.", retry_after=5)
+
+    async def _send(
+        self,
+        context: RequestContext,
+        request: ServerRequest,
+        passed: str,
+        *,
+        caller: Caller,
+        access: Access,
+        weight: int,
+        inference: json_request.InferenceRequest | Upload,
+        lease: Lease,
+        upstream: Upstream,
+    ) -> Denied | StaleEngine | None:
+        """Steps 7 and 8 at one backend; `StaleEngine`: nothing of the request was accepted there."""
+        engine = lease.engine or await self._ensure(context, request, caller, access, upstream)
+        if isinstance(engine, Denied | StaleEngine):
+            return engine
+        grant = self.grants.use(caller.identity.sub, access.model, engine, weight, self.limits.queue_seconds)
+        body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
+        context.enter("upstream")
+        answer = await self.relay.forward(
+            context,
+            request,
+            address=upstream.address(engine),
+            engine=engine,
+            body=body,
+            content_type=inference.content_type,
+            passed=passed,
+            grant=grant,
+            cost=inference.cost,
+            withhold=inference.withholds_usage,
+        )
+        context.leave()
+        if answer is UNREACHED or answer is DIED:
+            self.pool.failed(lease)
+        else:
+            lease.answered()
+        if answer is UNREACHED:
+            upstream.lost(engine)
+        elif isinstance(answer, StaleEngine):
+            upstream.unloaded(engine, access.model)
+        return answer
 
     async def _authenticate(
         self, context: RequestContext, credential: Credential | Denied
@@ -389,7 +418,7 @@ class Gateway:
         access: Access,
         upstream: Upstream,
     ) -> EngineInfo | Denied | StaleEngine:
-        """Step 7: have a cold model loaded, with this caller's own token; `StaleEngine`: nobody is there.
+        """Step 7: have a cold model loaded, with this caller's own token; `SILENT`: nobody is there.
 
         A caller who streams is told that it goes on; one who does not cannot be, and waits for less.
         """
@@ -420,7 +449,7 @@ class Gateway:
                 "ensure failed", upstream=upstream.name, reason=error.reason, request_id=context.request_id
             )
             goes_on = False
-            return UNREACHED
+            return SILENT
         finally:
             context.leave()
             self.loads.end(sub, model, ended=not goes_on, failed=failed)

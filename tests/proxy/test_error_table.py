@@ -171,7 +171,7 @@ class Case:
 
 
 CASES: dict[Code, Case] = {
-    "invalid_request": Case(model="llama"),
+    "invalid_request": Case(model="org//llama"),
     "invalid_api_key": Case(token="hf_demo_unknown"),
     "token_expired": Case(token="hf_demo_expired"),
     "caller_not_allowed": Case(token=BOB, settings={"callers": {"users": ["alice"]}}),

@@ -292,13 +292,17 @@ async def test_an_outage_is_never_a_decision(world: World, clock: Clock, mode: s
 
 
 async def test_one_name_for_the_default_branch(world: World) -> None:
-    """`@main` and no revision are the same name; a bad one is a fault of the parameter `model`."""
+    """`@main` and no revision are the same name; a bad one is a fault of the parameter `model`.
+
+    One without a slash is another provider's, and does not exist here.
+    """
     authorizer = world.authorizer()
     assert authorizer.name(f"{BASE}@main", "a") == authorizer.name(BASE, "a") == RepoRef.parse(BASE)
     assert authorizer.name(f"{BASE}@v1", "a") == RepoRef.parse(f"{BASE}@v1")
-    bad = authorizer.name("llama", "a")
-    assert isinstance(bad, Denied)
-    assert (bad.code, bad.param) == ("invalid_request", "model")
+    for name, code in {"org//llama": "invalid_request", "llama": "model_not_found"}.items():
+        bad = authorizer.name(name, "a")
+        assert isinstance(bad, Denied)
+        assert (bad.code, bad.param) == (code, "model")
 
 
 def test_a_name_is_read_once_for_each_caller(world: World) -> None:

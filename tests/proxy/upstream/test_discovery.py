@@ -81,8 +81,11 @@ async def test_two_with_one_name_are_an_alarm(tmp_path: Path) -> None:
         assert [one["event"] for one in logged].count("two backends have one name") == 1
         assert (await edge.chat()).status == 200
         edge.proxy.reloader.reload(lambda: read(edge, entry(edge)))
-        await edge.until_ready()
-        assert (await edge.chat()).status == 200
+
+        async def served() -> bool:  # from its next hello on
+            return (await edge.chat()).status == 200
+
+        await eventually(served)
 
 
 async def test_what_dns_tells_is_followed(tmp_path: Path) -> None:
