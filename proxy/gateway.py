@@ -215,7 +215,7 @@ class Gateway:
         # if the first backend is not in reach.
         avoided: Upstream | None = None
         silent: Upstream | None = None
-        unloaded = False
+        unloaded = stale = False
         for _ in range(2):
             lease = self.pool.lease(access, avoided)
             if isinstance(lease, Denied):
@@ -236,6 +236,7 @@ class Gateway:
                     inference=inference,
                     lease=lease,
                     upstream=upstream,
+                    engine=None if stale else lease.engine,  # a hello may tell of it again, as it was
                 )
             finally:
                 lease.end()
@@ -246,6 +247,8 @@ class Gateway:
                 silent = upstream
             if answer is SILENT or answer is UNREACHED:
                 avoided = upstream
+            else:
+                stale = True
             if inference.spent:
                 return _unloaded()
         if silent is not None:
@@ -266,11 +269,14 @@ class Gateway:
         inference: json_request.InferenceRequest | Upload,
         lease: Lease,
         upstream: Upstream,
+        engine: EngineInfo | None,
     ) -> Denied | StaleEngine | None:
         """Steps 7 and 8 at one backend; `StaleEngine`: nothing of the request was accepted there."""
-        engine = lease.engine or await self._ensure(context, request, caller, access, upstream)
-        if isinstance(engine, Denied | StaleEngine):
-            return engine
+        if engine is None:
+            ensured = await self._ensure(context, request, caller, access, upstream)
+            if isinstance(ensured, Denied | StaleEngine):
+                return ensured
+            engine = ensured
         grant = self.grants.use(caller.identity.sub, access.model, engine, weight, self.limits.queue_seconds)
         body = inference.encode(model=access.model, cache_salt=caller.identity.salt)
         context.enter("upstream")

@@ -88,7 +88,7 @@ def test_count_tokens(product: Product, model: str) -> None:
         ("hf_made_up", BASE, anthropic.AuthenticationError, "invalid_api_key"),
         ("hf_demo_eve", BASE, anthropic.PermissionDeniedError, "model_gated"),
         ("hf_demo_bob", ADAPTER, anthropic.NotFoundError, "model_not_found"),
-        (ALICE, "llama", anthropic.BadRequestError, "invalid_request"),
+        (ALICE, "llama", anthropic.NotFoundError, "model_not_found"),
         (ALICE, "demo/pickle-lora", anthropic.UnprocessableEntityError, "adapter_rejected"),
     ],
 )

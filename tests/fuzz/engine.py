@@ -5,6 +5,7 @@ Each request that comes gets a number, which its answer tells: so it is known wh
 
 import asyncio
 import json
+import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -65,8 +66,8 @@ class Had:
 class StrictEngine(RawEngine):
     """Answers each request with its number, as JSON or as a stream, whichever it asks for."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.faults: list[str] = []
         self.had: dict[int, Had] = {}  # by its number, until somebody takes it
         self.count = 0

@@ -84,7 +84,7 @@ class Checker:
             len(attempt.upstream) == 2
             and access_model.evictions[scenario.chain(attempt.repo)[0]] > attempt.evictions
         ):
-            codes.add("upstream_error")  # gone before the proxy heard of it, and again after the load
+            codes.add("model_loading")  # gone before the proxy heard of it, and again after the load
         return codes
 
     def _unlistable(self, attempt: Attempt) -> str:

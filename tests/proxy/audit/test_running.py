@@ -46,7 +46,7 @@ async def mixed(edge: Edge) -> list[tuple[str, str]]:
     await edge.chat(PRIVATE, ALICE)
     await edge.chat(PRIVATE, BOB)
     await edge.chat(MISSING, BOB)
-    await edge.chat("llama", BOB)
+    await edge.chat("org//llama", BOB)
     await edge.chat(BASE, "hf_demo_eve")
     await edge.chat(BASE, "hf_demo_writer")
     await edge.chat(BASE, "hf_demo_unknown")

@@ -334,12 +334,13 @@ def test_a_password_in_the_configuration_is_refused(tmp_path: Path, url: str) ->
 
 async def test_a_storage_file_must_hold_a_url(start_edge: StartEdge, tmp_path: Path) -> None:
     """A missing file and one with something else are faults at the start, told without what it holds."""
-    for content, says in ((None, "cannot be read"), (f"redis://{PASSWORD}@", "must be")):
+    for content, says in ((None, "No such file or directory"), (f"redis://{PASSWORD}@", "must be")):
         path = tmp_path / f"storage-{says[:4]}"
         if content is not None:
             path.write_text(content)
         with pytest.raises(ConfigError) as caught:
             await start_edge({"limits": {"storage_file": str(path)}})
         (fault,) = caught.value.faults
-        assert fault.startswith(f"limits.storage_file: {says}")
+        assert fault.startswith("limits.storage_file: ")
+        assert says in fault
         assert PASSWORD not in fault
