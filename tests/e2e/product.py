@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,11 +161,12 @@ def started(root: Path, *options: str, ready: bool = True) -> Iterator[Product]:
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(timeout=90)
         for left in product.processes():
-            left.kill()
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
 
 
 def _planted(folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # of an earlier run
     for name in PLANTED:
         (folder / f"{name}.py").write_text(f"import os; os.mknod({str(folder / 'ran')!r}); os._exit(3)")
     return folder

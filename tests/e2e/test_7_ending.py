@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -82,7 +82,8 @@ def _terminal_run(root: Path, *, under_a_shell: bool = False) -> Iterator[tuple[
     finally:
         os.close(terminal)
         for left in processes_of(run_id):
-            left.kill()
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
 
 
 def _ports() -> str:
